@@ -1,0 +1,221 @@
+// Package budget divides the memory a board may use into named shares. Every body, buffer and cache of the program is
+// taken out of a share before its memory is allocated, so overload is a wait or a refusal and never an OOM kill.
+package budget
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+)
+
+// ErrExhausted is returned by Budget.Share when the shares would exceed the total.
+var ErrExhausted = errors.New("budget: shares exceed the total")
+
+// ErrTooLarge is returned by Acquire when the share could never hold what is asked for.
+var ErrTooLarge = errors.New("budget: larger than the share")
+
+// Budget is a total of bytes from which shares are carved, once, when the program is put together.
+// It is safe for concurrent use.
+type Budget struct {
+	total int64
+
+	mu     sync.Mutex
+	carved int64 // Invariant: the sum of the shares' sizes, 0 <= carved <= total.
+	shares []*Share
+}
+
+// New makes a budget of total bytes. A negative total is none.
+func New(total int64) *Budget { return &Budget{total: max(total, 0)} }
+
+// Total is the number of bytes there are to carve.
+func (b *Budget) Total() int64 { return b.total }
+
+// Share carves size bytes out of the budget under a name that is not used yet. It returns ErrExhausted when less is
+// left.
+func (b *Budget) Share(name string, size int64) (*Share, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slices.ContainsFunc(b.shares, func(s *Share) bool { return s.name == name }) {
+		return nil, fmt.Errorf("budget: share %q exists", name)
+	}
+	if size < 0 || size > b.total-b.carved {
+		return nil, fmt.Errorf("share %q of %d bytes, %d of %d left: %w", name, size, b.total-b.carved, b.total, ErrExhausted)
+	}
+	s := &Share{name: name, size: size}
+	b.carved += size
+	b.shares = append(b.shares, s)
+	return s, nil
+}
+
+// Left is the number of bytes not carved yet.
+func (b *Budget) Left() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.total - b.carved
+}
+
+// Gauges reads every share, in the order they were carved.
+func (b *Budget) Gauges() []Gauge {
+	b.mu.Lock()
+	shares := slices.Clone(b.shares)
+	b.mu.Unlock()
+	gauges := make([]Gauge, len(shares))
+	for i, s := range shares {
+		gauges[i] = s.Gauge()
+	}
+	return gauges
+}
+
+// Share is a part of the budget. Who takes from it gives back exactly what was taken. It is safe for concurrent use.
+type Share struct {
+	name string
+	size int64
+
+	mu sync.Mutex
+	// Invariant: 0 <= used <= size.
+	used, peak int64
+	refused    int64
+	// waiters queue in order: a large request is not starved by small ones that would fit before it.
+	waiters list.List // of *waiter
+}
+
+type waiter struct {
+	n     int64
+	ready chan struct{} // closed under mu once n is counted as used
+}
+
+// Gauge is a reading of one share, in bytes but for the counts.
+type Gauge struct {
+	Name    string
+	Size    int64
+	Used    int64
+	Peak    int64 // the most that was ever used at once
+	Waiting int   // Acquire calls that wait now
+	Refused int64 // TryAcquire calls that failed, since the start
+}
+
+// Name is what the share was carved as.
+func (s *Share) Name() string { return s.name }
+
+// Size is the number of bytes the share holds.
+func (s *Share) Size() int64 { return s.size }
+
+// Used is the number of bytes taken now.
+func (s *Share) Used() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
+}
+
+// Gauge reads the share.
+func (s *Share) Gauge() Gauge {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Gauge{s.name, s.size, s.used, s.peak, s.waiters.Len(), s.refused}
+}
+
+// TryAcquire takes n bytes if they are there and nobody waits for them, and reports whether it did.
+func (s *Share) TryAcquire(n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.take(n) {
+		return true
+	}
+	s.refused++
+	return false
+}
+
+// Acquire takes n bytes, waiting in line until they are there. It returns ErrTooLarge at once when the share is
+// smaller than n, and the context's error when that ends first; then nothing was taken.
+func (s *Share) Acquire(ctx context.Context, n int64) error {
+	if n > s.size {
+		return fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.size, ErrTooLarge)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.take(n) {
+		s.mu.Unlock()
+		return nil
+	}
+	w := &waiter{n, make(chan struct{})}
+	place := s.waiters.PushBack(w)
+	s.mu.Unlock()
+
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-w.ready: // granted while the context ended: give it back
+		s.used -= n
+	default:
+		s.waiters.Remove(place)
+	}
+	s.grant() // those behind may fit where this one did not
+	return ctx.Err()
+}
+
+// Release gives back n bytes taken before. It panics when more is given back than was taken.
+func (s *Share) Release(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n < 0 || n > s.used {
+		panic(fmt.Sprintf("budget: %d bytes released to share %q with %d used", n, s.name, s.used))
+	}
+	s.used -= n
+	s.grant()
+}
+
+// take counts n as used if it fits and nobody is in line. It panics on a negative n.
+func (s *Share) take(n int64) bool {
+	if n < 0 {
+		panic(fmt.Sprintf("budget: %d bytes asked of share %q", n, s.name))
+	}
+	if s.waiters.Len() > 0 || n > s.size-s.used {
+		return false
+	}
+	s.used += n
+	s.peak = max(s.peak, s.used)
+	return true
+}
+
+// grant serves the front of the line as far as there is room.
+func (s *Share) grant() {
+	for e := s.waiters.Front(); e != nil; e = s.waiters.Front() {
+		w := e.Value.(*waiter)
+		if w.n > s.size-s.used {
+			return
+		}
+		s.used += w.n
+		s.peak = max(s.peak, s.used)
+		s.waiters.Remove(e)
+		close(w.ready)
+	}
+}
+
+// runtimeOverhead is what the process maps beside the Go heap and the binary: thread stacks, the kernel's buffers for
+// it, the vDSO.
+const runtimeOverhead = 4 << 20
+
+// HeapLimit is the GOMEMLIMIT that keeps the process's resident memory under limit bytes (`memory.limit`): the limit
+// less the binary's mapped pages, which count as resident and which the Go runtime does not see, and less 4 MiB. A
+// limit too small for that is an error that names the least one.
+func HeapLimit(limit, binaryPages int64) (int64, error) {
+	const least = 4 << 20 // a heap below this would be collected all the time
+	if binaryPages < 0 || binaryPages > math.MaxInt64-runtimeOverhead-least {
+		return 0, fmt.Errorf("budget: %d bytes of binary pages", binaryPages)
+	}
+	if heap := limit - binaryPages - runtimeOverhead; heap >= least {
+		return heap, nil
+	}
+	return 0, fmt.Errorf("memory.limit of %d bytes is too small: at least %d", limit, binaryPages+runtimeOverhead+least)
+}
