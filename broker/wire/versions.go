@@ -1,0 +1,80 @@
+package wire
+
+import "github.com/twmb/franz-go/pkg/kmsg"
+
+// KeyAPIVersions is the key of ApiVersions, the one API that is answered in any version.
+const KeyAPIVersions = 18
+
+const (
+	// adminFrameMax bounds every request but Produce, in bytes.
+	adminFrameMax = 1 << 20
+	// elementMax bounds how many array elements one request may hold, over all its arrays. A decoded element is some
+	// 100 bytes, so a request decodes to 2 MiB at most.
+	elementMax = 16 << 10
+	// tagMax bounds how many tagged fields one header or message may hold that nobody here knows.
+	tagMax = 64
+)
+
+// API is one row of the table of what is served.
+type API struct {
+	Key  int16
+	Name string
+	// Min and Max are the versions ApiVersions names.
+	Min, Max int16
+	// oldest is the lowest version that is understood; above Min only for Produce.
+	oldest int16
+	// flexible is the first version with compact lengths and tagged fields (KIP-482).
+	flexible int16
+	// frameMax bounds the request's frame in bytes; 0 means only the connection's own limit does.
+	frameMax int
+	new      func() kmsg.Request
+	shape    []field
+}
+
+// Serves says whether a request of this version is understood.
+func (a *API) Serves(version int16) bool { return version >= a.oldest && version <= a.Max }
+
+// apis is the only place where served APIs and their versions are listed: ApiVersions answers from it, and what is
+// not in it ends the connection. Sorted by key.
+var apis = []API{
+	// Apache Kafka 4 names Produce from 0, though it understands from 3, because librdkafka derives features from
+	// the lower bound; a request below 3 ends the connection there as here.
+	{0, "Produce", 0, 13, 3, 9, 0, func() kmsg.Request { return new(kmsg.ProduceRequest) }, produceShape},
+	{1, "Fetch", 4, 18, 4, 12, adminFrameMax, func() kmsg.Request { return new(kmsg.FetchRequest) }, fetchShape},
+	{2, "ListOffsets", 1, 11, 1, 6, adminFrameMax, func() kmsg.Request { return new(kmsg.ListOffsetsRequest) }, listOffsetsShape},
+	{3, "Metadata", 0, 13, 0, 9, adminFrameMax, func() kmsg.Request { return new(kmsg.MetadataRequest) }, metadataShape},
+	{18, "ApiVersions", 0, 4, 0, 3, adminFrameMax, func() kmsg.Request { return new(kmsg.ApiVersionsRequest) }, apiVersionsShape},
+	{19, "CreateTopics", 2, 7, 2, 5, adminFrameMax, func() kmsg.Request { return new(kmsg.CreateTopicsRequest) }, createTopicsShape},
+	{20, "DeleteTopics", 1, 6, 1, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.DeleteTopicsRequest) }, deleteTopicsShape},
+	{21, "DeleteRecords", 0, 2, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.DeleteRecordsRequest) }, deleteRecordsShape},
+	{22, "InitProducerId", 0, 5, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.InitProducerIDRequest) }, initProducerIDShape},
+	{23, "OffsetForLeaderEpoch", 2, 4, 2, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.OffsetForLeaderEpochRequest) }, offsetForLeaderEpochShape},
+	{32, "DescribeConfigs", 1, 4, 1, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeConfigsRequest) }, describeConfigsShape},
+	{35, "DescribeLogDirs", 1, 5, 1, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeLogDirsRequest) }, describeLogDirsShape},
+	{37, "CreatePartitions", 0, 3, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.CreatePartitionsRequest) }, createPartitionsShape},
+	{44, "IncrementalAlterConfigs", 0, 1, 0, 1, adminFrameMax, func() kmsg.Request { return new(kmsg.IncrementalAlterConfigsRequest) }, incrementalAlterConfigsShape},
+	{60, "DescribeCluster", 0, 2, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeClusterRequest) }, describeClusterShape},
+	{75, "DescribeTopicPartitions", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeTopicPartitionsRequest) }, describeTopicPartitionsShape},
+}
+
+// byKey is the index of apis by key, -1 where there is none.
+var byKey = func() (t [76]int8) {
+	for i := range t {
+		t[i] = -1
+	}
+	for i := range apis {
+		t[apis[i].Key] = int8(i)
+	}
+	return t
+}()
+
+// APIs returns the table, sorted by key. It must not be changed.
+func APIs() []API { return apis }
+
+// Lookup finds a served API by its key.
+func Lookup(key int16) (*API, bool) {
+	if key < 0 || int(key) >= len(byKey) || byKey[key] < 0 {
+		return nil, false
+	}
+	return &apis[byKey[key]], true
+}
