@@ -1,0 +1,48 @@
+package journal
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats are counters since Open; they only grow, but for Segments and Queued.
+type Stats struct {
+	Commits      int64 // acknowledged commits, one frame each
+	Groups       int64 // acknowledged groups
+	InlineBytes  int64 // batch bytes inside frames
+	PointedBytes int64 // batch bytes that frames point at
+	FrameBytes   int64 // bytes of all frames, with the wal's own framing
+	ZeroBytes    int64 // zeros written ahead
+	Syncs        int64 // syncs of the journal's own file
+	SyncTime     time.Duration
+	Failures     int64 // commits that failed
+	Restarts     int64 // new files made after failures
+	Rolls        int64
+	Dropped      int64 // wal segments unlinked
+	Reopened     int64 // times the wal was reopened to forget unlinked segments
+	Segments     int   // wal segments now
+	Queued       int   // bytes that wait for a commit now
+}
+
+type counters struct {
+	commits, groups, inline, pointed, frame, zero, syncs, syncNanos,
+	failures, restarts, rolls, dropped, reopened atomic.Int64
+}
+
+func (c *counters) stats() Stats {
+	return Stats{
+		Commits:      c.commits.Load(),
+		Groups:       c.groups.Load(),
+		InlineBytes:  c.inline.Load(),
+		PointedBytes: c.pointed.Load(),
+		FrameBytes:   c.frame.Load(),
+		ZeroBytes:    c.zero.Load(),
+		Syncs:        c.syncs.Load(),
+		SyncTime:     time.Duration(c.syncNanos.Load()),
+		Failures:     c.failures.Load(),
+		Restarts:     c.restarts.Load(),
+		Rolls:        c.rolls.Load(),
+		Dropped:      c.dropped.Load(),
+		Reopened:     c.reopened.Load(),
+	}
+}
