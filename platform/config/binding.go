@@ -1,0 +1,220 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// setting ties one key of a table to its place in the Config.
+type setting struct {
+	key  string
+	bind binding
+	// live: a reload may change it while the broker runs.
+	live bool
+}
+
+// binding is a typed place for a value. set takes what TOML knows: string, int64, float64, bool, []any.
+// get gives the value back in the form a person would write.
+type binding struct {
+	set func(v any) error
+	get func() any
+}
+
+func number[T ~int | ~int16 | ~int32 | ~int64 | ~uint16](p *T, low, high int64) binding {
+	return binding{
+		set: func(v any) error {
+			n, ok := v.(int64)
+			if !ok {
+				return fmt.Errorf("want a whole number, have %s", kind(v))
+			}
+			if err := within(n, low, high, decimal); err != nil {
+				return err
+			}
+			*p = T(n)
+			return nil
+		},
+		get: func() any { return int64(*p) },
+	}
+}
+
+// size is in bytes: a number, or a string with its unit.
+func size[T ~int | ~int64](p *T, low, high int64) binding {
+	return binding{
+		set: func(v any) error {
+			n, err := int64(0), error(nil)
+			switch v := v.(type) {
+			case int64:
+				n = v
+			case string:
+				n, err = parseSize(v)
+			default:
+				err = fmt.Errorf(`want bytes or a size like "64MiB", have %s`, kind(v))
+			}
+			if err = cmp.Or(err, within(n, low, high, formatSize)); err != nil {
+				return err
+			}
+			*p = T(n)
+			return nil
+		},
+		get: func() any { return formatSize(int64(*p)) },
+	}
+}
+
+// millis is a time whose key ends in .ms: a number of milliseconds, or a string with its unit.
+func millis(p *time.Duration, low, high time.Duration) binding {
+	b := span(p, low, high)
+	return binding{
+		set: func(v any) error {
+			if n, ok := v.(int64); ok {
+				if n < 0 || n > math.MaxInt64/int64(time.Millisecond) {
+					return fmt.Errorf("%d ms is out of range: %s to %s", n, formatTime(low), formatTime(high))
+				}
+				v = strconv.FormatInt(n, 10) + "ms"
+			}
+			return b.set(v)
+		},
+		get: func() any { return p.Milliseconds() },
+	}
+}
+
+// span is a time as a string with its unit.
+func span(p *time.Duration, low, high time.Duration) binding {
+	return binding{
+		set: func(v any) error {
+			s, ok := v.(string)
+			if !ok {
+				return fmt.Errorf(`want a time like "10s", have %s`, kind(v))
+			}
+			d, err := parseTime(s)
+			if err != nil {
+				return err
+			}
+			if err := within(int64(d), int64(low), int64(high), func(n int64) string { return formatTime(time.Duration(n)) }); err != nil {
+				return err
+			}
+			*p = d
+			return nil
+		},
+		get: func() any { return formatTime(*p) },
+	}
+}
+
+func flag(p *bool) binding {
+	return binding{
+		set: func(v any) error {
+			b, ok := v.(bool)
+			if !ok {
+				return fmt.Errorf("want true or false, have %s", kind(v))
+			}
+			*p = b
+			return nil
+		},
+		get: func() any { return *p },
+	}
+}
+
+// text takes any string that passes the checks.
+func text(p *string, checks ...func(string) error) binding {
+	return binding{
+		set: func(v any) error {
+			s, ok := v.(string)
+			if !ok {
+				return fmt.Errorf("want a string, have %s", kind(v))
+			}
+			for _, check := range checks {
+				if err := check(s); err != nil {
+					return err
+				}
+			}
+			*p = s
+			return nil
+		},
+		get: func() any { return *p },
+	}
+}
+
+func choice(p *string, names ...string) binding {
+	return text(p, func(s string) error {
+		if slices.Contains(names, s) {
+			return nil
+		}
+		return fmt.Errorf("%q is not one of: %s", s, strings.Join(names, ", "))
+	})
+}
+
+// texts takes a list of strings that each pass the checks.
+func texts(p *[]string, checks ...func(string) error) binding {
+	return binding{
+		set: func(v any) error {
+			list, ok := v.([]any)
+			if !ok {
+				return fmt.Errorf("want a list of strings, have %s", kind(v))
+			}
+			out := make([]string, len(list))
+			for i, element := range list {
+				if err := text(&out[i], checks...).set(element); err != nil {
+					return err
+				}
+			}
+			*p = out
+			return nil
+		},
+		get: func() any { return *p },
+	}
+}
+
+// bound is a number at or above zero, kept in a map under the rest of its key.
+func bound(m *map[string]float64, name string) binding {
+	return binding{
+		set: func(v any) error {
+			f, ok := v.(float64)
+			if n, whole := v.(int64); whole {
+				f, ok = float64(n), true
+			}
+			if !ok || !(f >= 0) || math.IsInf(f, 0) {
+				return errors.New("want a number, 0 or above")
+			}
+			if f == 0 { // as if it were not there
+				delete(*m, name)
+				return nil
+			}
+			if *m == nil {
+				*m = map[string]float64{}
+			}
+			(*m)[name] = f
+			return nil
+		},
+		get: func() any { return (*m)[name] },
+	}
+}
+
+func within(n, low, high int64, show func(int64) string) error {
+	if n >= low && n <= high {
+		return nil
+	}
+	return fmt.Errorf("%s is out of range: %s to %s", show(n), show(low), show(high))
+}
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
+
+func kind(v any) string {
+	switch v.(type) {
+	case string:
+		return "a string"
+	case int64:
+		return "a whole number"
+	case float64:
+		return "a number"
+	case bool:
+		return "a truth value"
+	case []any:
+		return "a list"
+	}
+	return "a date"
+}

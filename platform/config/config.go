@@ -1,0 +1,188 @@
+// Package config is the one strict configuration file of a board.
+//
+// Every key is optional; Default is what an empty file means, and millrace.toml beside this file, which the program
+// prints with `millrace config show --defaults`, says the same with comments. A key that does not exist, or a value
+// out of its range, is an error that names the file, the line and the nearest name there is: a typing mistake must not
+// turn into a default on a board nobody looks at for a year.
+//
+// Names inside [broker] and [topic] are Kafka's own. Numbers are in the unit of the name (ms, bytes); strings may carry
+// one ("7d", "64MiB"). {serial} {mac} {node} expand in strings, so that one file serves a fleet.
+package config
+
+import (
+	_ "embed"
+	"path"
+	"time"
+)
+
+// defaults is the complete commented file; a test holds it against Default.
+//
+//go:embed millrace.toml
+var defaults []byte
+
+// DefaultFile is the complete configuration file, commented, with every default written out.
+func DefaultFile() []byte { return append([]byte(nil), defaults...) }
+
+// Config is one checked configuration. It is not changed after Parse: a reload makes a new one.
+type Config struct {
+	Broker  Broker
+	Journal Journal
+	Memory  Memory
+	Flash   Flash
+	// Topics are the patterns in the order of the file, with "*", the defaults of all topics, first.
+	Topics  []Topic
+	MQTT    MQTT
+	HTTP    HTTP
+	Buses   []Bus
+	Sensors []Sensor
+}
+
+// Broker holds the keys of Kafka's server.properties.
+type Broker struct {
+	NodeID              int32
+	ClusterAlias        string
+	Listeners           []string // "PLAINTEXT://127.0.0.1:9092"
+	AdvertisedListeners []string // empty: what the client connected to
+	LogDirs             string   // the data directory
+	NumPartitions       int32    // of a topic created without a count
+	ReplicationFactor   int16
+	AutoCreateTopics    bool
+	ProcessRoles        string
+
+	MaxConnections     int           // open at once, all listeners together
+	RequestMaxBytes    int           // one request frame
+	ConnectionsMaxIdle time.Duration // a connection that says nothing for so long is closed
+	RetentionCheck     time.Duration // between two looks for segments that have aged out
+	ProducerExpiration time.Duration // an idle idempotent producer is forgotten after this
+}
+
+// Journal bounds the write-ahead log.
+type Journal struct {
+	CommitInterval time.Duration // 0: a commit starts as soon as the last one is over
+	BytesMax       int64         // journalled bytes after which a checkpoint drops the front
+}
+
+// Memory bounds the process.
+type Memory struct {
+	Limit int64 // bytes, everything: GOMEMLIMIT and the budgets follow from it
+}
+
+// Flash bounds what is written.
+type Flash struct {
+	// ReserveBytes is the free space below which client data is refused.
+	//
+	// Invariant: ReserveBytes >= 2*Journal.BytesMax + 16 MiB, so that the journal and a checkpoint always fit.
+	ReserveBytes int64
+}
+
+// Topic is one [topic."PATTERN"] table.
+type Topic struct {
+	Pattern string            // as path.Match has it, on the whole topic name
+	Config  map[string]string // Kafka's topic settings; times in ms, sizes in bytes
+}
+
+// MQTT bounds the MQTT door.
+type MQTT struct {
+	Listeners      []string // "tcp://127.0.0.1:1883"
+	AllowAnonymous bool
+	MaxConnections int // 0: what memory.limit allows
+	MaxPacketSize  int // bytes
+	ReceiveMaximum int // unacknowledged publishes a client may have in flight
+	ConnectTimeout time.Duration
+	Routes         []Route // in order, before the built-in "#" to topic "mqtt"
+}
+
+// Route sends what matches an MQTT filter to a topic.
+type Route struct {
+	Filter    string // "sensors/{site}/+/{kind}": captures in braces
+	Topic     string // "sensors.{kind}"
+	Key       string // "" is "{mqtt.topic}"
+	Partition int32  // -1: by the key
+	Line      int    // in the file, for messages
+}
+
+// HTTP is the page for health and figures.
+type HTTP struct {
+	Listener string // "127.0.0.1:8080"; empty: none
+}
+
+// Bus is one [[bus]].
+type Bus struct {
+	Name    string        // as the kernel has it: "I2C1"
+	Timeout time.Duration // of one transfer
+	Line    int           // in the file, for messages
+}
+
+// Sensor is one [[sensor]].
+type Sensor struct {
+	Name     string
+	Driver   string
+	Bus      string
+	Address  uint16
+	Every    time.Duration
+	Topic    string
+	Format   string             // "senml+json", "senml+cbor", "json" or "raw"
+	Deadband map[string]float64 // by quantity: a smaller change is not recorded
+	Line     int                // in the file, for messages
+}
+
+const (
+	kib = 1 << 10
+	mib = 1 << 20
+	gib = 1 << 30
+
+	second = time.Second
+	minute = time.Minute
+	hour   = time.Hour
+	day    = 24 * time.Hour
+)
+
+// Default is what an empty file means. ClusterAlias is "{node}" unexpanded: Parse expands it.
+func Default() *Config {
+	c := &Config{
+		Broker: Broker{
+			NodeID: 1, ClusterAlias: "{node}", Listeners: []string{"PLAINTEXT://127.0.0.1:9092"},
+			AdvertisedListeners: []string{}, LogDirs: "/var/lib/millrace",
+			NumPartitions: 1, ReplicationFactor: 1, AutoCreateTopics: true, ProcessRoles: "broker,controller",
+			MaxConnections: 1000, RequestMaxBytes: 4 * mib, ConnectionsMaxIdle: 10 * minute,
+			RetentionCheck: 5 * minute, ProducerExpiration: day,
+		},
+		Journal: Journal{BytesMax: 32 * mib},
+		Memory:  Memory{Limit: 48 * mib},
+		MQTT: MQTT{
+			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
+			MaxPacketSize: mib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
+		},
+		HTTP: HTTP{Listener: "127.0.0.1:8080"},
+		Topics: []Topic{{Pattern: "*", Config: map[string]string{
+			"retention.ms":    "604800000",
+			"retention.bytes": "1073741824",
+			"segment.bytes":   "16777216",
+			"flush.messages":  "1",
+			"full":            "reject",
+		}}},
+	}
+	c.Flash.ReserveBytes = c.reserveFloor()
+	return c
+}
+
+func (c *Config) reserveFloor() int64 { return 2*c.Journal.BytesMax + 16*mib }
+
+// TopicConfig is what a new topic of that name starts with: the "*" table, and over it the first other pattern that
+// matches. The map is the caller's.
+func (c *Config) TopicConfig(name string) map[string]string {
+	settings := map[string]string{}
+	for _, t := range c.Topics {
+		matched, err := path.Match(t.Pattern, name)
+		if err != nil || !matched { // Parse refused what is no pattern
+			continue
+		}
+		for k, v := range t.Config {
+			settings[k] = v
+		}
+		if t.Pattern != "*" {
+			break
+		}
+	}
+	return settings
+}

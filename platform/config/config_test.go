@@ -1,0 +1,309 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var board = Names{Serial: "1000abcd", MAC: "02-42-ac-11-00-02", Node: "shed"}
+
+func parsed(t *testing.T, text string) *Config {
+	t.Helper()
+	c, err := Parse("m.toml", []byte(text), board, Checks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestTheCommentedFileSaysTheDefaults(t *testing.T) {
+	want := Default()
+	want.Broker.ClusterAlias = "shed"
+	if got := parsed(t, string(DefaultFile())); !reflect.DeepEqual(got, want) {
+		t.Errorf("millrace.toml means %+v, the code %+v", got, want)
+	}
+	if got := parsed(t, ""); !reflect.DeepEqual(got, want) {
+		t.Errorf("no file means %+v, the code %+v", got, want)
+	}
+}
+
+func TestTheCommentedFileNamesEveryKey(t *testing.T) {
+	uncommented := strings.NewReplacer("\n# [", "\n[", "\n# ", "\n").Replace(string(DefaultFile()))
+	start := strings.Index(uncommented, "\n[broker]")
+	entries, err := document("m.toml", []byte(uncommented[start:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, section := range sections() {
+		for _, key := range keysOf(section) {
+			if key == "deadband.pressure" { // one deadband stands for the others
+				continue
+			}
+			if !slices.ContainsFunc(entries, func(e entry) bool { return e.section == section && e.key == key }) {
+				t.Errorf("millrace.toml does not show %s in [%s]", key, section)
+			}
+		}
+	}
+	if _, err := Parse("m.toml", []byte(uncommented[start:]), board, Checks{}); err != nil {
+		t.Errorf("with its examples uncommented: %v", err)
+	}
+}
+
+func TestAFileIsRead(t *testing.T) {
+	c := parsed(t, `
+[broker]
+node.id = 7
+"cluster.alias" = "site-{node}-{serial}"
+log.dirs = "/data/{mac}"
+listeners = ["PLAINTEXT://[::1]:9192"]
+[journal]
+bytes.max = "8MiB"
+commit.interval.ms = "1s"
+[topic."sensors.*"]
+retention.ms = "30d"
+cleanup.policy = ["compact", "delete"]
+[topic."sensors.hot"]
+retention.ms = 5
+[topic."*"]
+segment.bytes = "1MiB"
+[mqtt]
+route = [
+  { filter = "a/{x}", topic = "t.{x}" },
+  { filter = "b/#", topic = "b.{node}", key = "" },
+]
+[[bus]]
+name = "I2C1"
+[[sensor]]
+name = "cabinet"
+driver = "bme280"
+bus = "I2C1"
+address = 0x76
+every = "1s"
+topic = "climate"
+deadband = { temperature = 0.1 }
+[[sensor]]
+name = "roof"
+driver = "bme280"
+bus = "I2C1"
+address = 0x77
+topic = "climate"
+[sensor.deadband]
+humidity = 1
+`[1:])
+	if c.Broker.NodeID != 7 || c.Broker.ClusterAlias != "site-shed-1000abcd" || c.Broker.LogDirs != "/data/02-42-ac-11-00-02" {
+		t.Errorf("broker: %+v", c.Broker)
+	}
+	if c.Journal.BytesMax != 8*mib || c.Journal.CommitInterval != time.Second || c.Flash.ReserveBytes != 32*mib {
+		t.Errorf("journal %+v, flash %+v", c.Journal, c.Flash)
+	}
+	routes := []Route{
+		{Filter: "a/{x}", Topic: "t.{x}", Key: "{mqtt.topic}", Partition: -1, Line: 17},
+		{Filter: "b/#", Topic: "b.shed", Key: "", Partition: -1, Line: 18},
+	}
+	if !slices.Equal(c.MQTT.Routes, routes) {
+		t.Errorf("routes: %+v", c.MQTT.Routes)
+	}
+	if len(c.Sensors) != 2 || c.Sensors[0].Deadband["temperature"] != 0.1 || c.Sensors[1].Deadband["humidity"] != 1 ||
+		c.Sensors[0].Every != time.Second || c.Sensors[1].Every != 10*time.Second || c.Sensors[1].Address != 0x77 {
+		t.Errorf("sensors: %+v", c.Sensors)
+	}
+	hot := c.TopicConfig("sensors.hot") // the first other pattern wins, over "*"
+	if hot["retention.ms"] != "2592000000" || hot["segment.bytes"] != "1048576" || hot["cleanup.policy"] != "compact,delete" {
+		t.Errorf("sensors.hot: %v", hot)
+	}
+	if other := c.TopicConfig("mqtt"); other["retention.ms"] != "604800000" || other["flush.messages"] != "1" {
+		t.Errorf("mqtt: %v", other)
+	}
+}
+
+func TestMistakesAreNamedWithTheirLine(t *testing.T) {
+	checks := Checks{
+		TopicKeys: []string{"retention.ms", "retention.bytes", "cleanup.policy"},
+		Topic: func(key, value string) error {
+			if key == "cleanup.policy" && value != "delete" {
+				return errors.New("want delete")
+			}
+			return nil
+		},
+		Route:  func(r Route) error { return errors.New("bad filter " + r.Filter) },
+		Driver: func(string) error { return errors.New("no such driver") },
+	}
+	for _, tt := range []struct{ name, file, want string }{
+		{"key", "[broker]\n\nnode.idd = 1", "m.toml:3: broker.node.idd: unknown key; nearest is node.id"},
+		{"key of another table", "[journal]\nnum.partitions = 1", "m.toml:2: journal.num.partitions: unknown key; it belongs in [broker]"},
+		{"table", "[brocker]\nnode.id = 1", "m.toml:1: brocker: unknown table; nearest is [broker]"},
+		{"table of a later version", "[[upstream]]\nname = 'hq'", "m.toml:1: upstream: is a single table or none"},
+		{"no table", "node.id = 1", "m.toml:1: node.id: unknown key; it belongs in [broker]"},
+		{"range", "[broker]\nnum.partitions = 0", "m.toml:2: broker.num.partitions: 0 is out of range: 1 to 1000"},
+		{"size", "[memory]\nlimit = '1MiB'", "m.toml:2: memory.limit: 1MiB is out of range: 24MiB to 64GiB"},
+		{"unit", "[memory]\nlimit = '64 parsecs'", `m.toml:2: memory.limit: "64 parsecs" is not a size like "64MiB"`},
+		{"type", "[broker]\nnode.id = '1'", "m.toml:2: broker.node.id: want a whole number, have a string"},
+		{"time", "[mqtt]\nconnect_timeout = 10", `m.toml:2: mqtt.connect_timeout: want a time like "10s", have a whole number`},
+		{"not TOML", "[broker]\nnode.id = ", "m.toml:2: "},
+		{"twice", "[broker]\nnode.id = 1\nnode.id = 2", "m.toml:3: "},
+		{"reserve", "[flash]\nreserve.bytes = '64MiB'", "m.toml:2: flash.reserve.bytes: 64MiB is too small: 2 x journal.bytes.max + 16MiB is 80MiB"},
+		{"open listener", "[mqtt]\nlisteners = ['tcp://0.0.0.0:1883']", `"0.0.0.0:1883" is not loopback: other addresses are refused until there is authentication`},
+		{"scheme", "[broker]\nlisteners = ['SSL://127.0.0.1:9092']", "this version speaks PLAINTEXT:// only"},
+		{"anonymous", "[mqtt]\nallow_anonymous = false", "m.toml:2: mqtt.allow_anonymous: false needs authentication"},
+		{"placeholder", "[broker]\nlog.dirs = '/x/{nod}'", "m.toml:2: broker.log.dirs: {nod} stands for nothing"},
+		{"topic key", "[topic.'*']\nretention.mss = 1", "m.toml:2: topic.*.retention.mss: unknown topic setting; nearest is retention.ms"},
+		{"topic value", "[topic.'*']\ncleanup.policy = 'shred'", "m.toml:2: topic.*.cleanup.policy: want delete"},
+		{"topic pattern", "[topic.'[']\nretention.ms = 1", `m.toml:1: topic.[: "[" is no pattern`},
+		{"topic without pattern", "[topic]\nretention = 1", "m.toml:2: "},
+		{"route", "\n[[mqtt.route]]\nfilter = 'a/#/b'\ntopic = 'x'", "m.toml:2: mqtt.route: bad filter a/#/b"},
+		{"half a route", "[[mqtt.route]]\nfilter = 'a'", "m.toml:1: mqtt.route: needs a filter and a topic"},
+		{"bus", "[[sensor]]\nname='a'\ndriver='b'\nbus='c'\naddress=0x76\ntopic='t'", `m.toml:1: sensor.a: there is no [[bus]] named "c"`},
+		{"driver", "[[bus]]\nname='c'\n[[sensor]]\nname='a'\ndriver='b'\nbus='c'\naddress=0x76\ntopic='t'", "m.toml:3: sensor.a: no such driver"},
+		{"deadband", "[[sensor]]\ndeadband = { temprature = 1 }", "m.toml:2: sensor.deadband.temprature: unknown key; nearest is deadband.temperature"},
+		{"bus without name", "[[bus]]", "m.toml:1: bus: needs a name of its own"},
+		{"date", "[broker]\nnode.id = 2026-01-01", "m.toml:2: broker.node.id: want a whole number, have a date"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse("m.toml", []byte(tt.file), board, checks)
+			if c != nil || err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAnUnknownNameOfTheBoardIsAnErrorOnlyWhereItIsUsed(t *testing.T) {
+	c, err := Parse("m.toml", nil, Names{}, Checks{})
+	if err != nil || c.Broker.ClusterAlias != "millrace" {
+		t.Errorf("no names: %v, %v", c, err)
+	}
+	_, err = Parse("m.toml", []byte("[broker]\n\ncluster.alias = '{serial}'"), Names{}, Checks{})
+	if err == nil || err.Error() != "m.toml:3: broker.cluster.alias: {serial} is not known on this board" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestShowReadsBackTheSame(t *testing.T) {
+	c := parsed(t, `
+[topic."a\"\\*"]
+full = "reject"
+[[mqtt.route]]
+filter = "a"
+topic = "b"
+[[bus]]
+name = "I2C1"
+timeout = "1500ms"
+[[sensor]]
+name = "a"
+driver = "bme280"
+bus = "I2C1"
+address = 118
+topic = "t"
+deadband = { pressure = 0.25 }
+`)
+	var b bytes.Buffer
+	if err := c.Show(&b); err != nil {
+		t.Fatal(err)
+	}
+	again := parsed(t, b.String())
+	if live, restart := Diff(c, again); live != nil || restart != nil {
+		t.Errorf("differs in %v %v:\n%s", live, restart, b.String())
+	}
+}
+
+func TestReloadTakesWhatItCan(t *testing.T) {
+	old := parsed(t, "")
+	next := parsed(t, `
+[broker]
+node.id = 2
+num.partitions = 3
+[journal]
+commit.interval.ms = 100
+bytes.max = "16MiB"
+[topic."*"]
+retention.ms = "1d"
+[[mqtt.route]]
+filter = "a"
+topic = "b"
+`)
+	live, restart := Diff(old, next)
+	if !slices.Equal(live, []string{"broker.num.partitions", "journal.commit.interval.ms", "topic", "mqtt.route"}) {
+		t.Errorf("live: %v", live)
+	}
+	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "flash.reserve.bytes"}) {
+		t.Errorf("restart: %v", restart)
+	}
+	merged := Merge(old, next)
+	if live, restart = Diff(old, merged); len(live) != 4 || restart != nil {
+		t.Errorf("merged: %v %v", live, restart)
+	}
+	if live, restart = Diff(merged, next); live != nil || len(restart) != 3 {
+		t.Errorf("left: %v %v", live, restart)
+	}
+}
+
+func TestLoadNamesTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "m.toml")
+	if _, err := Load(file, board, Checks{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+	if err := os.WriteFile(file, bytes.Repeat([]byte("#"), FileMax+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(file, board, Checks{}); err == nil || !strings.Contains(err.Error(), file+":1: longer than 1MiB") {
+		t.Errorf("a long file: %v", err)
+	}
+}
+
+func TestUnitsReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.Int64().Draw(t, "bytes")
+		if got, err := parseSize(formatSize(n)); err != nil || got != n {
+			t.Fatalf("%d as %s is %d, %v", n, formatSize(n), got, err)
+		}
+		d := time.Duration(rapid.Int64Range(0, 1<<40).Draw(t, "ms")) * time.Millisecond
+		if got, err := parseTime(formatTime(d)); err != nil || got != d {
+			t.Fatalf("%v as %s is %v, %v", d, formatTime(d), got, err)
+		}
+	})
+	for s, want := range map[string]time.Duration{"1h30m": 90 * minute, "1.5h": 90 * minute, "2w": 14 * day, "7 d": 7 * day} {
+		if got, err := parseTime(s); err != nil || got != want {
+			t.Errorf("%s is %v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "10", "d", "1y", "99999999999999d", "NaNs"} {
+		if got, err := parseTime(s); err == nil {
+			t.Errorf("%q is %v", s, got)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(string(DefaultFile()))
+	f.Add("[mqtt]\nroute=[{filter={a=1}}]\n[[sensor]]\n[sensor.deadband]\na.b=1")
+	f.Add("[[topic]]\n[topic.a]\n[[broker.x]]")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := Parse("m.toml", []byte(text), board, Checks{})
+		if (c == nil) == (err == nil) {
+			t.Fatalf("%v and %v", c, err)
+		}
+		if c == nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := c.Show(&b); err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse("shown.toml", b.Bytes(), board, Checks{})
+		if err != nil {
+			t.Fatalf("%v:\n%s", err, b.String())
+		}
+		if live, restart := Diff(c, again); live != nil || restart != nil {
+			t.Fatalf("differs in %v %v:\n%s", live, restart, b.String())
+		}
+	})
+}

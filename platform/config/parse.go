@@ -1,0 +1,294 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// FileMax bounds a configuration file, in bytes.
+const FileMax = 1 << 20
+
+// problemsMax bounds how many mistakes one run reports.
+const problemsMax = 20
+
+// Checks are what the packages that use a value know about it and this package cannot, for it imports nothing.
+// A nil check passes everything.
+type Checks struct {
+	// Topic tells what is wrong with one topic setting; value is in the unit of the key.
+	Topic func(key, value string) error
+	// TopicKeys are the settings there are, for the nearest-name message.
+	TopicKeys []string
+	// Route tells what is wrong with a routing rule.
+	Route func(Route) error
+	// Driver tells what is wrong with a sensor's driver.
+	Driver func(name string) error
+}
+
+// Load reads and checks a file. Every problem found is in the error, each a *Problem with file and line.
+func Load(file string, names Names, checks Checks) (*Config, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, FileMax+1))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	return Parse(file, data, names, checks)
+}
+
+// Parse checks the bytes of a file over the defaults; file is its name for messages. No bytes at all are the defaults.
+func Parse(file string, data []byte, names Names, checks Checks) (*Config, error) {
+	if len(data) > FileMax {
+		return nil, &Problem{File: file, Line: 1, Text: fmt.Sprintf("longer than %s", formatSize(FileMax))}
+	}
+	entries, err := document(file, data)
+	if err != nil {
+		return nil, err
+	}
+	p := parse{Config: Default(), file: file, names: names, checks: checks, lines: map[string]int{}}
+	p.Flash.ReserveBytes = 0 // follows journal.bytes.max unless the file says it
+	for _, e := range entries {
+		p.entry(e)
+	}
+	p.finish()
+	if len(p.problems) > 0 {
+		return nil, errors.Join(p.problems...)
+	}
+	return p.Config, nil
+}
+
+type parse struct {
+	*Config
+	file     string
+	names    Names
+	checks   Checks
+	lines    map[string]int // where each "section.key" was set
+	problems []error
+}
+
+func (p *parse) problem(line int, key, format string, args ...any) {
+	if len(p.problems) < problemsMax {
+		p.problems = append(p.problems, &Problem{File: p.file, Line: line, Key: key, Text: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (p *parse) entry(e entry) {
+	name := strings.Join(e.path, ".")
+	val, err := p.names.expand(e.val, e.section == "mqtt.route")
+	if err != nil {
+		p.problem(e.line, name, "%v", err)
+		return
+	}
+	switch {
+	case e.key == "[[]]":
+		p.problem(e.line, name, "is a single table or none: nearest list is [[%s]]", nearest(e.section, sectionsOf(true)))
+	case e.section == "topic":
+		p.topic(e, name, val)
+	case settingsOf(&Config{}, e.section, 0, 0) == nil:
+		p.unknown(e, name)
+	default:
+		p.set(e, name, val)
+	}
+}
+
+func (p *parse) set(e entry, name string, val any) {
+	settings := settingsOf(p.Config, e.section, e.index, e.line)
+	if e.header && (e.key == "" || slices.ContainsFunc(settings, func(s setting) bool { return strings.HasPrefix(s.key, e.key+".") })) {
+		return
+	}
+	at := slices.IndexFunc(settings, func(s setting) bool { return s.key == e.key })
+	if at < 0 {
+		p.unknown(e, name)
+		return
+	}
+	if err := settings[at].bind.set(val); err != nil {
+		p.problem(e.line, name, "%v", err)
+	}
+	p.lines[e.section+"."+e.key] = e.line
+}
+
+// unknown names the nearest key: in the same table, or the same key in the table it belongs to.
+func (p *parse) unknown(e entry, name string) {
+	keys := keysOf(e.section)
+	if keys == nil {
+		if e.key == "" || e.section == e.path[0] {
+			for _, s := range sections() {
+				if slices.Contains(keysOf(s), strings.Join(e.path, ".")) {
+					p.problem(e.line, name, "unknown key; it belongs in [%s]", s)
+					return
+				}
+			}
+			p.problem(e.line, name, "unknown table; nearest is [%s]", nearest(e.section, sections()))
+		}
+		return
+	}
+	for _, s := range sections() {
+		if slices.Contains(keysOf(s), e.key) {
+			p.problem(e.line, name, "unknown key; it belongs in [%s]", s)
+			return
+		}
+	}
+	p.problem(e.line, name, "unknown key; nearest is %s", nearest(e.key, keys))
+}
+
+// topic files one setting of a topic table. The order of the tables is kept: the first match wins.
+func (p *parse) topic(e entry, name string, val any) {
+	switch _, err := path.Match(e.pattern, "x"); {
+	case e.pattern == "":
+		return // [topic] alone says nothing
+	case err != nil:
+		p.problem(e.line, name, "%q is no pattern: *, ? and [a-z] stand for characters", e.pattern)
+		return
+	}
+	at := slices.IndexFunc(p.Topics, func(t Topic) bool { return t.Pattern == e.pattern })
+	if at < 0 {
+		at = len(p.Topics)
+		p.Topics = append(p.Topics, Topic{Pattern: e.pattern, Config: map[string]string{}})
+	}
+	if e.key == "" {
+		if !e.header {
+			p.problem(e.line, name, `a topic table names its topics: [topic."*"]`)
+		}
+		return
+	}
+	if e.header {
+		return // [topic."*".retention], with ms = 1 below it
+	}
+	if len(p.checks.TopicKeys) > 0 && !slices.Contains(p.checks.TopicKeys, e.key) {
+		p.problem(e.line, name, "unknown topic setting; nearest is %s", nearest(e.key, p.checks.TopicKeys))
+		return
+	}
+	value, err := topicValue(e.key, val)
+	if err == nil && p.checks.Topic != nil {
+		err = p.checks.Topic(e.key, value)
+	}
+	if err != nil {
+		p.problem(e.line, name, "%v", err)
+		return
+	}
+	p.Topics[at].Config[e.key] = value
+}
+
+// topicValue writes a value as Kafka does: in the unit of the key, lists with commas.
+func topicValue(key string, val any) (string, error) {
+	switch v := val.(type) {
+	case string:
+		if _, err := strconv.ParseFloat(v, 64); err == nil {
+			return v, nil
+		}
+		if strings.HasSuffix(key, ".ms") {
+			d, err := parseTime(v)
+			return strconv.FormatInt(d.Milliseconds(), 10), err
+		}
+		if strings.HasSuffix(key, ".bytes") {
+			n, err := parseSize(v)
+			return strconv.FormatInt(n, 10), err
+		}
+		return v, nil
+	case int64, bool:
+		return fmt.Sprint(v), nil
+	case float64:
+		return strconv.FormatFloat(v, 'g', -1, 64), nil
+	case []any:
+		words := make([]string, len(v))
+		for i, w := range v {
+			word, err := topicValue(key, w)
+			if err != nil {
+				return "", err
+			}
+			words[i] = word
+		}
+		return strings.Join(words, ","), nil
+	}
+	return "", errors.New("a date is no topic setting")
+}
+
+// finish fills what follows from other keys and checks what no key alone can know.
+func (p *parse) finish() {
+	if alias, err := p.names.expand(p.Broker.ClusterAlias, false); err != nil {
+		p.Broker.ClusterAlias = "millrace" // a board without a name, whose file does not ask for one
+	} else {
+		p.Broker.ClusterAlias = alias.(string)
+	}
+	line, said := p.lines["flash.reserve.bytes"]
+	switch floor := p.reserveFloor(); {
+	case !said:
+		p.Flash.ReserveBytes = floor
+	case p.Flash.ReserveBytes < floor:
+		p.problem(line, "flash.reserve.bytes", "%s is too small: 2 x journal.bytes.max + 16MiB is %s",
+			formatSize(p.Flash.ReserveBytes), formatSize(floor))
+	}
+	for _, r := range p.MQTT.Routes {
+		if r.Filter == "" || r.Topic == "" {
+			p.problem(r.Line, "mqtt.route", "needs a filter and a topic")
+		} else if p.checks.Route != nil {
+			if err := p.checks.Route(r); err != nil {
+				p.problem(r.Line, "mqtt.route", "%v", err)
+			}
+		}
+	}
+	p.devices()
+}
+
+func (p *parse) devices() {
+	names := map[string]bool{}
+	for _, b := range p.Buses {
+		if b.Name == "" || names[b.Name] {
+			p.problem(b.Line, "bus", "needs a name of its own")
+		}
+		names[b.Name] = true
+	}
+	clear(names)
+	for _, s := range p.Sensors {
+		key := "sensor." + s.Name
+		switch {
+		case s.Name == "" || s.Driver == "" || s.Bus == "" || s.Topic == "" || s.Address == 0:
+			p.problem(s.Line, "sensor", "needs name, driver, bus, address and topic")
+		case names[s.Name]:
+			p.problem(s.Line, key, "there are two sensors of this name")
+		case !slices.ContainsFunc(p.Buses, func(b Bus) bool { return b.Name == s.Bus }):
+			p.problem(s.Line, key, "there is no [[bus]] named %q", s.Bus)
+		case p.checks.Driver != nil:
+			if err := p.checks.Driver(s.Driver); err != nil {
+				p.problem(s.Line, key, "%v", err)
+			}
+		}
+		names[s.Name] = true
+	}
+}
+
+func sectionsOf(list bool) []string {
+	return slices.DeleteFunc(sections(), func(s string) bool { _, is := lists[s]; return is != list })
+}
+
+// nearest is the name with the fewest letters to change.
+func nearest(word string, names []string) string {
+	return slices.MinFunc(names, func(a, b string) int { return distance(word, a) - distance(word, b) })
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], cost
+		}
+	}
+	return row[len(b)]
+}

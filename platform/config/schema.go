@@ -1,0 +1,226 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Formats are the encodings a sensor's readings can have.
+var Formats = []string{"senml+json", "senml+cbor", "json", "raw"}
+
+// quantities are what a deadband can name.
+var quantities = []string{"temperature", "humidity", "pressure"}
+
+// tables are the plain tables in the order of millrace.toml.
+var tables = []struct {
+	name     string
+	settings func(c *Config) []setting
+}{
+	{"broker", brokerSettings},
+	{"journal", func(c *Config) []setting {
+		return []setting{
+			{"commit.interval.ms", millis(&c.Journal.CommitInterval, 0, minute), true},
+			{"bytes.max", size(&c.Journal.BytesMax, 2*mib, 4*gib), false},
+		}
+	}},
+	{"memory", func(c *Config) []setting {
+		return []setting{{"limit", size(&c.Memory.Limit, 24*mib, 64*gib), false}}
+	}},
+	{"flash", func(c *Config) []setting {
+		return []setting{{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false}}
+	}},
+	{"mqtt", func(c *Config) []setting {
+		m := &c.MQTT
+		return []setting{
+			{"listeners", texts(&m.Listeners, listener("tcp")), false},
+			{"allow_anonymous", anonymous(&m.AllowAnonymous), false},
+			{"max_connections", number(&m.MaxConnections, 0, 1_000_000), false},
+			{"max_packet_size", size(&m.MaxPacketSize, 1*kib, 256*mib), false},
+			{"receive_maximum", number(&m.ReceiveMaximum, 1, 65535), false},
+			{"connect_timeout", span(&m.ConnectTimeout, 100*time.Millisecond, 10*minute), false},
+		}
+	}},
+	{"http", func(c *Config) []setting {
+		return []setting{{"listener", text(&c.HTTP.Listener, func(s string) error {
+			if s == "" {
+				return nil
+			}
+			return Loopback(s)
+		}), false}}
+	}},
+}
+
+func brokerSettings(c *Config) []setting {
+	b := &c.Broker
+	return []setting{
+		{"node.id", number(&b.NodeID, 0, math.MaxInt32), false},
+		{"cluster.alias", text(&b.ClusterAlias, filled), false},
+		{"listeners", texts(&b.Listeners, listener("PLAINTEXT")), false},
+		{"advertised.listeners", texts(&b.AdvertisedListeners, address("PLAINTEXT")), false},
+		{"log.dirs", text(&b.LogDirs, filled), false},
+		{"num.partitions", number(&b.NumPartitions, 1, 1000), true},
+		{"default.replication.factor", number(&b.ReplicationFactor, 1, 1), false},
+		{"auto.create.topics.enable", flag(&b.AutoCreateTopics), true},
+		{"process.roles", choice(&b.ProcessRoles, "broker,controller"), false},
+		{"max.connections", number(&b.MaxConnections, 1, 100_000), false},
+		{"socket.request.max.bytes", size(&b.RequestMaxBytes, 64*kib, 256*mib), false},
+		{"connections.max.idle.ms", millis(&b.ConnectionsMaxIdle, second, 30*day), false},
+		{"log.retention.check.interval.ms", millis(&b.RetentionCheck, 10*time.Millisecond, day), false},
+		{"producer.id.expiration.ms", millis(&b.ProducerExpiration, minute, 365*day), false},
+	}
+}
+
+// lists are the [[tables]], and the settings of one element of each, which is made when it is not there yet.
+var lists = map[string]func(c *Config, index, line int) []setting{
+	"mqtt.route": func(c *Config, index, line int) []setting {
+		return routeSettings(grow(&c.MQTT.Routes, index, Route{Key: "{mqtt.topic}", Partition: -1, Line: line}))
+	},
+	"bus": func(c *Config, index, line int) []setting {
+		return busSettings(grow(&c.Buses, index, Bus{Timeout: 200 * time.Millisecond, Line: line}))
+	},
+	"sensor": func(c *Config, index, line int) []setting {
+		return sensorSettings(grow(&c.Sensors, index, Sensor{Every: 10 * second, Format: Formats[0], Line: line}))
+	},
+}
+
+func routeSettings(r *Route) []setting {
+	return []setting{
+		{"filter", text(&r.Filter, filled), true},
+		{"topic", text(&r.Topic, filled), true},
+		{"key", text(&r.Key), true},
+		{"partition", number(&r.Partition, -1, math.MaxInt32), true},
+	}
+}
+
+func busSettings(b *Bus) []setting {
+	return []setting{
+		{"name", text(&b.Name, filled), false},
+		{"timeout", span(&b.Timeout, time.Millisecond, minute), false},
+	}
+}
+
+func sensorSettings(s *Sensor) []setting {
+	list := []setting{
+		{"name", text(&s.Name, filled), false},
+		{"driver", text(&s.Driver, filled), false},
+		{"bus", text(&s.Bus, filled), false},
+		{"address", number(&s.Address, 0x03, 0x77), false}, // 7-bit addresses that are not reserved, UM10204 3.1.12
+		{"every", span(&s.Every, 10*time.Millisecond, 366*day), false},
+		{"topic", text(&s.Topic, filled), false},
+		{"format", choice(&s.Format, Formats...), false},
+	}
+	for _, q := range quantities {
+		list = append(list, setting{"deadband." + q, bound(&s.Deadband, q), false})
+	}
+	return list
+}
+
+// grow makes sure list has an element at index, which is its length or below, and returns it.
+func grow[T any](list *[]T, index int, fresh T) *T {
+	if index == len(*list) {
+		*list = append(*list, fresh)
+	}
+	return &(*list)[index]
+}
+
+// settingsOf are the settings of a plain table, or of one element of a list; nil when there is no such section.
+func settingsOf(c *Config, section string, index, line int) []setting {
+	if list, ok := lists[section]; ok {
+		return list(c, index, line)
+	}
+	for _, t := range tables {
+		if t.name == section {
+			return t.settings(c)
+		}
+	}
+	return nil
+}
+
+// keysOf lists the keys of a section, for the nearest-name message.
+func keysOf(section string) []string {
+	var keys []string
+	for _, s := range settingsOf(&Config{}, section, 0, 0) {
+		keys = append(keys, s.key)
+	}
+	return keys
+}
+
+// sections lists every table there is.
+func sections() []string {
+	names := []string{"topic"}
+	for _, t := range tables {
+		names = append(names, t.name)
+	}
+	return append(names, slices.Sorted(maps.Keys(lists))...)
+}
+
+func filled(s string) error {
+	if strings.TrimSpace(s) == "" {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+func anonymous(p *bool) binding {
+	b := flag(p)
+	return binding{get: b.get, set: func(v any) error {
+		if v == false {
+			return errors.New("false needs authentication, which this version does not have; it listens on loopback only")
+		}
+		return b.set(v)
+	}}
+}
+
+// address checks "SCHEME://host:port".
+func address(scheme string) func(string) error {
+	return func(s string) error {
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" {
+			return fmt.Errorf("%q is not an address like %s://127.0.0.1:1234", s, scheme)
+		}
+		if !strings.EqualFold(u.Scheme, scheme) {
+			return fmt.Errorf("%q: this version speaks %s:// only", s, scheme)
+		}
+		if _, _, err := net.SplitHostPort(u.Host); err != nil {
+			return fmt.Errorf("%q has no port", s)
+		}
+		return nil
+	}
+}
+
+// listener is an address on loopback.
+func listener(scheme string) func(string) error {
+	return func(s string) error {
+		if err := address(scheme)(s); err != nil {
+			return err
+		}
+		return Loopback(HostPort(s))
+	}
+}
+
+// HostPort is the address without its scheme: "PLAINTEXT://127.0.0.1:9092" gives "127.0.0.1:9092".
+func HostPort(listener string) string {
+	if _, rest, ok := strings.Cut(listener, "://"); ok {
+		return rest
+	}
+	return listener
+}
+
+// Loopback refuses an address that is not on this machine alone: anything else waits for authentication.
+func Loopback(hostPort string) error {
+	host, port, err := net.SplitHostPort(hostPort)
+	if err != nil || port == "" {
+		return fmt.Errorf("%q is not an address like 127.0.0.1:1234", hostPort)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("%q is not loopback: other addresses are refused until there is authentication", hostPort)
+}

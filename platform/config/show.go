@@ -1,0 +1,110 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Show writes the configuration as a file that Parse reads back to the same.
+func (c *Config) Show(w io.Writer) error {
+	var b strings.Builder
+	for _, t := range tables {
+		section(&b, "["+t.name+"]", t.settings(c))
+	}
+	for _, t := range c.Topics {
+		fmt.Fprintf(&b, "\n[topic.%s]\n", quote(t.Pattern))
+		for _, k := range slices.Sorted(maps.Keys(t.Config)) {
+			fmt.Fprintf(&b, "%s = %s\n", k, quote(t.Config[k]))
+		}
+	}
+	for i := range c.MQTT.Routes {
+		section(&b, "[[mqtt.route]]", routeSettings(&c.MQTT.Routes[i]))
+	}
+	for i := range c.Buses {
+		section(&b, "[[bus]]", busSettings(&c.Buses[i]))
+	}
+	for i := range c.Sensors {
+		section(&b, "[[sensor]]", sensorSettings(&c.Sensors[i]))
+	}
+	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
+	return err
+}
+
+// Values is the configuration by dotted key, for output as JSON.
+func (c *Config) Values() map[string]any {
+	values := map[string]any{}
+	for _, t := range tables {
+		values[t.name] = valuesOf(t.settings(c))
+	}
+	topics := map[string]any{}
+	for _, t := range c.Topics {
+		topics[t.Pattern] = t.Config
+	}
+	values["topic"] = topics
+	values["mqtt.route"] = each(c.MQTT.Routes, routeSettings)
+	values["bus"] = each(c.Buses, busSettings)
+	values["sensor"] = each(c.Sensors, sensorSettings)
+	return values
+}
+
+func each[T any](list []T, settings func(*T) []setting) []map[string]any {
+	out := make([]map[string]any, len(list))
+	for i := range list {
+		out[i] = valuesOf(settings(&list[i]))
+	}
+	return out
+}
+
+func valuesOf(settings []setting) map[string]any {
+	values := map[string]any{}
+	for _, s := range settings {
+		values[s.key] = s.bind.get()
+	}
+	return values
+}
+
+func section(b *strings.Builder, header string, settings []setting) {
+	fmt.Fprintf(b, "\n%s\n", header)
+	for _, s := range settings {
+		fmt.Fprintf(b, "%s = %s\n", s.key, literal(s.bind.get()))
+	}
+}
+
+func literal(v any) string {
+	switch v := v.(type) {
+	case string:
+		return quote(v)
+	case []string:
+		words := make([]string, len(v))
+		for i, w := range v {
+			words[i] = quote(w)
+		}
+		return "[" + strings.Join(words, ", ") + "]"
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64)
+	}
+	return fmt.Sprint(v)
+}
+
+// quote is a TOML basic string: Go's escapes for what has no plain form there are not all TOML's.
+func quote(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
