@@ -106,8 +106,8 @@ humidity = 1
 		t.Errorf("journal %+v, flash %+v", c.Journal, c.Flash)
 	}
 	routes := []Route{
-		{Filter: "a/{x}", Topic: "t.{x}", Key: "{mqtt.topic}", Partition: -1, Line: 17},
-		{Filter: "b/#", Topic: "b.shed", Key: "", Partition: -1, Line: 18},
+		{Filter: "a/{x}", Topic: "t.{x}", Key: "{mqtt.topic}", Partition: -1, Line: 18},
+		{Filter: "b/#", Topic: "b.shed", Key: "", Partition: -1, Line: 19},
 	}
 	if !slices.Equal(c.MQTT.Routes, routes) {
 		t.Errorf("routes: %+v", c.MQTT.Routes)
