@@ -1,0 +1,267 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"millrace/broker/wire"
+)
+
+// keyProduce is the one API whose requests may be in flight together: it is answered by a commit, and company in a
+// commit costs nothing.
+const keyProduce = 0
+
+// hurried is how long a peer has for the next bytes of its frame while others wait for the memory it holds.
+const hurried = time.Second
+
+// conn is one connection: a goroutine that reads (run), and one that writes while there is something to write and
+// it cannot be written by the first.
+type conn struct {
+	server *Server
+	net    *net.TCPConn
+	raw    syscall.RawConn
+	in     input
+	// inBody is set while the peer holds body memory for a frame it has not finished.
+	inBody atomic.Bool
+
+	mu   sync.Mutex
+	turn sync.Cond // signalled when the queue gets shorter
+	// queue holds what was asked and not answered, oldest first. Invariant: len(queue) <= InFlight.
+	queue []*slot
+	// writing is set while a goroutine is in flush. serving is set while the reader is in Serve and will flush itself.
+	writing, serving bool
+	// broken is set when nothing more can be written.
+	broken bool
+}
+
+// slot is the place of one answer. Guarded by conn.mu.
+type slot struct {
+	key    int16
+	answer Answer
+	ready  bool
+	cancel func() bool
+}
+
+// run serves the connection until it ends.
+func (c *conn) run() {
+	defer c.server.forget(c)
+	err := c.read()
+	c.drain()
+	c.in.drop()
+	if closing := c.net.Close(); closing != nil && err == nil {
+		err = closing
+	}
+	if err != nil && err != io.EOF && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
+		c.server.complain("connection ended", c.net.RemoteAddr(), err)
+	}
+}
+
+// read reads requests and begins to answer them until the peer goes, misbehaves, or the server closes.
+func (c *conn) read() error {
+	for {
+		req, err := c.next()
+		if err != nil {
+			return err
+		}
+		c.begin(req)
+	}
+}
+
+// begin serves a request whose turn it is.
+func (c *conn) begin(req *Request) {
+	s := &slot{key: req.Key}
+	c.mu.Lock()
+	c.queue = append(c.queue, s)
+	c.serving = true
+	c.mu.Unlock()
+
+	cancel := c.server.config.Handler.Serve(req, func(a Answer) { c.reply(s, a) })
+	req.Hold()() // unless the handler took it
+
+	c.mu.Lock()
+	s.cancel = cancel
+	c.serving = false
+	flush := c.mayWrite()
+	c.mu.Unlock()
+	if flush {
+		c.flush()
+	}
+}
+
+// await waits until a request for the API may be served. Its body is read only then, so that nobody holds memory for
+// a request that waits behind another.
+func (c *conn) await(key int16) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.broken && !c.admits(key) {
+		c.turn.Wait()
+	}
+	if c.broken {
+		return net.ErrClosed
+	}
+	return c.server.ctx.Err()
+}
+
+// admits says whether a request may be served beside those in flight.
+func (c *conn) admits(key int16) bool {
+	if len(c.queue) == 0 {
+		return !c.writing
+	}
+	return key == keyProduce && c.queue[0].key == keyProduce && len(c.queue) < c.server.config.InFlight
+}
+
+// reply stores an answer and sees to it that someone writes it.
+func (c *conn) reply(s *slot, a Answer) {
+	c.mu.Lock()
+	s.answer, s.ready = a, true
+	flush := !c.serving && c.mayWrite()
+	c.mu.Unlock()
+	if flush {
+		c.server.wg.Go(c.flush) // within run, which the group counts, so never after its end
+	}
+}
+
+// mayWrite says whether the caller is to flush, and then nobody else is.
+func (c *conn) mayWrite() bool {
+	if c.writing || len(c.queue) == 0 || !c.queue[0].ready {
+		return false
+	}
+	c.writing = true
+	return true
+}
+
+// flush writes the answers that are ready, in order. The caller has set writing.
+func (c *conn) flush() {
+	c.mu.Lock()
+	for len(c.queue) > 0 && c.queue[0].ready {
+		s, broken := c.queue[0], c.broken
+		c.mu.Unlock()
+		if s.answer != nil && !broken {
+			broken = !c.answer(s.answer)
+			s.answer = nil
+		}
+		c.mu.Lock()
+		if broken && !c.broken {
+			c.broken = true
+			c.hurry(0) // wakes the reader
+		}
+		// A fresh slice now and then, so that the front of the old one does not stay.
+		if c.queue = c.queue[1:]; len(c.queue) == 0 {
+			c.queue = nil
+		}
+		c.turn.Broadcast()
+	}
+	c.writing = false
+	c.turn.Broadcast()
+	c.mu.Unlock()
+}
+
+// answer builds and writes one response, and is false when the connection must end.
+func (c *conn) answer(build Answer) bool {
+	r := build()
+	if r == nil {
+		return true
+	}
+	defer r.Release()
+	if err := c.write(r); err != nil {
+		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
+			c.server.complain("answer not written", c.net.RemoteAddr(), err)
+		}
+		return false
+	}
+	return !r.Close
+}
+
+// drain gives up what only waits, and waits for the rest to be answered and written.
+func (c *conn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := 0; i < len(c.queue); i++ {
+		s := c.queue[i]
+		if s.ready || s.cancel == nil {
+			continue
+		}
+		cancel := s.cancel
+		s.cancel = nil
+		c.mu.Unlock()
+		stopped := cancel()
+		c.mu.Lock()
+		if stopped {
+			s.ready = true
+		}
+		i = -1 // the queue may have moved
+	}
+	if c.mayWrite() {
+		c.mu.Unlock()
+		c.flush()
+		c.mu.Lock()
+	}
+	for len(c.queue) > 0 || c.writing {
+		c.turn.Wait()
+	}
+}
+
+// hurry sets the time the peer has for the next bytes; 0 ends a read that waits.
+func (c *conn) hurry(d time.Duration) {
+	// The only error is that the connection is closed, which is what the deadline would lead to.
+	_ = c.net.SetReadDeadline(c.server.config.Now().Add(d))
+}
+
+// patient is hurry for the reader itself. Who ends the connection says so first and then hurries, so one of the two
+// sees the other.
+func (c *conn) patient(d time.Duration) {
+	if c.hurry(d); c.over() {
+		c.hurry(0)
+	}
+}
+
+// over says whether nothing more is to be read.
+func (c *conn) over() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken || c.server.ctx.Err() != nil
+}
+
+// next reads one request. Bodies of Produce are held in memory from the budget; every other request is decoded from
+// the buffer it was read into and leaves nothing behind.
+func (c *conn) next() (*Request, error) {
+	size, key, err := c.in.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.await(key); err != nil {
+		return nil, err
+	}
+	frame, free, err := c.in.frame(c, size)
+	if err != nil {
+		return nil, err
+	}
+	h, body, err := wire.Parse(frame)
+	if err != nil {
+		if free != nil {
+			free()
+		}
+		return nil, err
+	}
+	if h.Key != keyProduce {
+		// Nothing of the body aliases the frame.
+		if free != nil {
+			free()
+		}
+		free = nil
+	}
+	return &Request{
+		Header: h, Body: body, Context: c.server.ctx, free: free,
+		Local: c.net.LocalAddr(), Remote: c.net.RemoteAddr(),
+	}, nil
+}
+
+// timedOut says whether err is a deadline that passed.
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

@@ -1,0 +1,302 @@
+// Package server is the Kafka door's listeners and connections: it reads frames, hands requests to a Handler, and
+// writes the answers in the order of the requests. It knows nothing of what the requests mean.
+//
+// Everything is bounded: connections, the bytes of request bodies (taken from a budget before a body is read), the
+// requests in flight on a connection (a connection that reaches the limit is not read from until one is answered:
+// muted, not queued), the time a peer may be silent in the middle of a frame, and the time it may refuse to take
+// bytes. A connection that is idle holds one parked goroutine and no buffer.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/budget"
+	"millrace/broker/wire"
+)
+
+// ErrNotLoopback is returned by Listen for an address that others can reach, while nobody is asked who they are.
+var ErrNotLoopback = errors.New("only loopback addresses may be served without authentication")
+
+// ErrClosed is returned by Listen after Close.
+var ErrClosed = errors.New("server: closed")
+
+// Handler answers requests. It is safe for concurrent use.
+type Handler interface {
+	// Serve begins to answer req. It calls reply exactly once, before it returns or at any time later and from any
+	// goroutine, unless cancel said that it will not.
+	//
+	// Serve may block: the connection then waits. cancel may be nil. It is called at most once, when the peer has
+	// gone, and reports whether it stopped the operation: if so reply will not be called any more.
+	Serve(req *Request, reply func(Answer)) (cancel func() bool)
+}
+
+// Answer builds a response when the connection is about to write it, in the connection's goroutine, so that who
+// replied is not held up and files are open no longer than it takes to send from them. nil sends nothing.
+type Answer func() *wire.Response
+
+// Request is one request. Header and addresses stay valid; Body's records alias the frame, see Hold.
+type Request struct {
+	wire.Header
+	Body kmsg.Request
+	// Context ends when the server closes.
+	Context context.Context
+	// Local is the address the client connected to, Remote is the client's.
+	Local, Remote net.Addr
+
+	free func() // gives the frame back; nil where Body does not alias it
+}
+
+// Hold makes the caller responsible for the bytes Body aliases: they stay valid, and counted, until release is
+// called, once. Without Hold they end with Serve. It is called before Serve returns, at most once.
+func (r *Request) Hold() (release func()) {
+	free := r.free
+	r.free = nil
+	if free == nil {
+		return func() {}
+	}
+	return free
+}
+
+// Config is what a Server needs and its limits. Zero limits stand for the defaults named.
+type Config struct {
+	Handler Handler
+	// Bodies is where request bodies come from. No single request may be larger than the share.
+	Bodies *budget.Share
+	// Copies is where response bytes come from that cannot be sent straight from a file.
+	Copies *budget.Share
+	// RequestMax is `socket.request.max.bytes`: the largest frame; default and upper bound: the size of Bodies.
+	RequestMax int
+	// MaxConnections is `max.connections`; default 1000. One more is closed at once.
+	MaxConnections int
+	// InFlight is how many Produce requests of one connection may wait for their commit at once; default 8. Every
+	// other request is served alone on its connection, as Apache Kafka serves all.
+	InFlight int
+	// Idle is `connections.max.idle.ms`; default 10 minutes.
+	Idle time.Duration
+	// Stall is how long a peer may neither deliver the next bytes of a frame it began nor take bytes of an answer;
+	// default 30 s. While others wait for the memory a half-sent frame holds, it is a second.
+	Stall time.Duration
+	// AllowRemote permits listeners on addresses that are not loopback.
+	AllowRemote bool
+	// Now tells the time for deadlines of the network; default time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Server owns listeners and connections. It is safe for concurrent use.
+type Server struct {
+	config Config
+	ctx    context.Context
+	stop   context.CancelFunc
+	bodies *bodies
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	closed    bool
+	listeners []net.Listener
+	conns     map[*conn]struct{} // Invariant: at most config.MaxConnections.
+
+	// waiting counts connections that wait for body memory: while there are any, half-sent frames hurry.
+	waiting atomic.Int32
+	refused atomic.Int64
+	// complained is when complain last wrote a line, in seconds, and silent how many it did not write since.
+	complained, silent atomic.Int64
+	wg                 sync.WaitGroup // every goroutine of the server
+}
+
+// New makes a server that listens nowhere yet. It panics on a Config without Handler, Bodies or Copies.
+func New(c Config) *Server {
+	if c.Handler == nil || c.Bodies == nil || c.Copies == nil {
+		panic("server: config without handler or budgets")
+	}
+	if c.RequestMax <= 0 || int64(c.RequestMax) > c.Bodies.Size() {
+		c.RequestMax = int(min(c.Bodies.Size(), 1<<30))
+	}
+	if c.MaxConnections <= 0 {
+		c.MaxConnections = 1000
+	}
+	if c.InFlight <= 0 {
+		c.InFlight = 8
+	}
+	if c.Idle <= 0 {
+		c.Idle = 10 * time.Minute
+	}
+	if c.Stall <= 0 {
+		c.Stall = 30 * time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	return &Server{
+		config: c, ctx: ctx, stop: stop, log: c.Logger,
+		bodies: &bodies{share: c.Bodies},
+		conns:  make(map[*conn]struct{}),
+	}
+}
+
+// Listen opens a TCP listener at addr, "host:port", and serves it until Close. It returns the address it got, or
+// ErrNotLoopback.
+func (s *Server) Listen(addr string) (net.Addr, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	if !s.config.AllowRemote && !tcp.IP.IsLoopback() {
+		return nil, fmt.Errorf("listen on %s: %w", addr, ErrNotLoopback)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	l, err := net.ListenTCP("tcp", tcp)
+	if err != nil {
+		return nil, err
+	}
+	s.listeners = append(s.listeners, l)
+	s.wg.Go(func() { s.accept(l) })
+	return l.Addr(), nil
+}
+
+// Connections is the number of open connections.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Refused is the number of connections closed for being too many, since the start.
+func (s *Server) Refused() int64 { return s.refused.Load() }
+
+// Close stops listening, reads no further request, gives up those that only wait (their peers reconnect), answers the
+// others, and returns when every goroutine of the server has ended. What Handler still needs to reply must be closed
+// after it.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.wg.Wait()
+		return nil
+	}
+	s.closed = true
+	var err error
+	for _, l := range s.listeners {
+		err = errors.Join(err, l.Close())
+	}
+	s.stop()
+	for c := range s.conns {
+		c.hurry(0)
+		// As with hurry: it fails only for a connection that is closed.
+		_ = c.net.SetWriteDeadline(s.config.Now().Add(min(hurried, s.config.Stall)))
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	return err
+}
+
+// accept runs until the listener is closed.
+func (s *Server) accept(l *net.TCPListener) {
+	pause := 5 * time.Millisecond
+	for {
+		nc, err := l.AcceptTCP()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			// Out of descriptors or memory: connections will end, and accepting goes on.
+			s.log.Warn("accept failed", "listener", l.Addr(), "err", err)
+			if pause = min(2*pause, time.Second); !s.pause(pause) {
+				return
+			}
+			continue
+		}
+		pause = 5 * time.Millisecond
+		c, err := s.open(nc)
+		if err != nil {
+			s.refused.Add(1)
+			s.complain("connection refused", nc.RemoteAddr(), errors.Join(err, nc.Close()))
+			continue
+		}
+		s.wg.Go(c.run)
+	}
+}
+
+// pause waits, and is false when the server closed meanwhile.
+func (s *Server) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// open registers a connection, unless there are too many.
+func (s *Server) open(nc *net.TCPConn) (*conn, error) {
+	rc, err := nc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	if len(s.conns) >= s.config.MaxConnections {
+		return nil, fmt.Errorf("max.connections is %d", s.config.MaxConnections)
+	}
+	c := &conn{server: s, net: nc, raw: rc}
+	c.turn.L = &c.mu
+	s.conns[c] = struct{}{}
+	return c, nil
+}
+
+// complain logs what a peer did, one line a second at most: whoever sends garbage must not fill the log, which lies on
+// the same flash as the data.
+func (s *Server) complain(what string, peer net.Addr, err error) {
+	now, last := s.config.Now().Unix(), s.complained.Load()
+	if now == last || !s.complained.CompareAndSwap(last, now) {
+		s.silent.Add(1)
+		return
+	}
+	s.log.Info(what, "remote", peer, "err", err, "unlogged", s.silent.Swap(0))
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+}
+
+// reserve takes a body's memory, waiting in line. While it waits, peers that hold such memory for frames they do not
+// finish get a second for the next bytes.
+func (s *Server) reserve(n int) error {
+	if s.config.Bodies.TryAcquire(int64(n)) {
+		return nil
+	}
+	s.waiting.Add(1)
+	defer s.waiting.Add(-1)
+	s.mu.Lock()
+	for c := range s.conns {
+		if c.inBody.Load() {
+			c.hurry(hurried)
+		}
+	}
+	s.mu.Unlock()
+	return s.config.Bodies.Acquire(s.ctx, int64(n))
+}
