@@ -214,8 +214,8 @@ func HeapLimit(limit, binaryPages int64) (int64, error) {
 	if binaryPages < 0 || binaryPages > math.MaxInt64-runtimeOverhead-least {
 		return 0, fmt.Errorf("budget: %d bytes of binary pages", binaryPages)
 	}
-	if heap := limit - binaryPages - runtimeOverhead; heap >= least {
-		return heap, nil
+	if limit >= binaryPages+runtimeOverhead+least { // in this order nothing overflows
+		return limit - binaryPages - runtimeOverhead, nil
 	}
 	return 0, fmt.Errorf("memory.limit of %d bytes is too small: at least %d", limit, binaryPages+runtimeOverhead+least)
 }

@@ -209,12 +209,19 @@ func (w *Wheel[P]) nextBucket() (list int32, at int64, ok bool) {
 	return 0, 0, false
 }
 
-// empty moves the entries of a bucket that has come up to the due list or into lower levels, in order.
+// empty moves the entries of a bucket that has come up into lower levels, or when it is of the lowest, where all have
+// one deadline, in one step behind the due list.
 func (w *Wheel[P]) empty(list int32) {
-	i := w.slab[list].next
+	first, last := w.slab[list].next, w.slab[list].prev
 	w.slab[list].next, w.slab[list].prev = list, list
 	w.occupied[list>>w.shift] &^= 1 << (list & (1<<w.shift - 1))
-	for i != list {
+	if list < 1<<w.shift {
+		end := w.slab[w.due].prev
+		w.slab[end].next, w.slab[first].prev = first, end
+		w.slab[last].next, w.slab[w.due].prev = w.due, last
+		return
+	}
+	for i := first; i != list; {
 		next := w.slab[i].next
 		w.insert(i)
 		i = next

@@ -1,0 +1,201 @@
+package budget
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+// share carves one share of size bytes and checks on the way out that everything came back.
+func share(t *testing.T, size int64) *Share {
+	t.Helper()
+	s, err := New(size).Share("requests", size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if g := s.Gauge(); g.Used != 0 || g.Waiting != 0 {
+			t.Errorf("left behind: %+v", g)
+		}
+	})
+	return s
+}
+
+func TestSharesNeverExceedTheTotal(t *testing.T) {
+	b := New(100)
+	if _, err := b.Share("requests", 60); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Share("fetch", 41); !errors.Is(err, ErrExhausted) {
+		t.Errorf("41 of 40: %v", err)
+	}
+	if _, err := b.Share("fetch", -1); !errors.Is(err, ErrExhausted) {
+		t.Errorf("-1: %v", err)
+	}
+	if _, err := b.Share("requests", 1); err == nil {
+		t.Error("carved twice under one name")
+	}
+	if _, err := b.Share("fetch", 40); err != nil {
+		t.Error(err)
+	}
+	if g := b.Gauges(); b.Left() != 0 || b.Total() != 100 || len(g) != 2 || g[1].Name != "fetch" || g[1].Size != 40 {
+		t.Errorf("left %d of %d, gauges %+v", b.Left(), b.Total(), g)
+	}
+}
+
+func TestTryAcquireTakesWhatIsThere(t *testing.T) {
+	s := share(t, 10)
+	if !s.TryAcquire(10) || s.TryAcquire(1) || !s.TryAcquire(0) {
+		t.Error("want 10 of 10, then not 1, then 0")
+	}
+	s.Release(4)
+	if s.TryAcquire(5) || !s.TryAcquire(4) {
+		t.Error("want 4 of 4, not 5")
+	}
+	if g := s.Gauge(); g.Used != 10 || g.Peak != 10 || g.Refused != 2 {
+		t.Errorf("gauge %+v", g)
+	}
+	s.Release(10)
+}
+
+func TestAcquireWaitsInLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 10)
+		if err := s.Acquire(t.Context(), 8); err != nil {
+			t.Fatal(err)
+		}
+		order := make(chan int64, 2)
+		for _, n := range []int64{5, 2} {
+			go func() {
+				if err := s.Acquire(t.Context(), n); err != nil {
+					t.Error(err)
+				}
+				order <- n
+			}()
+			synctest.Wait()
+		}
+		// 2 are free, but the 5 before them come first, and so they do for who only tries.
+		if len(order) != 0 || s.TryAcquire(1) || s.Gauge().Waiting != 2 {
+			t.Fatalf("somebody overtook the line: %+v", s.Gauge())
+		}
+		s.Release(3)
+		synctest.Wait()
+		if len(order) != 1 || <-order != 5 {
+			t.Fatal("the first in line was not served first")
+		}
+		s.Release(5)
+		if n := <-order; n != 2 {
+			t.Fatalf("served %d", n)
+		}
+		s.Release(7)
+	})
+}
+
+func TestAcquireGivesUpWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 10)
+		if !s.TryAcquire(5) {
+			t.Fatal("empty share refused")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		large, small := make(chan error, 1), make(chan error, 1)
+		go func() { large <- s.Acquire(ctx, 10) }()
+		synctest.Wait()
+		go func() { small <- s.Acquire(t.Context(), 5) }()
+		synctest.Wait()
+		cancel()
+		if err := <-large; !errors.Is(err, context.Canceled) {
+			t.Errorf("Acquire = %v", err)
+		}
+		if err := <-small; err != nil { // it fits once the one before it has gone
+			t.Error(err)
+		}
+		if err := s.Acquire(ctx, 1); !errors.Is(err, context.Canceled) {
+			t.Errorf("with an ended context: %v", err)
+		}
+		s.Release(10)
+	})
+}
+
+func TestTooLargeNeverWaits(t *testing.T) {
+	s := share(t, 10)
+	if err := s.Acquire(t.Context(), 11); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("Acquire = %v", err)
+	}
+}
+
+func TestReleaseOfMoreThanTakenPanics(t *testing.T) {
+	s := share(t, 10)
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	s.Release(1)
+}
+
+func TestNeverMoreThanTheSize(t *testing.T) {
+	s := share(t, 100)
+	var all sync.WaitGroup
+	for i := range int64(8) {
+		all.Go(func() {
+			for j := range int64(2000) {
+				n := (i*31 + j*17) % 101
+				if j%2 == 0 {
+					if err := s.Acquire(t.Context(), n); err != nil {
+						t.Error(err)
+						return
+					}
+				} else if !s.TryAcquire(n) {
+					continue
+				}
+				if u := s.Used(); u < n || u > s.Size() {
+					t.Errorf("%d of %d used, %d by one", u, s.Size(), n)
+				}
+				s.Release(n)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestHeapLimit(t *testing.T) {
+	for _, tt := range []struct {
+		limit, binary, want int64 // want 0: an error
+	}{
+		{48 << 20, 14 << 20, 30 << 20},
+		{48 << 20, 0, 44 << 20},
+		{22 << 20, 14 << 20, 4 << 20},
+		{22<<20 - 1, 14 << 20, 0},
+		{0, 0, 0},
+		{math.MinInt64, 1 << 20, 0},
+		{48 << 20, -1, 0},
+		{48 << 20, math.MaxInt64, 0},
+	} {
+		got, err := HeapLimit(tt.limit, tt.binary)
+		if got != tt.want || (err != nil) != (tt.want == 0) {
+			t.Errorf("HeapLimit(%d, %d) = %d, %v; want %d", tt.limit, tt.binary, got, err, tt.want)
+		}
+	}
+}
+
+func TestBinaryPages(t *testing.T) {
+	const maps = `00010000-00900000 r-xp 00000000 b3:02 4242 /usr/bin/mill race
+00900000-00f00000 r--p 008f0000 b3:02 4242 /usr/bin/mill race
+00f00000-00f40000 rw-p 00ef0000 b3:02 4242 /usr/bin/mill race
+00f40000-00f80000 rw-p 00000000 00:00 0
+b6f00000-b6f21000 r-xp 00000000 b3:02 17 /lib/ld.so
+bef00000-bef21000 rw-p 00000000 00:00 0 [stack]
+`
+	n, err := BinaryPages(strings.NewReader(maps), "/usr/bin/mill race")
+	if n != 0xf30000 || err != nil {
+		t.Errorf("BinaryPages = %#x, %v; want 0xf30000", n, err)
+	}
+	if _, err := BinaryPages(strings.NewReader("zz-10 r-xp 0 b3:02 1 /x\n"), "/x"); err == nil {
+		t.Error("nonsense was taken for a mapping")
+	}
+}
