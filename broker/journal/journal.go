@@ -6,7 +6,11 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/broker/disk"
@@ -55,41 +59,278 @@ type Options struct {
 	Logger         *slog.Logger                         // [discard]
 }
 
-// Journal is the board's write-ahead log.
-type Journal struct{}
+// Journal is the board's write-ahead log. Open, then Replay as often as wanted, then Start; after that Stage, Defer,
+// Mark, Bytes, Drop, SetInterval and Stats are safe for concurrent use.
+type Journal struct {
+	o  Options
+	id uint64
 
-// Open finds the journal's valid frames after the mark of the last checkpoint.
-func Open(_ Options, _ Mark) (*Journal, error) { return nil, ErrUnavailable }
+	mu        sync.Mutex
+	queue     []staged // in staging order
+	queued    int      // bytes in queue
+	seals     []func()
+	rejecting error // set while groups are refused until the queue has drained
+	interval  time.Duration
+	started   bool // Start succeeded, or is under way
+	closing   bool // no more commits after those staged
+	ended     bool // the committer has ended, or never was
+	late      bool // after that: a goroutine answers what is staged still
 
-// Replay passes on the frames after the mark, in order; it may be repeated, before Start.
-func (j *Journal) Replay(_ func(Frame) error) (Report, error) { return Report{}, ErrUnavailable }
+	spareSeals []func() // the other buffer of seals
 
-// Start makes the tail durable and lets commits run.
-func (j *Journal) Start() error { return ErrUnavailable }
+	wake    chan struct{} // capacity 1: the committer should look again
+	stopped chan struct{} // closed when the committer has ended
 
-// Stage queues a group for the next commit.
-func (j *Journal) Stage(_ []Entry, done func(error)) { done(ErrUnavailable) }
+	c     committer
+	files files
+	tally tally
+	stats counters
+	last  atomic.Uint64 // index of the last committed frame
+}
 
-// Defer has seal called at the start of the next commit.
-func (j *Journal) Defer(seal func()) { seal() }
+// staged is one group that waits for its commit.
+type staged struct {
+	entries []Entry
+	done    func(error)
+	bytes   int
+	fixed   int   // frame bytes when everything that can goes as a pointer
+	refused error // set when the group may not be committed
+}
 
-// Mark is the last committed frame.
-func (j *Journal) Mark() Mark { return Mark{} }
+// Open makes the directory when it is absent, sets aside what does not belong in it, and finds the journal's valid
+// frames after the mark of the last checkpoint (Mark{} when there is none). It changes no frame; nothing may be staged
+// for good until Start. An empty journal goes on at after.Index+1.
+func Open(o Options, after Mark) (*Journal, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	j := &Journal{
+		o: o, interval: o.CommitInterval,
+		wake:    make(chan struct{}, 1),
+		stopped: make(chan struct{}),
+	}
+	if err := j.files.open(&j.o, after); err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", o.Dir, err)
+	}
+	j.id = j.files.id
+	j.last.Store(j.files.next - 1)
+	j.tally.add(j.files.report.Last, j.files.report.Bytes, 0) // the next checkpoint is nearer by what is replayed
+	j.c.share = make(map[shareKey]int)
+	j.c.seen = make(map[segmentKey]struct{})
+	j.c.tail = tail{files: &j.files, stats: &j.stats, open: openWAL}
+	return j, nil
+}
 
-// Bytes are those committed after the mark last given to Drop.
-func (j *Journal) Bytes() (inline, pointed int64) { return 0, 0 }
+func (o *Options) fill() error {
+	if o.FS == nil {
+		o.FS = disk.OS{}
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 1 << 20
+	}
+	if o.InlineMax == 0 {
+		o.InlineMax = 64 << 10
+	}
+	if o.FrameMax == 0 {
+		o.FrameMax = 1 << 20
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.After == nil {
+		o.After = time.After
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Dir == "" || o.SegmentBytes < 0 || o.InlineMax < 0 || o.FrameMax < headerSize || o.FrameMax > MaxFrame ||
+		o.CommitInterval < 0 {
+		return fmt.Errorf("options of journal %q: segment %d, inline %d, frame %d bytes, interval %v: %w",
+			o.Dir, o.SegmentBytes, o.InlineMax, o.FrameMax, o.CommitInterval, ErrInvalid)
+	}
+	return nil
+}
 
-// Drop unlinks whole wal segments that end at or below m.
-func (j *Journal) Drop(_ Mark) error { return ErrUnavailable }
+// Replay passes the frames after the mark to fn, in order, with checked reads in bounded memory, and says what it
+// found. It may be called as often as wanted, before Start. An error of fn ends it and is returned.
+func (j *Journal) Replay(fn func(Frame) error) (Report, error) {
+	j.mu.Lock()
+	if j.started || j.closing {
+		j.mu.Unlock()
+		return Report{}, fmt.Errorf("replay: %w", ErrState)
+	}
+	j.mu.Unlock()
+	r, err := j.files.replay(fn)
+	if err != nil {
+		return r, fmt.Errorf("replay journal %s: %w", j.o.Dir, err)
+	}
+	return r, nil
+}
 
-// SetInterval changes the commit interval.
-func (j *Journal) SetInterval(_ time.Duration) {}
+// Start makes durable what Replay passed on, and lets commits run. Nothing replayed may be served before it has
+// returned. After an error it may be called again.
+func (j *Journal) Start() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.started || j.closing {
+		return fmt.Errorf("start: %w", ErrState)
+	}
+	if err := j.files.start(); err != nil {
+		return fmt.Errorf("start journal %s: %w", j.o.Dir, err)
+	}
+	if err := j.c.tail.attach(); err != nil {
+		return fmt.Errorf("start journal %s: %w", j.o.Dir, errors.Join(err, j.c.tail.close()))
+	}
+	j.started = true
+	go j.run()
+	return nil
+}
 
-// Stats are counters since Open.
-func (j *Journal) Stats() Stats { return Stats{} }
+// Stage queues a group for the next commit: it lands whole in one frame or not at all. done is called exactly once, in
+// staging order, from the committer's goroutine, with nil after the syncs that cover the group; it must not block. An
+// empty group is a barrier: it is answered after everything staged before it, and costs no frame.
+//
+// After a failed commit, and after a group that could not be taken, every group is answered with an error until the
+// queue has drained; a caller that falls back to its last acknowledged state in done is then right whatever it staged
+// meanwhile. group and the Bytes in it are borrowed until done. Safe for concurrent use; groups of one partition must
+// be staged in their order.
+func (j *Journal) Stage(group []Entry, done func(error)) {
+	s := staged{entries: group, done: done}
+	err := s.measure(j.o.FrameMax)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case j.ended:
+		s.refused = ErrClosed
+	case j.rejecting != nil:
+		s.refused = j.rejecting
+	case err != nil:
+		j.rejecting, s.refused = err, err
+	case j.queued+s.bytes > MaxQueue || len(j.queue) >= MaxGroups:
+		j.rejecting, s.refused = ErrFull, ErrFull
+	}
+	if s.refused != nil {
+		s.entries, s.bytes = nil, 0
+	}
+	was := j.queued
+	j.queued += s.bytes
+	j.queue = append(j.queue, s)
+	if j.ended {
+		j.answerLate()
+	} else if len(j.queue) == 1 || was < j.o.FrameMax && j.queued >= j.o.FrameMax {
+		j.signal()
+	}
+}
 
-// Close commits what is staged and ends the committer.
-func (j *Journal) Close() error { return nil }
+// measure checks a group and computes its sizes.
+func (s *staged) measure(frameMax int) error {
+	s.bytes = len(s.entries) * maxEntryHead
+	s.fixed = s.bytes
+	size := headerSize + len(s.entries)*(maxEntryHead+crcSize)
+	for i := range s.entries {
+		e := &s.entries[i]
+		switch e.Kind {
+		case Append, TopicCreated, Truncate, StartMoved, TopicDeleted:
+		default:
+			return fmt.Errorf("entry kind %d: %w", e.Kind, ErrInvalid)
+		}
+		if len(e.Bytes) > math.MaxInt32 || len(e.Bytes) > 0 && e.Kind != Append && e.Kind != TopicCreated {
+			return fmt.Errorf("%d bytes in an entry of kind %s: %w", len(e.Bytes), e.Kind, ErrInvalid)
+		}
+		s.bytes += len(e.Bytes)
+		if !free(e) {
+			size += len(e.Bytes)
+			s.fixed += len(e.Bytes)
+		}
+	}
+	if size > frameMax {
+		return fmt.Errorf("group of %d entries, %d bytes of which cannot be pointed at: %w", len(s.entries), size, ErrInvalid)
+	}
+	return nil
+}
 
-// Scan reads every frame in dir and changes nothing.
-func Scan(_ disk.FS, _ string, _ func(FrameInfo) error) (Report, error) { return Report{}, ErrUnavailable }
+// Defer has seal called once, by the committer, at the start of the next commit and before it collects: what seal
+// stages is part of that commit. This is how records that meet in one commit become one batch.
+func (j *Journal) Defer(seal func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.seals = append(j.seals, seal)
+	if j.ended {
+		j.answerLate()
+	} else if len(j.seals) == 1 {
+		j.signal()
+	}
+}
+
+// signal makes the committer look again.
+func (j *Journal) signal() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Mark is the last acknowledged frame: what a checkpoint records before it flushes.
+func (j *Journal) Mark() Mark { return Mark{j.id, j.last.Load()} }
+
+// Bytes are the batch bytes committed after the mark last given to Drop, inside frames and pointed at.
+func (j *Journal) Bytes() (inline, pointed int64) { return j.tally.bytes() }
+
+// Drop unlinks the whole wal segments that end at or below m, oldest first, once a checkpoint that records m is durable.
+// It may run beside commits. After an error it may be called again.
+func (j *Journal) Drop(m Mark) error {
+	if m.ID != j.id {
+		return fmt.Errorf("drop to mark of journal %016x: %w", m.ID, ErrForeign)
+	}
+	j.tally.drop(m.Index)
+	n, err := j.files.dropTo(m.Index)
+	j.stats.dropped.Add(int64(n))
+	if err != nil {
+		return fmt.Errorf("drop journal to %d: %w", m.Index, err)
+	}
+	return nil
+}
+
+// SetInterval changes the least time between the starts of two commits, from the next one on.
+func (j *Journal) SetInterval(d time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.interval = max(d, 0)
+	j.signal()
+}
+
+// Stats are counters since Open, for metrics.
+func (j *Journal) Stats() Stats {
+	s := j.stats.stats()
+	s.Segments = j.files.count()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.Queued = j.queued
+	return s
+}
+
+// Close commits what is staged, ends the committer and closes the files. What is staged later is answered with
+// ErrClosed, by a goroutine of its own.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	if j.closing {
+		j.mu.Unlock()
+		return ErrClosed
+	}
+	j.closing = true
+	started := j.started
+	if !started {
+		j.ended, j.late = true, true
+	}
+	j.mu.Unlock()
+	if !started {
+		j.drainLate()
+		close(j.stopped)
+	}
+	j.signal()
+	<-j.stopped
+	if err := j.c.tail.close(); err != nil {
+		return fmt.Errorf("close journal %s: %w", j.o.Dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package journal
+
+import (
+	"bytes"
+	"math"
+	"reflect"
+	"testing"
+)
+
+var everyKind = []Entry{
+	{Kind: Append, Topic: topic(1), Partition: 3, Segment: 1 << 40, Position: 77, Base: 1<<40 + 5, Length: 4, Bytes: []byte("data")},
+	{Kind: Append, Topic: topic(2), Bytes: []byte{}},
+	{Kind: Pointer, Topic: topic(3), Partition: math.MaxInt32, Segment: 9, Position: math.MaxInt64, Length: math.MaxInt32, CRC: 0xdeadbeef},
+	{Kind: Truncate, Topic: topic(4), Segment: 5, Position: 6, Base: 7},
+	{Kind: StartMoved, Topic: topic(5), Base: math.MinInt64},
+	{Kind: TopicCreated, Topic: topic(6), Base: 12, Length: 4, Bytes: []byte("name")},
+	{Kind: TopicDeleted, Topic: topic(7), Partition: -1},
+}
+
+func encodeFrame(index, id uint64, entries ...Entry) []byte {
+	p := make([]byte, headerSize)
+	for i := range entries {
+		p = appendEntry(p, &entries[i])
+	}
+	seal(p, index, id, len(entries))
+	return p
+}
+
+func TestFrameComesBackAsItWasWritten(t *testing.T) {
+	p := encodeFrame(42, 7, everyKind...)
+	got, ok := checkFrame(nil, p)
+	if !ok {
+		t.Fatal("a whole frame is refused")
+	}
+	if !reflect.DeepEqual(got, everyKind) {
+		t.Errorf("decoded %+v\nwant    %+v", got, everyKind)
+	}
+	for bit := range len(p) * 8 {
+		p[bit/8] ^= 1 << (bit % 8)
+		if _, ok := checkFrame(nil, p); ok {
+			t.Fatalf("bit %d flipped and the frame still counts", bit)
+		}
+		p[bit/8] ^= 1 << (bit % 8)
+	}
+	for n := range len(p) {
+		if _, ok := checkFrame(nil, p[:n]); ok {
+			t.Fatalf("%d of %d bytes count as a frame", n, len(p))
+		}
+	}
+}
+
+// A count of two billion in a small frame must not be believed before it is allocated for.
+func TestFrameWithAnImpossibleCountIsNotDecoded(t *testing.T) {
+	p := encodeFrame(1, 1)
+	seal(p, 1, 1, math.MaxInt32)
+	if _, ok := checkFrame(nil, p); ok {
+		t.Fatal("a frame without entries that claims two billion counts")
+	}
+	if n := testing.AllocsPerRun(10, func() { checkFrame(nil, p) }); n > 0 {
+		t.Errorf("%v allocations for a frame that is refused", n)
+	}
+}
+
+func FuzzDecodeEntries(f *testing.F) {
+	f.Add(encodeFrame(1, 1, everyKind...)[headerSize:], uint32(len(everyKind)))
+	for i := range everyKind {
+		f.Add(encodeFrame(1, 1, everyKind[i])[headerSize:], uint32(1))
+	}
+	f.Fuzz(func(t *testing.T, p []byte, count uint32) {
+		if int64(count) > int64(len(p))/minEntrySize {
+			return // sane refuses it before
+		}
+		entries, err := decodeEntries(nil, p, count)
+		if err != nil {
+			return
+		}
+		again := encodeFrame(1, 1, entries...)[headerSize:]
+		back, err := decodeEntries(nil, again, count)
+		if err != nil || !reflect.DeepEqual(back, entries) {
+			t.Fatalf("%+v encodes to what decodes to %+v, %v", entries, back, err)
+		}
+		if len(again) > len(p) || len(again) == len(p) && !bytes.Equal(again, p) {
+			t.Fatalf("encoding is not the shortest: %x from %x", again, p)
+		}
+	})
+}

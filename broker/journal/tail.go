@@ -1,0 +1,303 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/tidwall/wal"
+
+	"millrace/broker/disk"
+)
+
+// The syncs of commits and of failures. Those of opening are in files.go.
+var (
+	syncCommit  = disk.NewPoint("journal.commit")  // the frame, before it is acknowledged
+	syncRoll    = disk.NewPoint("journal.roll")    // the new segment's directory entry, before the roll's frame is acknowledged
+	syncCut     = disk.NewPoint("journal.cut")     // the cut file, whose last block a failed write may have torn
+	syncRestart = disk.NewPoint("journal.restart") // the directory entry of the file made after a failure
+)
+
+const (
+	reopenAfter = 1000     // unlinked segments, 138 bytes each, that the wal is left to remember
+	largeCommit = 16 << 10 // mean frame size from which filling ahead costs more than it saves
+	minAhead    = 64 << 10
+	maxAhead    = 256 << 10
+	keepBuffer  = 256 << 10 // buffers above this are let go at a roll
+)
+
+var zeros [32 << 10]byte
+
+// walLog is what is used of *wal.Log. Reads are not: they are unsafe beside writes and panic on damage.
+type walLog interface {
+	WriteBatch(*wal.Batch) error
+	ClearCache() error
+	Close() error
+}
+
+// openWAL opens the directory, whose tail must be empty and named by the next index.
+func openWAL(dir string, segmentBytes int, next uint64) (log walLog, err error) {
+	defer func() {
+		if p := recover(); p != nil { // it indexes by what it reads; the directory was repaired, but it is not ours alone
+			log, err = nil, fmt.Errorf("tidwall/wal panicked: %v", p)
+		}
+	}()
+	l, err := wal.Open(dir, &wal.Options{ // fresh: Open writes into it
+		NoSync:           true,
+		SegmentSize:      segmentBytes,
+		SegmentCacheSize: 1,
+		NoCopy:           true,
+		AllowEmpty:       true,
+		DirPerms:         dirPerm,
+		FilePerms:        filePerm,
+	})
+	if err != nil {
+		return nil, err
+	}
+	last, err := l.LastIndex()
+	if err == nil && last != next-1 {
+		err = fmt.Errorf("tidwall/wal ends at %d, want %d", last, next-1)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// tail is the wal and a descriptor of our own on its last file: the wal writes through its handle's offset, so zeros
+// may lie ahead of it, and a sync of overwritten zeros has no metadata to commit. Owned by the committer.
+type tail struct {
+	files *files
+	stats *counters
+	open  func(dir string, segmentBytes int, next uint64) (walLog, error)
+
+	log      walLog
+	file     disk.File
+	base     uint64 // index of the file's first frame
+	index    uint64 // last acknowledged frame
+	size     int64  // acknowledged bytes in the file
+	end      int64  // size when the frame being written is acknowledged
+	zeroed   int64  // bytes allocated by zeros; at most the wal's segment size, or a rolled file would end in zeros
+	mean     int    // of the last frames' sizes
+	noAhead  bool   // after a failure, until the next roll: filling ahead may have been what failed
+	unlinked int64  // stats.dropped when the wal was opened
+	batch    *wal.Batch
+}
+
+// attach opens the wal and our descriptor on the empty tail.
+func (t *tail) attach() error {
+	t.base, t.index = t.files.tail().base, t.files.tail().base-1
+	t.size, t.end, t.zeroed = 0, 0, 0
+	t.unlinked = t.stats.dropped.Load()
+	if t.batch == nil {
+		t.batch = new(wal.Batch)
+	}
+	log, err := t.open(t.files.o.Dir, t.files.o.SegmentBytes, t.base)
+	if err != nil {
+		return fmt.Errorf("open wal: %w", err)
+	}
+	t.log = log
+	t.file, err = t.files.o.FS.OpenFile(t.files.path(walName(t.base)), os.O_RDWR, 0)
+	return err
+}
+
+// write puts one frame into the wal and makes it durable; accept makes it the last acknowledged one. After an error of
+// either nothing on this handle is trusted: restart.
+func (t *tail) write(frame []byte) error {
+	size := uvarintLen(uint64(len(frame))) + int64(len(frame))
+	t.end = t.size + size
+	t.mean += (int(size) - t.mean) / 8
+	if !t.rolls() {
+		if err := t.ahead(t.end); err != nil {
+			return fmt.Errorf("fill ahead: %w", err)
+		}
+	}
+	t.batch.Clear()
+	t.batch.Write(t.index+1, frame)
+	if err := t.log.WriteBatch(t.batch); err != nil {
+		return err
+	}
+	if t.rolls() {
+		// The wal has synced and closed the file and made the next, whose name must be durable before anything in it is
+		// acknowledged.
+		if err := t.files.o.FS.SyncDir(t.files.o.Dir, syncRoll); err != nil {
+			return err
+		}
+		return t.log.ClearCache() // else the closed segment stays in the heap
+	}
+	begin := t.files.o.Now()
+	if err := t.file.Sync(syncCommit); err != nil {
+		return err
+	}
+	t.stats.syncs.Add(1)
+	t.stats.syncNanos.Add(int64(t.files.o.Now().Sub(begin)))
+	return nil
+}
+
+// rolls tells whether the frame that ends at t.end makes the wal go on in its next file.
+func (t *tail) rolls() bool { return t.end >= int64(t.files.o.SegmentBytes) }
+
+// accept counts the written frame as acknowledged. Only opening the file after a roll can fail.
+func (t *tail) accept() error {
+	size := t.end - t.size
+	if t.rolls() {
+		next := t.index + 2
+		file, err := t.files.o.FS.OpenFile(t.files.path(walName(next)), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		if err := t.file.Close(); err != nil {
+			t.file = nil
+			return errors.Join(err, file.Close())
+		}
+		t.files.push(next)
+		t.file, t.base, t.end = file, next, 0
+		t.zeroed, t.noAhead = 0, false
+		t.stats.rolls.Add(1)
+		if t.mean < keepBuffer/4 {
+			t.batch = new(wal.Batch)
+		}
+	}
+	t.size = t.end
+	t.index++
+	t.stats.frame.Add(size)
+	return nil
+}
+
+// ahead writes zeros past end when the frame that ends there leaves the zeros written before.
+func (t *tail) ahead(end int64) error {
+	if end <= t.zeroed || t.noAhead || t.mean > largeCommit {
+		return nil
+	}
+	step := int64(min(max(t.mean*256, minAhead), maxAhead))
+	to := min((end+step)&^(blockSize-1), int64(t.files.o.SegmentBytes))
+	for at := max(end, t.zeroed); at < to; {
+		n, err := t.file.WriteAt(zeros[:min(int64(len(zeros)), to-at)], at)
+		if err != nil {
+			return err
+		}
+		at += int64(n)
+		t.stats.zero.Add(int64(n))
+	}
+	t.zeroed = to
+	return nil
+}
+
+// refresh reopens the wal when it has outlived many unlinked segments. Only an empty tail may be reopened: the wal
+// would read zeros as endless empty entries.
+func (t *tail) refresh() error {
+	if t.size != 0 || t.stats.dropped.Load()-t.unlinked < reopenAfter {
+		return nil
+	}
+	if err := t.close(); err != nil {
+		return err
+	}
+	t.stats.reopened.Add(1)
+	return t.attach()
+}
+
+// restart is the answer to every failure: drop the handles, cut to the last acknowledged frame (not the last valid one:
+// the page cache lies), and go on in a new file. It may be called again until it succeeds.
+//
+// The new file's name is what voids the frames that were not acknowledged: a reader takes nothing from a file that the
+// next file's name says begins there.
+func (t *tail) restart() error {
+	closeErr := t.close() // of handles nobody trusts; what they could not write is cut away
+	fs, o, next := t.files.o.FS, t.files.o, t.index+1
+	if closeErr != nil {
+		o.Logger.Warn("journal: closing after a failure", "err", closeErr)
+	}
+	if err := t.place(next); err != nil {
+		return fmt.Errorf("new file: %w", err)
+	}
+	if err := fs.SyncDir(o.Dir, syncRestart); err != nil {
+		return err
+	}
+	if t.base != next {
+		if err := t.cut(); err != nil {
+			return fmt.Errorf("cut %s: %w", walName(t.base), err)
+		}
+	}
+	t.files.push(next)
+	if err := t.attach(); err != nil {
+		return errors.Join(err, t.close())
+	}
+	t.noAhead = true
+	t.stats.restarts.Add(1)
+	return nil
+}
+
+// cut takes everything after the last acknowledged frame off the file. It also dirties the block the cut is in, so that
+// acknowledged bytes whose block was part of a failed write are written again.
+func (t *tail) cut() error {
+	file, err := t.files.o.FS.OpenFile(t.files.path(walName(t.base)), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := file.Truncate(t.size); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if err := file.Sync(syncCut); err != nil {
+		return errors.Join(err, file.Close())
+	}
+	return file.Close()
+}
+
+// place puts an empty file of a fresh inode at the name next. A roll that failed has left one behind its frame; that is
+// renamed, because a file that stays behind a missing frame would say the frame was lost.
+func (t *tail) place(next uint64) error {
+	o := t.files.o
+	list, _, err := listWAL(o.FS, o.Dir)
+	if err != nil {
+		return err
+	}
+	for len(list) > 1 && list[len(list)-2].base > next {
+		if err := o.FS.Remove(t.files.path(list[len(list)-1].name)); err != nil {
+			return err
+		}
+		list = list[:len(list)-1]
+	}
+	if n := len(list); n > 0 && list[n-1].base > next {
+		return o.FS.Rename(t.files.path(list[n-1].name), t.files.path(walName(next)))
+	}
+	temp, err := o.FS.OpenFile(t.files.path(tempName), os.O_CREATE|os.O_TRUNC|os.O_RDWR, filePerm)
+	if err != nil {
+		return err
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	return o.FS.Rename(t.files.path(tempName), t.files.path(walName(next)))
+}
+
+// close lets go of both handles and takes the zeros ahead off the file, for tidiness only.
+func (t *tail) close() error {
+	var errs []error
+	if t.file != nil {
+		if t.zeroed > t.size {
+			errs = append(errs, t.file.Truncate(t.size))
+		}
+		errs = append(errs, t.file.Close())
+		t.file = nil
+	}
+	if t.log != nil {
+		err := t.log.Close()
+		if err != nil && !errors.Is(err, wal.ErrClosed) {
+			errs = append(errs, err)
+			// The wal does not close its file when the sync in Close fails; the kernel tells an error once, so a second
+			// call closes it. What it says no longer matters.
+			if err := t.log.Close(); err != nil && !errors.Is(err, wal.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+		t.log = nil
+	}
+	return errors.Join(errs...)
+}
+
+func uvarintLen(x uint64) (n int64) {
+	for n = 1; x >= 0x80; n++ {
+		x >>= 7
+	}
+	return n
+}
