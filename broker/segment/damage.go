@@ -1,8 +1,12 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+
+	"millrace/broker/record"
 )
 
 // ErrDamaged is what a DamageError is, for errors.Is.
@@ -31,3 +35,142 @@ func (e *DamageError) Error() string {
 
 // Unwrap makes errors.Is find ErrDamaged and the reason.
 func (e *DamageError) Unwrap() []error { return []error{ErrDamaged, e.Reason} }
+
+// damagesKept bounds the damaged parts a segment remembers. With more, what lies behind is checked at every read.
+const damagesKept = 64
+
+// damageAround is the remembered damage that covers pos.
+func (s *Segment) damageAround(pos int64) *DamageError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.damages {
+		if pos >= d.Position && pos < d.Next {
+			return d
+		}
+	}
+	return nil
+}
+
+// damageAfter is where the first remembered damage at or behind pos starts, limit when there is none before it.
+func (s *Segment) damageAfter(pos, limit int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.damages {
+		if d.Next > pos {
+			limit = min(limit, max(d.Position, pos))
+		}
+	}
+	return limit
+}
+
+// damaged works out how far the damage at the cursor goes, remembers it, and returns it; another error is the disk's.
+func (s *Segment) damaged(c *cursor, reason error) (*DamageError, error) {
+	if d := s.damageAround(c.pos); d != nil && d.Position == c.pos {
+		return d, nil
+	}
+	var b *badBatch
+	if errors.As(reason, &b) {
+		reason = b.reason
+	}
+	d := &DamageError{Path: s.Path(), Position: c.pos, Next: c.limit, Offset: max(c.next, s.base), NextOffset: -1, Reason: reason}
+	h, err := c.resync()
+	if errors.Is(err, io.EOF) {
+		return d, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.Next, d.NextOffset = h.pos, h.base
+	s.mu.Lock()
+	if len(s.damages) < damagesKept {
+		s.damages = append(s.damages, d)
+	} else {
+		s.prefix, s.tail = min(s.prefix, d.Position), s.size
+	}
+	s.hints = [hintsKept]hint{}
+	s.mu.Unlock()
+	return d, nil
+}
+
+// resync finds the first batch behind the bad one at the cursor that can be believed; io.EOF when there is none. The
+// cursor stays. A candidate must have a good checksum and a higher offset, and what follows it must go on where it
+// ends: a batch somebody stored inside a record's value, or one whose base offset is wrong, passes the first and
+// fails the second.
+func (c *cursor) resync() (header, error) {
+	probe := cursor{s: c.s, w: c.w, limit: c.limit, next: -1, epoch: c.epoch}
+	if end, ok, err := c.claimedEnd(); err != nil {
+		return header{}, err
+	} else if ok {
+		if h, err := probe.candidate(end, c.next); err == nil || !isBad(err) {
+			return h, err
+		}
+	}
+	for pos := c.pos + 1; pos+record.HeaderSize <= c.limit; pos++ {
+		// Look for the magic byte, 16 bytes into a batch, a window at a time.
+		n := int(min(c.limit-pos-magicAt, windowSize))
+		p, err := c.w.peek(pos+magicAt, n, windowSize, c.limit)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			p, err = c.w.buf[:c.w.n], nil
+		}
+		if err != nil {
+			return header{}, err
+		}
+		i := bytes.IndexByte(p, magic)
+		if i < 0 {
+			pos += int64(max(n-1, 0))
+			continue
+		}
+		pos += int64(i)
+		if h, err := probe.candidate(pos, c.next); err == nil || !isBad(err) && !errors.Is(err, io.EOF) {
+			return h, err
+		}
+	}
+	return header{}, io.EOF
+}
+
+const (
+	magicAt = 16
+	magic   = 2
+)
+
+// claimedEnd is where the bad batch says it ends.
+func (c *cursor) claimedEnd() (end int64, ok bool, err error) {
+	if c.limit-c.pos < record.HeaderSize {
+		return 0, false, nil
+	}
+	p, err := c.w.peek(c.pos, record.HeaderSize, headerRead, c.limit)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	size, err := record.PeekSize(p)
+	if err != nil || size >= c.limit-c.pos {
+		return 0, false, nil
+	}
+	return c.pos + size, true, nil
+}
+
+// candidate says whether the batch at pos can be believed. least is the lowest offset it may start at.
+func (c *cursor) candidate(pos, least int64) (header, error) {
+	at := *c
+	at.pos, at.next = pos, -1
+	h, err := at.step()
+	if err != nil {
+		return header{}, err
+	}
+	if h.base < least {
+		return header{}, bad("%w: base offset %d, want at least %d", record.ErrCorrupt, h.base, least)
+	}
+	if _, err := at.peek(); err != nil && !errors.Is(err, io.EOF) {
+		if !isBad(err) {
+			return header{}, err
+		}
+		// What follows is damaged as well, or this one is. The index tells which.
+		if ok, err := c.s.indexKnows(h); err != nil || !ok {
+			return header{}, errors.Join(bad("%w: nothing confirms offset %d", record.ErrCorrupt, h.base), err)
+		}
+	}
+	return h, nil
+}

@@ -1,8 +1,32 @@
 package segment
 
 import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+
 	"millrace/broker/disk"
 	"millrace/broker/record"
+)
+
+var (
+	// ErrFull is returned by Append and WriteAt when the bytes would pass Kafka's 2 GiB, or the offsets 2^31 from the
+	// segment's base. The caller rolls.
+	ErrFull = errors.New("segment is full")
+	// ErrOrder is returned by Append and WriteAt for batches that do not go on where the log, or the one before, ends.
+	ErrOrder = errors.New("batch out of order")
+	// ErrPosition is returned for a position behind the end of the log.
+	ErrPosition = errors.New("position is behind the segment's end")
+	// ErrUnsynced is returned by Sync after a sync has failed, until every byte it was to cover is written again.
+	ErrUnsynced = errors.New("an earlier sync failed")
+)
+
+var (
+	syncLog = disk.NewPoint("segment.log")
+	syncDir = disk.NewPoint("segment.dir")
 )
 
 // Config is what the segments of a partition have in common.
@@ -20,51 +44,481 @@ type Config struct {
 	EpochAt func(offset int64) (epoch int32, ok bool)
 }
 
-// Segment is one log segment. All methods are safe for concurrent use, but whoever appends, replays or truncates is
-// one at a time. An idle one holds no file and no memory worth counting.
-type Segment struct{}
+// Segment is one log segment. All methods are safe for concurrent use; those that change it wait for each other. An
+// idle one holds no open file for long and a few hundred bytes of memory.
+type Segment struct {
+	fs      disk.FS
+	dir     string
+	base    int64
+	cfg     Config
+	handles *Handles
+	files   [kinds]*handle // guarded by handles.mu
+	closed  bool           // guarded by handles.mu
 
-// Create makes an empty segment; an older log of the name is emptied.
-func Create(fs disk.FS, dir string, base int64, cfg Config) (*Segment, error) { panic("skeleton") }
+	write   sync.Mutex // held by whoever changes the log or the indexes; taken before mu
+	syncing sync.Mutex // one Sync at a time; taken before mu
 
-// Open opens a segment.
-func Open(fs disk.FS, dir string, base int64, cfg Config) (*Segment, error) { panic("skeleton") }
-
-func (s *Segment) Base() int64                                       { panic("skeleton") }
-func (s *Segment) Size() int64                                       { panic("skeleton") }
-func (s *Segment) Path() string                                      { panic("skeleton") }
-func (s *Segment) Append(batches []byte) (position int64, err error) { panic("skeleton") }
-func (s *Segment) WriteAt(position int64, batches []byte) error      { panic("skeleton") }
-func (s *Segment) Truncate(position int64) error                     { panic("skeleton") }
-func (s *Segment) Scan(from int64, fn func(b record.Batch, position int64) error) (valid int64, err error) {
-	panic("skeleton")
+	mu sync.Mutex // guards what follows
+	// size is the end of the log: every byte below it was appended, or lay there when it was opened.
+	size int64
+	// physical is the length of the file. Replay may leave it behind size; an append cuts it first.
+	//
+	// Invariant: size <= physical.
+	physical int64
+	// next is the offset after the last batch, -1 when it is not known.
+	next int64
+	// [0, prefix) and [tail, size) have been checked since the segment was opened, or were appended since.
+	//
+	// Invariant: 0 <= prefix <= tail <= size, or both are size.
+	prefix, tail int64
+	indexed      bool // index is true, and the index files reach up to size
+	index        indexState
+	damages      []*DamageError
+	hints        [hintsKept]hint
+	hintAt       uint8 // the slot the next new reader takes
+	// unsynced is the lowest byte written since the last sync began, -1 for none.
+	unsynced int64
+	// suspect is the lowest byte a failed sync left in doubt, -1 for none: the page cache shows it, the disk may not
+	// have it, and only writing it again helps.
+	suspect int64
+	named   bool // the directory entry is durable
 }
 
-// Read may return a *DamageError (errors.Is ErrDamaged).
-func (s *Segment) Read(offset, limit int64, maxBytes int) (Span, error) { panic("skeleton") }
-
-// Next is where the first valid batch after a damage lies: for recovery after Scan stopped early.
-func (s *Segment) Resync(position, limit int64) (*DamageError, error)      { panic("skeleton") }
-func (s *Segment) Verify(from int64, maxBytes int) (next int64, err error) { panic("skeleton") }
-func (s *Segment) Position(offset int64) (position int64, err error)       { panic("skeleton") }
-func (s *Segment) OffsetForTime(ms, limit int64) (offset, ts int64, ok bool, err error) {
-	panic("skeleton")
+func newSegment(fs disk.FS, dir string, base int64, cfg Config) *Segment {
+	h := cfg.Handles
+	if h == nil {
+		h = NewHandles(fs, int(kinds))
+	}
+	return &Segment{
+		fs: fs, dir: dir, base: base, cfg: cfg, handles: h, next: base, index: emptyIndex(base), unsynced: -1, suspect: -1,
+	}
 }
-func (s *Segment) MaxTimestamp() (ts, offset int64, err error) { panic("skeleton") }
-func (s *Segment) Sync() error                                 { panic("skeleton") }
-func (s *Segment) Seal() error                                 { panic("skeleton") }
-func (s *Segment) Close() error                                { panic("skeleton") }
-func (s *Segment) Remove() error                               { panic("skeleton") }
 
-type Span struct{}
+// Create makes an empty segment whose first offset will be base. Files of the same name are emptied. The file is
+// durable with the first Sync.
+func Create(fs disk.FS, dir string, base int64, cfg Config) (*Segment, error) {
+	s := newSegment(fs, dir, base, cfg)
+	for k := range kinds {
+		if k == kindLog {
+			continue
+		}
+		if err := fs.Remove(s.path(k)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
+	f, err := s.handles.acquire(s, kindLog, true)
+	if err != nil {
+		return nil, err
+	}
+	defer s.handles.release(f)
+	if err := f.file.Truncate(0); err != nil {
+		return nil, err
+	}
+	s.indexed = true
+	return s, nil
+}
 
-func (s Span) Len() int                               { panic("skeleton") }
-func (s Span) Append(dst []byte) ([]byte, error)      { panic("skeleton") }
-func (s Span) File() (fd uintptr, pos int64, ok bool) { panic("skeleton") }
-func (s Span) Release()                               { panic("skeleton") }
+// Open opens a segment. It looks at the log's size and nothing else.
+func Open(fs disk.FS, dir string, base int64, cfg Config) (*Segment, error) {
+	s := newSegment(fs, dir, base, cfg)
+	info, err := fs.Stat(s.Path())
+	if err != nil {
+		return nil, err
+	}
+	s.size, s.physical, s.tail = info.Size(), info.Size(), info.Size()
+	s.next = -1
+	return s, nil
+}
 
-type Handles struct{}
+// Base is the offset in the segment's name: no record in it is below.
+func (s *Segment) Base() int64 { return s.base }
 
-// NewHandles bounds the open files of all segments that share it to limit.
-func NewHandles(fs disk.FS, limit int) *Handles { panic("skeleton") }
-func (h *Handles) Close() error                 { panic("skeleton") }
+// Size is the end of the log in bytes.
+func (s *Segment) Size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size
+}
+
+// Path is the log file's.
+func (s *Segment) Path() string { return s.path(kindLog) }
+
+func (s *Segment) path(k kind) string { return filepath.Join(s.dir, fileName(s.base, suffixes[k])) }
+
+// Append writes whole stamped batches at the end of the log, and index entries where they are due. Nothing is synced.
+// position is where they lie. After an error the log ends where it did. It returns ErrFull and ErrOrder before it
+// writes anything. Checksums are the caller's to check.
+func (s *Segment) Append(batches []byte) (position int64, err error) {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if err := s.loadLocked(); err != nil {
+		return 0, err
+	}
+	if err := s.cutRest(); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	position, next, state := s.size, s.next, s.index
+	s.mu.Unlock()
+	w := s.openEntryWriter(state)
+	defer w.close()
+	next, err = s.walkNew(batches, position, next, w)
+	if err == nil {
+		err = s.writeLog(position, batches)
+	}
+	if err == nil {
+		err = w.flush()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.indexed = false
+		return 0, err
+	}
+	s.index, s.next = w.state, next
+	s.size = position + int64(len(batches))
+	s.physical = s.size
+	if s.prefix == position { // all of it was checked, and what is new came from memory
+		s.prefix, s.tail = s.size, s.size
+	}
+	return position, nil
+}
+
+// walkNew compares batches with what the log's end allows and hands them to w, when there is one, for the indexes.
+// next is the offset after them; the given one is where they must start, -1 when that is not known.
+func (s *Segment) walkNew(batches []byte, position, next int64, w *entryWriter) (int64, error) {
+	if position+int64(len(batches)) > math.MaxInt32 {
+		return 0, fmt.Errorf("%s: %w: %d bytes at %d", s.Path(), ErrFull, len(batches), position)
+	}
+	for rest := batches; len(rest) > 0; {
+		b, after, err := record.Next(rest)
+		if err == nil {
+			err = b.CheckHeader()
+		}
+		if err != nil {
+			return 0, fmt.Errorf("%s: append: %w", s.Path(), err)
+		}
+		base := b.BaseOffset()
+		switch {
+		case base < s.base || next >= 0 && (base < next || base > next && !s.cfg.Sparse):
+			return 0, fmt.Errorf("%s: %w: base offset %d, want %d", s.Path(), ErrOrder, base, max(next, s.base))
+		case b.LastOffset()-s.base > maxRelative:
+			return 0, fmt.Errorf("%s: %w: last offset %d", s.Path(), ErrFull, b.LastOffset())
+		}
+		next = b.NextOffset()
+		if w != nil {
+			at := position + int64(len(batches)-len(rest))
+			if err := w.add(header{pos: at, size: int64(len(b)), base: base, next: next, maxTS: b.MaxTimestamp()}); err != nil {
+				return 0, err
+			}
+		}
+		rest = after
+	}
+	return next, nil
+}
+
+// writeLog writes p at position and notes that a sync is due.
+func (s *Segment) writeLog(position int64, p []byte) error {
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err != nil {
+		return err
+	}
+	defer s.handles.release(f)
+	s.handles.wrote(f)
+	_, err = f.file.WriteAt(p, position)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsynced < 0 || position < s.unsynced {
+		s.unsynced = position
+	}
+	if err != nil {
+		s.physical = max(s.physical, position+int64(len(p)))
+		return err
+	}
+	if s.suspect >= 0 && position <= s.suspect {
+		s.suspect = max(s.suspect, position+int64(len(p)))
+	}
+	return nil
+}
+
+// cutRest cuts what replay left behind the end of the log. write is held.
+func (s *Segment) cutRest() error {
+	s.mu.Lock()
+	size, physical := s.size, s.physical
+	s.mu.Unlock()
+	if physical <= size {
+		return nil
+	}
+	return s.cutLog(size)
+}
+
+// cutLog makes the log file size bytes long. write is held.
+func (s *Segment) cutLog(size int64) error {
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err != nil {
+		return err
+	}
+	defer s.handles.release(f)
+	s.handles.wrote(f)
+	if err := f.file.Truncate(size); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.physical = size
+	if s.unsynced < 0 || size < s.unsynced {
+		s.unsynced = size
+	}
+	return nil
+}
+
+// WriteAt is Append for replay: batches belong at position, which may lie before the end of the log, and the log ends
+// behind them. Bytes that are there already are read, not written, unless a failed sync left them in doubt. It
+// returns ErrPosition for a position behind the end.
+func (s *Segment) WriteAt(position int64, batches []byte) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	size, physical, suspect := s.size, s.physical, s.suspect
+	s.mu.Unlock()
+	if position < 0 || position > size {
+		return fmt.Errorf("%s: %w: %d of %d", s.Path(), ErrPosition, position, size)
+	}
+	next, err := s.walkNew(batches, position, -1, nil)
+	if err != nil {
+		return err
+	}
+	end := position + int64(len(batches))
+	same := false
+	if end <= physical && (suspect < 0 || end <= suspect) {
+		if same, err = s.holds(position, batches); err != nil {
+			return err
+		}
+	}
+	if !same {
+		if err := s.writeLog(position, batches); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if same && (s.unsynced < 0 || position < s.unsynced) {
+		s.unsynced = position // the last life may not have synced them
+	}
+	s.size = end
+	s.physical = max(s.physical, end)
+	s.changedFrom(position)
+	s.tail = end
+	s.next = next
+	return nil
+}
+
+// changedFrom forgets what is known of the log from position on. mu is held, size is already the new one.
+func (s *Segment) changedFrom(position int64) {
+	s.prefix = min(s.prefix, position)
+	s.tail = min(s.tail, s.size)
+	s.prefix = min(s.prefix, s.tail)
+	s.hints = [hintsKept]hint{}
+	kept := s.damages[:0]
+	for _, d := range s.damages {
+		if d.Next <= position {
+			kept = append(kept, d)
+		}
+	}
+	clear(s.damages[len(kept):])
+	s.damages = kept
+	s.indexed = false
+}
+
+// holds says whether the log has exactly p at position.
+func (s *Segment) holds(position int64, p []byte) (bool, error) {
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err != nil {
+		return false, err
+	}
+	defer s.handles.release(f)
+	w := openWindow(f.file)
+	defer w.close()
+	for end := position + int64(len(p)); len(p) > 0; {
+		n := min(len(p), windowSize)
+		have, err := w.peek(position, n, n, end)
+		if err != nil {
+			return false, err
+		}
+		if string(have) != string(p[:n]) {
+			return false, nil
+		}
+		p, position = p[n:], position+int64(n)
+	}
+	s.handles.wrote(f)
+	return true, nil
+}
+
+// Truncate ends the log at position, which must be where a batch starts or the log ends, and drops the index entries
+// behind it. Nothing is synced: the caller's journal repeats it. It returns ErrPosition for a position behind the end.
+func (s *Segment) Truncate(position int64) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	size, physical := s.size, s.physical
+	s.mu.Unlock()
+	if position < 0 || position > size {
+		return fmt.Errorf("%s: %w: %d of %d", s.Path(), ErrPosition, position, size)
+	}
+	if physical > position {
+		if err := s.cutLog(position); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	if s.suspect >= position {
+		s.suspect = -1
+	}
+	if position == size {
+		s.mu.Unlock()
+		return nil
+	}
+	s.size = position
+	s.changedFrom(position)
+	s.next = -1
+	s.mu.Unlock()
+	return s.cutIndexes(position)
+}
+
+// cutIndexes drops the entries for batches at or behind position, and all time index entries that may be of one.
+func (s *Segment) cutIndexes(position int64) error {
+	n, err := s.plausible(kindIndex, position)
+	if err != nil {
+		return err
+	}
+	if err := s.cutIndex(kindIndex, n*indexEntry); err != nil {
+		return err
+	}
+	last := s.base - 1
+	if n > 0 {
+		if last, _, err = s.offsetEntry(n - 1); err != nil {
+			return err
+		}
+	}
+	times, err := s.plausible(kindTime, position)
+	if err != nil {
+		return err
+	}
+	for ; times > 0; times-- {
+		_, offset, err := s.timeEntry(times - 1)
+		if err != nil {
+			return err
+		}
+		if offset <= last {
+			break
+		}
+	}
+	return s.cutIndex(kindTime, times*timeEntry)
+}
+
+// Sync makes the log durable, its name in the directory included. The indexes are not synced: they can be built again.
+// After an error nothing written since the last good Sync may be relied on, and every further Sync is ErrUnsynced
+// until all of it has been written again by WriteAt or cut off by Truncate.
+func (s *Segment) Sync() error {
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	s.mu.Lock()
+	from := s.unsynced
+	suspect := s.suspect >= 0 && s.suspect < s.size
+	named := s.named
+	if !suspect {
+		s.suspect, s.unsynced = -1, -1
+	}
+	s.mu.Unlock()
+	if suspect {
+		return fmt.Errorf("%s: %w", s.Path(), ErrUnsynced)
+	}
+	if from < 0 {
+		return nil
+	}
+	if err := s.syncLog(from); err != nil {
+		return err
+	}
+	if named {
+		return nil
+	}
+	err := s.fs.SyncDir(s.dir, syncDir)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unsynced = from // the bytes are safe, but not where a restart would find them
+		return err
+	}
+	s.named = true
+	return nil
+}
+
+// syncLog syncs the bytes from position from on.
+func (s *Segment) syncLog(from int64) error {
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err == nil {
+		writes := s.handles.pending(f)
+		if err = f.file.Sync(syncLog); err == nil {
+			s.handles.synced(f, writes)
+		}
+		s.handles.release(f)
+	}
+	if err == nil {
+		return nil
+	}
+	s.mu.Lock()
+	if s.suspect < 0 || from < s.suspect {
+		s.suspect = from
+	}
+	s.mu.Unlock()
+	return err
+}
+
+// Seal ends a segment at its roll: the last time index entry goes in, as in Kafka.
+func (s *Segment) Seal() error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	if err := s.loadLocked(); err != nil {
+		return err
+	}
+	if err := s.cutRest(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	state := s.index
+	s.mu.Unlock()
+	w := s.openEntryWriter(state)
+	defer w.close()
+	w.addTime()
+	err := w.flush()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.indexed = false
+		return err
+	}
+	s.index = w.state
+	return nil
+}
+
+// Close lets the files go. Nothing is synced. Spans stay readable until they are released.
+func (s *Segment) Close() error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.handles.closeSegment(s)
+	return nil
+}
+
+// Remove closes the segment and unlinks its files, the log last, so that what is left of a removal cut short still
+// is a segment. Spans stay readable until they are released.
+func (s *Segment) Remove() error {
+	if err := s.Close(); err != nil {
+		return err
+	}
+	for _, k := range []kind{kindIndex, kindTime, kindLog} {
+		if err := s.fs.Remove(s.path(k)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
