@@ -55,15 +55,17 @@ func (c *conn) run() {
 	err := c.read()
 	c.drain()
 	c.in.drop()
-	if closing := c.net.Close(); closing != nil && err == nil {
-		err = closing
+	closing := c.net.Close()
+	if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled) {
+		err = nil
 	}
-	if err != nil && err != io.EOF && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
+	if err = errors.Join(err, closing); err != nil {
 		c.server.complain("connection ended", c.net.RemoteAddr(), err)
 	}
 }
 
-// read reads requests and begins to answer them until the peer goes, misbehaves, or the server closes.
+// read reads requests and begins to answer them until the peer goes, misbehaves, or the server closes; the error says
+// which.
 func (c *conn) read() error {
 	for {
 		req, err := c.next()

@@ -26,6 +26,8 @@ type Span interface {
 type Response struct {
 	// Close asks for the connection to end after this response, or instead of it where it is empty.
 	Close bool
+	// Then is called once by Release, for whoever bounds the memory of responses.
+	Then func()
 
 	head []byte
 	cuts []cut
@@ -119,4 +121,8 @@ func (r *Response) Release() {
 		c.span.Release()
 	}
 	r.head, r.cuts, r.size = nil, nil, 0
+	if r.Then != nil {
+		r.Then()
+		r.Then = nil
+	}
 }
