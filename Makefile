@@ -1,0 +1,115 @@
+# The verbs of the repository: `make help`. Needs Go (the version is in go.mod) and nothing else; what more a verb needs,
+# `make test-deps` installs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+SIZE_MAX := 20971520# bytes of one cross-built binary
+DATA ?= ./data
+CUTS ?= 20000# power cuts of test-long
+FUZZTIME ?= 20s
+
+# Packages whose tests run once more under the race detector, which needs a C compiler.
+RACE := ./broker/journal ./broker/partition ./broker/purgatory ./broker/server ./broker/wheel ./broker/budget \
+	./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/pulse
+
+.PHONY: run test test-long test-deps lint fuzz bench build cross clean help go
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+go:
+	@want=$$(sed -n 's/^go //p' go.mod)
+	have=$$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null || true)
+	have=$${have#go}
+	if [ -z "$$have" ] || [ "$$(printf '%s\n' "$$want" "$$have" | sort -V | head -n 1)" != "$$want" ]; then
+		echo "millrace needs Go $$want or newer, found $${have:-none}: install it from your distribution or go.dev/dl" >&2
+		exit 1
+	fi
+
+build: go ## bin/millrace for this machine
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/millrace ./platform/cmd/millrace
+
+run: build ## a broker on loopback with a simulated sensor, data in ./data (DATA=DIR)
+	@exec bin/millrace serve --data $(DATA) --sim
+
+test: go ## every test; lanes whose tools are missing are skipped loudly, see test-deps
+	@begin=$$SECONDS
+	log=$$(mktemp)
+	trap 'rm -f "$$log"' EXIT
+	go test -timeout 15m -v ./... 2>&1 | tee "$$log" | grep -E --line-buffered '^(ok|FAIL|panic:|---? FAIL|\?)|^ *--- FAIL|_test\.go:[0-9]+:|seed|LANE SKIPPED' | grep -vE --line-buffered 'no test files' || true
+	failed=0; grep -qE '^FAIL|^panic:|^--- FAIL' "$$log" && failed=1
+	grep -q '^ok' "$$log" || failed=1
+	if command -v cc >/dev/null; then
+		CGO_ENABLED=1 go test -race -short -timeout 10m $(RACE) || failed=1
+	elif [ "$${CI:-}" = true ]; then
+		echo "the race detector needs a C compiler: make test-deps" >&2; failed=1
+	else
+		echo "LANE SKIPPED: no C compiler, so no race detector; to run it: make test-deps"
+	fi
+	skipped=$$(grep -c 'LANE SKIPPED' "$$log" || true)
+	passed=$$(grep -cE '^ *--- PASS' "$$log" || true); lost=$$(grep -cE '^ *--- FAIL' "$$log" || true)
+	[ "$$skipped" = 0 ] || echo "$$skipped lanes were skipped for missing tools; to run them: make test-deps"
+	echo "tests took $$((SECONDS - begin)) s"
+	echo "$$passed passed, $$lost failed, $$(grep -cE '^ *--- SKIP' "$$log" || true) skipped"
+	exit $$failed
+
+test-long: go ## the long proofs: CUTS=20000 power cuts and everything `make test` shortens
+	MILLRACE_LONG=1 go test -timeout 6h -v ./testbench/... -args -cuts=$(CUTS)
+
+test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, emulators, FUSE
+	@need=()
+	have() { command -v "$$1" >/dev/null || need+=("$$2"); }
+	have kcat kcat; have mosquitto_pub mosquitto-clients; have mosquitto mosquitto
+	[ -x /usr/sbin/mosquitto ] && need=("$${need[@]/#%mosquitto}") || true
+	have qemu-arm-static qemu-user-static; have fusermount3 fuse3; have mkfs.ext4 e2fsprogs
+	have java default-jre-headless; have mvn maven; have cc gcc; have git git
+	list=($${need[@]+"$${need[@]}"})
+	if [ "$${#list[@]}" -gt 0 ] && [ -n "$${list[*]// /}" ]; then
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
+		$$sudo apt-get update -q
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $${list[*]}
+	fi
+	go mod download
+
+lint: go ## formatting, vet for every target, staticcheck, and the rules of testbench/tidy
+	@bad=$$(git ls-files '*.go' | xargs go tool gofumpt -l)
+	[ -z "$$bad" ] || { echo "not formatted (go tool gofumpt -w): $$bad" >&2; exit 1; }
+	for arch in amd64 arm arm64; do
+		echo "vet $$arch"
+		CGO_ENABLED=0 GOARCH=$$arch GOARM=7 go vet ./...
+	done
+	echo staticcheck
+	go tool staticcheck ./...
+	go test -count=1 ./testbench/tidy
+
+fuzz: go ## every fuzz target for FUZZTIME=20s
+	@grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . >/dev/null
+	grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go | cut -c6-); do
+			echo "$$dir $$target"
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"
+		done
+	done
+
+bench: go ## the table of testbench/bench, beside the peers that are installed
+	@go test -run '^$$' -bench . -benchmem ./broker/wheel
+	if [ -d testbench/bench ]; then go run ./testbench/bench; fi
+
+cross: go ## static bin/millrace-linux-{arm,arm64,amd64}, each at most 20 MB
+	@mkdir -p bin
+	for arch in arm arm64 amd64; do
+		out=bin/millrace-linux-$$arch
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=7 go build -trimpath -ldflags "-s -w $(LDFLAGS)" -o $$out ./platform/cmd/millrace
+		size=$$(stat -c %s $$out)
+		printf '%s\t%d bytes\n' $$out $$size
+		[ $$size -le $(SIZE_MAX) ] || { echo "$$out is over $(SIZE_MAX) bytes" >&2; exit 1; }
+	done
+
+clean: ## removes bin/; data/ is yours
+	rm -rf bin
