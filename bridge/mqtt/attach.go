@@ -1,0 +1,220 @@
+package mqtt
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"millrace/bridge/mqtt/packet"
+)
+
+var errSessions = errors.New("too many sessions")
+
+// attach gives the client its session: the one its id has, or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.1.2-6].
+// An older connection with the same id is ended first [MQTT-3.1.4-3]. It returns when what CONNACK says is durable.
+func (s *Server) attach(c *client, clean bool) (present bool, err error) {
+	s.life.Lock()
+	old := s.sessions[c.id]
+	if old != nil {
+		s.takeOver(old, clean)
+		if old = s.sessions[c.id]; old != nil && clean {
+			s.forget(old)
+			if old.stored {
+				// The old state must not come back after a crash.
+				s.life.Unlock()
+				if err := s.store.wait(s.store.remove, old); err != nil {
+					return false, err
+				}
+				s.life.Lock()
+				if other := s.sessions[c.id]; other != nil { // somebody else took the id meanwhile
+					s.takeOver(other, true)
+					s.forget(other)
+				}
+			}
+			old = nil
+		}
+	}
+	defer s.life.Unlock()
+	ss := old
+	if ss == nil {
+		if len(s.sessions) >= s.cfg.MaxSessions {
+			return false, errSessions
+		}
+		ss = &session{s: s, id: c.id}
+		s.sessions[c.id] = ss
+	} else {
+		s.deadlines.cancel(ss.expires)
+		if w := ss.will; w != nil {
+			// The client is back before its will was due: it is not sent [MQTT-3.1.3-9].
+			s.deadlines.cancel(w.at)
+			ss.will = nil
+		}
+	}
+	s.connect(ss, c)
+	return old != nil, nil
+}
+
+// takeOver ends the session's connection, if it has one. Under life.
+func (s *Server) takeOver(ss *session, clean bool) {
+	ss.mu.Lock()
+	c := ss.client
+	ss.mu.Unlock()
+	if c == nil {
+		if w := ss.will; w != nil && clean {
+			s.deadlines.cancel(w.at)
+			ss.will = nil
+			s.sendWill(w) // the session ends, and the will with it at the latest [MQTT-3.1.3-9]
+		}
+		return
+	}
+	w := c.takeWill()
+	c.end(packet.SessionTakenOver, "another connection has the same client identifier")
+	s.detach(ss, c)
+	if w != nil && (clean || w.delay() == 0) {
+		s.sendWill(w) // 3.1.4: not when the session goes on and the delay has not passed
+	}
+}
+
+// connect makes c the session's connection and puts its subscriptions to work. Under life.
+func (s *Server) connect(ss *session, c *client) {
+	ss.mu.Lock()
+	filters := make([]string, len(ss.subs))
+	for i, sub := range ss.subs {
+		filters[i] = sub.filter
+	}
+	ss.mu.Unlock()
+	reached := s.streams.reached(filters...)
+	ss.mu.Lock()
+	ss.client = c
+	ss.epoch++
+	ss.expiry = c.expiry
+	ss.window = c.window
+	ss.resent, ss.blocked = 0, true // until CONNACK is sent
+	for _, st := range reached {
+		if _, known := ss.lag[st]; !known {
+			ss.fallBehind(st, st.part.Start()) // made while the session was away
+		}
+	}
+	subs := slices.Clone(ss.subs)
+	c.session = ss
+	ss.mu.Unlock()
+	for _, sub := range subs {
+		s.index.add(sub)
+	}
+}
+
+// detach takes the connection from the session and fixes its cursors. Under life.
+func (s *Server) detach(ss *session, c *client) {
+	ss.mu.Lock()
+	if ss.client != c {
+		ss.mu.Unlock()
+		return
+	}
+	subs := slices.Clone(ss.subs)
+	filters := make([]string, len(subs))
+	for i, sub := range subs {
+		filters[i] = sub.filter
+	}
+	keep := ss.expiry > 0
+	ss.mu.Unlock()
+	if keep {
+		// While the tail reader stands still at pos, a session that is not behind has everything before it.
+		for _, st := range s.streams.reached(filters...) {
+			st.mu.Lock()
+			ss.mu.Lock()
+			if _, behind := ss.lag[st]; !behind {
+				ss.fallBehind(st, st.pos)
+			}
+			ss.mu.Unlock()
+			st.mu.Unlock()
+		}
+	}
+	for _, sub := range subs {
+		s.index.remove(sub)
+	}
+	ss.mu.Lock()
+	ss.client = nil
+	ss.epoch++
+	ss.replays, ss.hits = nil, nil
+	ss.mu.Unlock()
+	if !keep {
+		s.forget(ss)
+		if ss.stored {
+			ss.stored = false
+			s.store.remove(ss, s.store.logged(ss))
+		}
+		return
+	}
+	ss.stored = true
+	s.store.put(ss, s.store.logged(ss))
+	s.expireLater(ss, s.cfg.Now())
+}
+
+// forget ends a session without a connection. Under life.
+func (s *Server) forget(ss *session) {
+	s.deadlines.cancel(ss.expires)
+	if s.sessions[ss.id] == ss {
+		delete(s.sessions, ss.id)
+	}
+}
+
+// expireLater ends the session its expiry interval after since [MQTT-3.1.2-23]. Under life.
+func (s *Server) expireLater(ss *session, since time.Time) {
+	if ss.expiry == never {
+		return
+	}
+	epoch := ss.epoch
+	ss.expires = s.deadlines.at(since.Add(time.Duration(ss.expiry)*time.Second), func() {
+		s.life.Lock()
+		defer s.life.Unlock()
+		if ss.epoch != epoch || s.sessions[ss.id] != ss {
+			return // back, or replaced
+		}
+		s.forget(ss)
+		if w := ss.will; w != nil {
+			ss.will = nil
+			if s.deadlines.cancel(w.at) {
+				s.sendWill(w) // the end of the session is the latest time for it [MQTT-3.1.3-9]
+			}
+		}
+		if ss.stored {
+			s.store.remove(ss, s.store.logged(ss))
+		}
+	})
+}
+
+// leave is the end of a connection: the session loses it and the will, if there is one left, goes out or waits.
+func (s *Server) leave(c *client) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	ss := c.session
+	if ss == nil {
+		return
+	}
+	w := c.takeWill()
+	ss.mu.Lock()
+	mine := ss.client == c
+	ss.mu.Unlock()
+	if mine {
+		s.detach(ss, c)
+	}
+	if w == nil {
+		return
+	}
+	if d := w.delay(); d > 0 && mine && ss.expiry > 0 {
+		ss.will = w
+		w.at = s.deadlines.at(s.cfg.Now().Add(d), func() {
+			s.life.Lock()
+			due := ss.will == w
+			if due {
+				ss.will = nil
+			}
+			s.life.Unlock()
+			if due {
+				s.sendWill(w)
+			}
+		})
+		return
+	}
+	s.sendWill(w) // [MQTT-3.1.2-8]
+}

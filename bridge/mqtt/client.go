@@ -1,0 +1,246 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/bridge/mqtt/packet"
+	"millrace/bridge/route"
+	"millrace/broker/record"
+)
+
+// client is one connection. Its one goroutine reads and acts on what it reads; answers and messages go through out.
+type client struct {
+	s      *Server
+	conn   net.Conn
+	in     input
+	out    output
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// Set by CONNECT, constant afterwards.
+	version   packet.Version
+	id        string
+	expiry    uint32 // seconds the session outlives the connection; life guards its change on DISCONNECT
+	window    int    // QoS 1 messages the client takes at once
+	maxPacket int    // bytes the client takes
+	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
+	keepAlive time.Duration
+	session   *session // nil before attach
+
+	greeted atomic.Bool // CONNACK is on its way
+	will    atomic.Pointer[will]
+	acks    acks
+	aliases map[uint16]string // [MQTT-3.3.2-7]
+	scratch scratch
+}
+
+// scratch is the memory a publish is turned into a record in; appends keep nothing of it.
+type scratch struct {
+	target  route.Target
+	records [1]record.Record
+	headers []record.Header
+}
+
+func newClient(s *Server, conn net.Conn) *client {
+	c := &client{s: s, conn: conn}
+	c.in.conn = conn
+	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	c.out = output{conn: conn, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain}
+	c.out.cond = sync.NewCond(&c.out.mu)
+	c.acks.c = c
+	c.acks.cond = sync.NewCond(&c.acks.mu)
+	return c
+}
+
+func (c *client) roomAgain() {
+	if c.session != nil {
+		c.session.wake()
+	}
+}
+
+func (c *client) run() {
+	defer c.cancel()
+	err := c.serve()
+	c.refuse(err)
+	c.s.leave(c)
+	c.acks.close()
+	c.out.finish(nil, c.s.cfg.Now())
+	c.out.drain()
+	c.in.release()
+}
+
+// refuse tells the peer why its connection ends, as far as its version allows [MQTT-4.13.1-1] [MQTT-4.13.2-1].
+func (c *client) refuse(err error) {
+	var bad *packet.Error
+	switch {
+	case errors.As(err, &bad):
+		c.s.log.Info("mqtt: connection ended", "client", c.id, "remote", c.conn.RemoteAddr(), "reason", bad)
+		c.end(bad.Reason, bad.Why)
+	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe):
+	default:
+		c.s.log.Debug("mqtt: connection lost", "client", c.id, "remote", c.conn.RemoteAddr(), "error", err)
+	}
+}
+
+// end closes the connection from our side: MQTT 5 clients are told in a DISCONNECT, 3.1.1 has none for servers. Safe
+// from any goroutine; the first reason counts.
+func (c *client) end(reason packet.Reason, why string) {
+	now := c.s.cfg.Now()
+	if c.version != packet.V5 || !c.greeted.Load() { // no DISCONNECT before CONNACK [MQTT-3.14.0-1]
+		c.out.finish(nil, now)
+	} else {
+		p := &packet.Disconnect{Reason: reason, Properties: c.reasonString(why)}
+		c.out.finish(func(dst []byte) []byte { return p.Append(dst, c.version) }, now)
+	}
+	c.cancel()
+	c.acks.close()
+}
+
+func (c *client) reasonString(why string) *packet.Properties {
+	if why == "" {
+		return nil
+	}
+	return &packet.Properties{Present: packet.Of(packet.ReasonString), ReasonString: why}
+}
+
+// takeWill returns the will once; nil when there is none (any more).
+func (c *client) takeWill() *will { return c.will.Swap(nil) }
+
+func (c *client) send(p packet.Packet) {
+	c.out.add(func(dst []byte) []byte { return p.Append(dst, c.version) })
+}
+
+// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24].
+func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) (sent bool) {
+	c.out.add(func(dst []byte) []byte {
+		n := len(dst)
+		dst = m.appendPublish(dst, c.version, head, expiry, ids)
+		if sent = len(dst)-n <= c.maxPacket; !sent {
+			dst = dst[:n]
+		}
+		return dst
+	})
+	return sent
+}
+
+// serve reads packets until the connection ends. nil means the client said DISCONNECT.
+func (c *client) serve() error {
+	// A connection that sends no CONNECT in reasonable time is closed (3.1.4).
+	if err := c.conn.SetReadDeadline(c.s.cfg.Now().Add(c.s.cfg.ConnectTimeout)); err != nil {
+		return err
+	}
+	frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+	if err != nil {
+		return err
+	}
+	if err := c.connect(frame); err != nil {
+		return err
+	}
+	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	var due time.Time // of the read deadline
+	for {
+		c.out.wait()
+		last := c.s.cfg.Now()
+		for frame = nil; frame == nil; {
+			// One deadline in a keep-alive interval, not one per packet: when it passes and packets came since, it is set anew.
+			if c.keepAlive > 0 && due.IsZero() {
+				due = last.Add(c.keepAlive)
+				if err := c.conn.SetReadDeadline(due); err != nil {
+					return err
+				}
+			}
+			frame, err = c.in.next(c.s.cfg.MaxPacketSize)
+			if err != nil {
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					return err
+				}
+				if due = (time.Time{}); !c.s.cfg.Now().Before(last.Add(c.keepAlive)) {
+					// Nothing for one and a half times the keep-alive interval [MQTT-3.1.2-22].
+					return &packet.Error{Reason: packet.KeepAliveTimeout, Why: "nothing was heard for one and a half times the keep alive"}
+				}
+			}
+		}
+		p, err := packet.Decode(frame, c.version, limits)
+		if err != nil {
+			return err
+		}
+		if done, err := c.handle(p, len(frame)); done || err != nil {
+			return err
+		}
+	}
+}
+
+// limits of the lists in one packet.
+var limits = packet.Limits{Filters: 1024, User: 256}
+
+// handle acts on one packet. done means a normal end.
+func (c *client) handle(p packet.Packet, size int) (done bool, err error) {
+	switch p := p.(type) {
+	case *packet.Publish:
+		return false, c.onPublish(p, size)
+	case *packet.Ack:
+		return false, c.onAck(p)
+	case *packet.Subscribe:
+		return false, c.onSubscribe(p)
+	case *packet.Unsubscribe:
+		return false, c.onUnsubscribe(p)
+	case *packet.Ping:
+		if !p.Response {
+			c.send(&packet.Ping{Response: true}) // [MQTT-3.12.4-1]
+			return false, nil
+		}
+	case *packet.Disconnect:
+		return true, c.onDisconnect(p)
+	case *packet.Connect:
+		// A second CONNECT is a protocol error [MQTT-3.1.0-2].
+		return false, &packet.Error{Reason: packet.ProtocolError, Why: "a second CONNECT"}
+	case *packet.Auth:
+		// AUTH belongs to an exchange a CONNECT with a method begins; none was accepted [MQTT-4.12.0-6].
+		return false, &packet.Error{Reason: packet.ProtocolError, Why: "AUTH without an authentication method"}
+	}
+	return false, &packet.Error{Reason: packet.ProtocolError, Why: "a " + p.Type().String() + " from a client"}
+}
+
+func (c *client) onAck(p *packet.Ack) error {
+	switch p.Kind {
+	case packet.PUBACK:
+		// A refusal of the client ends the delivery as well [MQTT-4.4.0-2].
+		c.session.acked(c, p.ID)
+	case packet.PUBREC:
+		// We never send QoS 2. The client is told as far as its version can [MQTT-4.3.3-4].
+		c.send(&packet.Ack{Kind: packet.PUBREL, ID: p.ID, Reason: packet.PacketIDNotFound})
+	case packet.PUBREL:
+		c.send(&packet.Ack{Kind: packet.PUBCOMP, ID: p.ID, Reason: packet.PacketIDNotFound})
+	}
+	return nil
+}
+
+func (c *client) onDisconnect(p *packet.Disconnect) error {
+	if p.Properties.Has(packet.ServerReference) {
+		return &packet.Error{Reason: packet.ProtocolError, Why: "a server reference from a client"} // 3.14.2.2.5
+	}
+	if p.Properties.Has(packet.SessionExpiry) {
+		// 3.14.2.2.2: a session that was to end with the connection cannot be kept now.
+		if c.expiry == 0 && p.Properties.SessionExpiry != 0 {
+			return &packet.Error{Reason: packet.ProtocolError, Why: "a session expiry where CONNECT had none"}
+		}
+		c.s.life.Lock()
+		c.session.mu.Lock()
+		c.session.expiry = p.Properties.SessionExpiry
+		c.session.mu.Unlock()
+		c.s.life.Unlock()
+	}
+	if p.Reason == packet.Success {
+		c.takeWill() // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+	}
+	return nil
+}

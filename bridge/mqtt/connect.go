@@ -1,0 +1,163 @@
+package mqtt
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"millrace/bridge/mqtt/packet"
+)
+
+// connect answers the first packet of a connection, which must be a CONNECT [MQTT-3.1.0-1].
+func (c *client) connect(frame []byte) error {
+	if packet.Type(frame[0]>>4) != packet.CONNECT {
+		return &packet.Error{Reason: packet.ProtocolError, Why: "the first packet is not a CONNECT"}
+	}
+	p, err := packet.Decode(frame, 0, limits)
+	if err != nil {
+		c.refuseConnect(frame, err)
+		return err
+	}
+	in := p.(*packet.Connect)
+	c.version, c.id = in.Version, in.ClientID
+	c.window, c.maxPacket, c.reasons = c.s.cfg.MaxInflight, packet.MaxRemaining, true
+	c.keepAlive = time.Duration(in.KeepAlive) * time.Second * 3 / 2
+	if in.Version == packet.V311 && !in.CleanStart {
+		c.expiry = never
+	}
+	list := in.Properties
+	if list.Has(packet.SessionExpiry) {
+		c.expiry = list.SessionExpiry
+	}
+	if list.Has(packet.ReceiveMaximum) {
+		c.window = min(c.window, int(list.ReceiveMaximum))
+	}
+	if list.Has(packet.MaximumPacketSize) {
+		c.maxPacket = int(min(list.MaximumPacketSize, packet.MaxRemaining))
+	}
+	if list.Has(packet.RequestProblem) {
+		c.reasons = list.RequestProblem == 1
+	}
+	if reason, why := c.acceptable(in); reason != packet.Success {
+		return c.connackRefusal(reason, why)
+	}
+	out := &packet.Connack{}
+	if c.version == packet.V5 {
+		out.Properties = c.connackProperties()
+	}
+	if c.id == "" { // [MQTT-3.1.3-6]
+		var b [12]byte
+		rand.Read(b[:]) //nolint:errcheck // never fails
+		c.id = "auto-" + hex.EncodeToString(b[:])
+		if c.version == packet.V5 {
+			out.Properties.AssignedClientID = c.id // [MQTT-3.2.2-16]
+			out.Properties.Present |= packet.Of(packet.AssignedClientID)
+		}
+	}
+	if in.Will != nil {
+		c.will.Store(&will{Will: cloneWill(in.Will), client: c.id})
+	}
+	present, err := c.s.attach(c, in.CleanStart)
+	if err != nil {
+		c.takeWill()
+		return c.connackRefusal(packet.QuotaExceeded, err.Error())
+	}
+	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
+	c.greeted.Store(true)
+	c.send(out) // the first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2]
+	c.session.wake()
+	return nil
+}
+
+// acceptable says why this server cannot take the connection.
+func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
+	switch {
+	case in.Properties.Has(packet.AuthMethod):
+		return packet.BadAuthentication, "no enhanced authentication is offered" // [MQTT-4.12.0-1]
+	case !c.s.cfg.AllowAnonymous:
+		return packet.NotAuthorized, "anonymous connections are not allowed"
+	case in.ClientID == "" && in.Version == packet.V311 && !in.CleanStart:
+		return packet.InvalidClientID, "an empty client identifier needs a clean session" // [MQTT-3.1.3-8] of 3.1.1
+	case in.Will != nil && in.Will.QoS > 1:
+		return packet.QoSNotSupported, "QoS 2 is not offered" // [MQTT-3.2.2-12]
+	}
+	return packet.Success, ""
+}
+
+// connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3).
+func (c *client) connackProperties() *packet.Properties {
+	return &packet.Properties{
+		Present: packet.Of(packet.ReceiveMaximum, packet.MaximumQoS, packet.MaximumPacketSize, packet.TopicAliasMaximum,
+			packet.SharedAvailable),
+		ReceiveMaximum:    uint16(c.s.cfg.ReceiveMaximum),
+		MaximumQoS:        1, // [MQTT-3.2.2-9]
+		MaximumPacketSize: uint32(c.s.cfg.MaxPacketSize),
+		TopicAliasMaximum: uint16(c.s.cfg.TopicAliases),
+		SharedAvailable:   0,
+	}
+}
+
+// connackRefusal answers CONNECT with a failure and returns it, so that the connection ends [MQTT-3.2.2-7].
+func (c *client) connackRefusal(reason packet.Reason, why string) error {
+	p := &packet.Connack{Reason: reason}
+	if c.version == packet.V5 {
+		p.Properties = c.reasonString(why)
+	} else {
+		p.Reason = connackReturn(reason)
+	}
+	c.send(p)
+	return &packet.Error{Reason: reason, Why: why}
+}
+
+// connackReturn is the 3.1.1 return code nearest to a reason.
+func connackReturn(reason packet.Reason) packet.Reason {
+	switch reason {
+	case packet.UnsupportedVersion:
+		return 1
+	case packet.InvalidClientID:
+		return 2
+	case packet.BadCredentials:
+		return 4
+	case packet.NotAuthorized:
+		return 5
+	}
+	return 3
+}
+
+// refuseConnect answers a CONNECT that could not be decoded, when it shows enough of itself to choose an answer: its
+// protocol level. Malformed 3.1.1 is closed without one, as is what is not MQTT at all.
+func (c *client) refuseConnect(frame []byte, err error) {
+	bad, ok := err.(*packet.Error)
+	if !ok {
+		return
+	}
+	head := 2
+	for frame[head-1] >= 0x80 {
+		head++
+	}
+	body := frame[head:]
+	switch {
+	case len(body) > 8 && string(body[:8]) == "\x00\x06MQIsdp", // 3.1
+		len(body) > 6 && string(body[:6]) == "\x00\x04MQTT" && body[6] < byte(packet.V5):
+		if bad.Reason == packet.UnsupportedVersion {
+			c.version = packet.V311
+			c.send(&packet.Connack{Reason: connackReturn(bad.Reason)}) // [MQTT-3.1.2-2] of 3.1.1
+		}
+	case len(body) > 6 && string(body[:6]) == "\x00\x04MQTT":
+		c.version = packet.V5
+		c.send(&packet.Connack{Reason: bad.Reason, Properties: c.reasonString(bad.Why)}) // [MQTT-3.1.2-2]
+	}
+}
+
+// cloneWill takes the will out of the connection's read buffer.
+func cloneWill(w *packet.Will) *packet.Will {
+	kept := *w
+	kept.Payload = slices.Clone(w.Payload)
+	if w.Properties != nil {
+		list := *w.Properties
+		list.CorrelationData = slices.Clone(list.CorrelationData)
+		kept.Properties = &list
+	}
+	return &kept
+}

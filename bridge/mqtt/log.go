@@ -1,0 +1,67 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+
+	"millrace/broker/record"
+)
+
+// Log is what the door needs of the broker's topics. FromBroker makes one of the broker; mqtttest.Log is the fake.
+// All methods are safe for concurrent use.
+type Log interface {
+	// Partitions is the number of the topic's partitions, 0 for a topic that does not exist.
+	Partitions(topic string) int
+	// Partition returns one partition. Two values for the same partition are equal.
+	Partition(topic string, index int32) (Partition, bool)
+	// Ensure creates the topic when it does not exist and may be created.
+	Ensure(ctx context.Context, topic string) error
+	// Names lists all topics.
+	Names() []string
+	// OnAdvance calls fn after a partition's high watermark moved, until cancel. fn is quick and does not block.
+	OnAdvance(fn func(Partition)) (cancel func())
+}
+
+// Partition is one partition's log. Values are comparable.
+type Partition interface {
+	Topic() string
+	// ID tells a topic from a later one of the same name.
+	ID() [16]byte
+	Index() int32
+	// Start is the first readable offset, High the end of what may be read.
+	Start() int64
+	High() int64
+	// AppendRecords appends recs in order, keeping nothing of them. done is called exactly once, when they are durable or
+	// refused, possibly before AppendRecords returns; it is quick and does not block. internal may use the disk's reserve.
+	AppendRecords(recs []record.Record, internal bool, done func(base int64, err error))
+	// ReadBatches appends whole checked batches to dst, the first of which holds offset or is the next after it: at least
+	// one batch, and none past High. At High it appends nothing.
+	ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error)
+}
+
+// What a Log's errors are recognised by.
+var (
+	// ErrFull is returned by appends the disk or a quota has no room for now.
+	ErrFull = errors.New("no room for the message now")
+	// ErrTooLarge is returned by appends of a record over the topic's limit.
+	ErrTooLarge = errors.New("message is larger than its topic allows")
+	// ErrOutOfRange is returned by reads below the partition's start.
+	ErrOutOfRange = errors.New("offset is no longer in the log")
+	// ErrGone is returned for a partition whose topic was deleted.
+	ErrGone = errors.New("partition is gone")
+	// ErrBadTopic is returned by Ensure for a topic that cannot be made: its name, or creation is turned off.
+	ErrBadTopic = errors.New("topic cannot be created")
+)
+
+// Budget bounds the bytes of publishes on their way into the log, over all clients. A broker/budget Share is one.
+type Budget interface {
+	// Acquire waits for n bytes.
+	Acquire(ctx context.Context, n int64) error
+	// Release gives them back.
+	Release(n int64)
+}
+
+type unlimited struct{}
+
+func (unlimited) Acquire(context.Context, int64) error { return nil }
+func (unlimited) Release(int64)                        {}

@@ -1,0 +1,146 @@
+package mqtt
+
+import (
+	"encoding/binary"
+
+	"millrace/bridge/mqtt/packet"
+	"millrace/bridge/payload"
+	"millrace/broker/record"
+)
+
+// message is a record as MQTT sees it, decoded once however many sessions it goes to. Its slices live as long as the
+// batch it came from.
+type message struct {
+	offset int64
+	stamp  int64 // Unix ms
+	props  payload.Message
+	topic  string
+	body   []byte
+	list   *packet.Properties // without subscription identifiers and expiry; built when first wanted
+	built  bool
+}
+
+// read fills m from a record; false when the record has no MQTT topic or MQTT cannot carry it.
+func (m *message) read(s *Server, topic string, partition int32, r *record.Record) bool {
+	users := m.props.User[:0]
+	*m = message{offset: r.Offset, stamp: r.Timestamp, body: r.Value}
+	m.props.User = users
+	m.props.QoS = 1 // what Kafka clients wrote is as durable as QoS 1; a header says otherwise
+	for _, h := range r.Headers {
+		m.props.Add(h.Key, h.Value)
+	}
+	m.topic = m.props.Topic
+	if !packet.ValidTopic(m.topic) {
+		var ok bool
+		if m.topic, ok = s.cfg.Router.Reverse(topic, partition, r.Key); !ok {
+			return false
+		}
+	}
+	return len(m.body) < packet.MaxRemaining-1<<17
+}
+
+// properties is the message's property list for MQTT 5, nil when empty. The caller may not change it.
+func (m *message) properties() *packet.Properties {
+	if m.built {
+		return m.list
+	}
+	m.built = true
+	p := listOf(&m.props)
+	p.Present &^= packet.Of(packet.MessageExpiry)
+	if p.Present != 0 {
+		m.list = p
+	}
+	return m.list
+}
+
+// listOf is the property list a message was published with.
+func listOf(m *payload.Message) *packet.Properties {
+	p := new(packet.Properties)
+	set := func(have bool, id packet.Property) {
+		if have {
+			p.Present |= packet.Of(id)
+		}
+	}
+	p.PayloadFormat, p.MessageExpiry = m.Format, m.Expiry
+	p.ContentType, p.ResponseTopic, p.CorrelationData, p.User = m.ContentType, m.ResponseTopic, m.Correlation, m.User
+	set(m.HasFormat, packet.PayloadFormat)
+	set(m.HasExpiry, packet.MessageExpiry)
+	set(m.HasContentType, packet.ContentType)
+	set(m.ResponseTopic != "", packet.ResponseTopic)
+	set(m.HasCorrelation, packet.CorrelationData)
+	set(len(m.User) > 0, packet.UserProperty)
+	return p
+}
+
+// take is the other way: what of a received property list belongs to the application message.
+func take(m *payload.Message, p *packet.Properties) {
+	if p == nil {
+		return
+	}
+	m.HasFormat, m.Format = p.Has(packet.PayloadFormat), p.PayloadFormat
+	m.HasExpiry, m.Expiry = p.Has(packet.MessageExpiry), p.MessageExpiry
+	m.HasContentType, m.ContentType = p.Has(packet.ContentType), p.ContentType
+	m.ResponseTopic = p.ResponseTopic
+	m.HasCorrelation, m.Correlation = p.Has(packet.CorrelationData), p.CorrelationData
+	m.User = p.User
+}
+
+// appendPublish appends the PUBLISH that carries m. Properties travel unaltered [MQTT-3.3.2-17] [MQTT-3.3.2-18]
+// [MQTT-3.3.2-20]; ids are the subscription identifiers that apply [MQTT-3.3.4-3].
+func (m *message) appendPublish(dst []byte, v packet.Version, head packet.Publish, expiry uint32, ids []uint32) []byte {
+	head.Topic, head.Payload = m.topic, m.body
+	if v == packet.V5 {
+		head.Properties = m.properties()
+		if m.props.HasExpiry || len(ids) > 0 {
+			var p packet.Properties
+			if head.Properties != nil {
+				p = *head.Properties
+			}
+			if m.props.HasExpiry {
+				p.MessageExpiry = expiry // [MQTT-3.3.2-6]
+				p.Present |= packet.Of(packet.MessageExpiry)
+			}
+			if len(ids) > 0 {
+				p.SubscriptionIDs = ids
+				p.Present |= packet.Of(packet.SubscriptionID)
+			}
+			head.Properties = &p
+		}
+	}
+	return head.Append(dst, v)
+}
+
+// each decodes the records of whole batches and calls fn for each at or after from, in order, until fn returns false.
+// It returns the offset after the last one done with. Control batches are skipped.
+func each(p []byte, from int64, maxBytes int, fn func(r *record.Record) bool) (next int64, err error) {
+	next = from
+	for len(p) > 0 {
+		var b record.Batch
+		if b, p, err = record.Next(p); err != nil {
+			return next, err
+		}
+		if !b.Control() {
+			for r, err := range b.Records(maxBytes) {
+				if err != nil {
+					return next, err
+				}
+				if r.Offset < next {
+					continue
+				}
+				if !fn(&r) {
+					return r.Offset, nil
+				}
+				next = r.Offset + 1
+			}
+		}
+		next = max(next, b.NextOffset())
+	}
+	return next, nil
+}
+
+// appendUvarint and friends: the codec of the session records.
+
+func appendString(dst []byte, s string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}

@@ -1,0 +1,237 @@
+// Package mqtt is the MQTT door: 3.1.1 and 5 on the log. A publish becomes a record and is acknowledged when it is
+// durable; a session is a cursor over the log, not a queue. README.md says what is there and what is not.
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"millrace/bridge/mqtt/packet"
+	"millrace/bridge/route"
+)
+
+// Config is all a Server is made of. Zero values mean what the comments say.
+type Config struct {
+	Log    Log              // required
+	Router *route.Router    // nil: the default rules
+	Logger *slog.Logger     // nil: discarded
+	Now    func() time.Time // nil: time.Now
+	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
+	After func(d time.Duration, f func()) (stop func() bool)
+	// Inflight bounds the bytes of publishes not yet durable. nil: only ReceiveMaximum per client bounds them.
+	Inflight Budget
+
+	AllowAnonymous     bool          // nothing else exists yet: false refuses everybody
+	MaxConnections     int           // 0: 2000
+	MaxSessions        int           // with or without a connection; 0: 10000
+	MaxPacketSize      int           // bytes; 0: 1 MiB
+	MaxSubscriptions   int           // of one session; 0: 256
+	MaxTopicLevels     int           // of a topic or filter; 0: 64
+	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
+	MaxInflight        int           // QoS 1 messages to one client it has not acknowledged; 0: 64
+	MaxOutput          int           // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
+	TopicAliases       int           // a client may set; 0: 16
+	ConnectTimeout     time.Duration // for CONNECT to arrive; 0: 10 s
+	CheckpointInterval time.Duration // between lazy writes of moved cursors; 0: 1 min
+	Scans              int           // catch-up readers; 0: 2
+}
+
+func (c *Config) fill() error {
+	if c.Log == nil {
+		return errors.New("mqtt: no log")
+	}
+	if c.Router == nil {
+		r, err := route.New(nil, nil)
+		if err != nil {
+			return err
+		}
+		c.Router = r
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.After == nil {
+		c.After = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+	}
+	if c.Inflight == nil {
+		c.Inflight = unlimited{}
+	}
+	for _, d := range []struct {
+		v           *int
+		def, lo, hi int
+		name        string
+	}{
+		{&c.MaxConnections, 2000, 1, 1 << 20, "max_connections"},
+		{&c.MaxSessions, 10_000, 1, 1 << 24, "max_sessions"},
+		{&c.MaxPacketSize, 1 << 20, 128, packet.MaxRemaining, "max_packet_size"},
+		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
+		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
+		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
+		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
+		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},
+		{&c.TopicAliases, 16, 1, 65535, "max_topic_alias"},
+		{&c.Scans, 2, 1, 64, "scans"},
+	} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+		if *d.v < d.lo || *d.v > d.hi {
+			return fmt.Errorf("mqtt: %s is %d, want %d to %d", d.name, *d.v, d.lo, d.hi)
+		}
+	}
+	if c.ConnectTimeout <= 0 {
+		c.ConnectTimeout = 10 * time.Second
+	}
+	if c.CheckpointInterval <= 0 {
+		c.CheckpointInterval = time.Minute
+	}
+	return nil
+}
+
+// Server is the door. Its methods are safe for concurrent use.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // every goroutine and every append on its way
+
+	mu        sync.Mutex // guards what follows; held for map work only
+	closed    bool
+	listeners map[net.Listener]struct{}
+	clients   map[*client]struct{}
+
+	// life serialises attaching, detaching and expiring sessions. Lock order: life, stream.mu, session.mu, index.mu,
+	// output.mu.
+	life     sync.Mutex
+	sessions map[string]*session
+
+	index     *index
+	streams   *streams
+	store     *store
+	retained  *retained
+	deadlines *deadlines
+}
+
+// New makes a server and loads the sessions and retained messages the log holds. Close ends it.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Logger,
+		listeners: make(map[net.Listener]struct{}),
+		clients:   make(map[*client]struct{}),
+		sessions:  make(map[string]*session),
+		index:     newIndex(cfg.Router),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.deadlines = newDeadlines(s.cfg.Now, s.cfg.After)
+	s.streams = newStreams(s)
+	s.store = &store{s: s}
+	s.retained = &retained{s: s, byTopic: make(map[string]int)}
+	if err := errors.Join(s.retained.load(), s.store.load()); err != nil {
+		s.cancel()
+		s.streams.close()
+		s.deadlines.close()
+		return nil, fmt.Errorf("mqtt: load state: %w", err)
+	}
+	s.checkpointLater()
+	return s, nil
+}
+
+// ErrClosed is returned by Serve after Close.
+var ErrClosed = errors.New("mqtt: server closed")
+
+// Serve accepts connections until Close, which it reports as ErrClosed, or until the listener fails. It closes l.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errors.Join(ErrClosed, l.Close())
+	}
+	s.listeners[l] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	defer s.wg.Done()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			s.mu.Lock()
+			delete(s.listeners, l)
+			closed := s.closed
+			s.mu.Unlock()
+			if closed {
+				return ErrClosed
+			}
+			return errors.Join(fmt.Errorf("mqtt: accept: %w", err), l.Close())
+		}
+		s.ServeConn(conn)
+	}
+}
+
+// ServeConn serves one connection in its own goroutine. Over the limit of connections it is closed at once.
+func (s *Server) ServeConn(conn net.Conn) {
+	c := newClient(s, conn)
+	s.mu.Lock()
+	full := len(s.clients) >= s.cfg.MaxConnections
+	if s.closed || full {
+		s.mu.Unlock()
+		c.cancel()
+		if err := conn.Close(); err != nil || full {
+			s.log.Warn("mqtt: connection refused", "remote", conn.RemoteAddr(), "limit", s.cfg.MaxConnections, "error", err)
+		}
+		return
+	}
+	s.clients[c] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.wg.Done()
+		c.run()
+		s.mu.Lock()
+		delete(s.clients, c)
+		s.mu.Unlock()
+	}()
+}
+
+// Connections is the number of open connections.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.clients)
+}
+
+// Close ends all listeners and connections (MQTT 5 clients are told 0x8B), writes the cursors of durable sessions and
+// waits for all of it. Wills are not sent: their clients come back after the restart.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.wg.Wait()
+		return nil
+	}
+	s.closed = true
+	var errs []error
+	for l := range s.listeners {
+		errs = append(errs, l.Close())
+	}
+	for c := range s.clients {
+		c.takeWill()
+		c.end(packet.ServerShuttingDown, "the server is shutting down")
+	}
+	s.mu.Unlock()
+	s.deadlines.close()
+	s.streams.close()
+	s.wg.Wait()
+	s.cancel()
+	return errors.Join(errs...)
+}

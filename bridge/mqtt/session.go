@@ -1,0 +1,340 @@
+package mqtt
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"millrace/bridge/mqtt/packet"
+)
+
+// never is the session expiry that never comes (3.1.2.11.2).
+const never = 0xFFFFFFFF
+
+// session is a cursor over the log with subscriptions, not a queue (4.1).
+type session struct {
+	s  *Server
+	id string
+
+	mu sync.Mutex
+	// client is the session's connection, nil while it has none.
+	client *client
+	// epoch counts attachments; work begun under an older one is void.
+	epoch  uint64
+	expiry uint32 // seconds after the connection ends; 0: with it
+	subs   []*subscription
+	// lag holds the next offset of every partition in which the session is behind the tail reader. While connected, a
+	// partition without an entry is at the tail. Without a connection every partition the filters reach has an entry;
+	// one without is newer than the session's last connection and is read from its start.
+	lag map[*stream]int64
+	// inflight are the QoS 1 messages sent and not acknowledged, in the order sent [MQTT-4.6.0-1].
+	// Invariant: len(inflight) <= window while connected; ids are unique and not 0.
+	inflight []delivery
+	// resent counts those of inflight that went out on this connection. Invariant: 0 <= resent <= len(inflight).
+	// While it is less, nothing new is sent: redelivery comes first [MQTT-4.4.0-1].
+	resent  int
+	replays []replay // retained messages still to send
+	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9]
+	lastID  uint16
+	blocked bool // something was not sent because the window or the connection had no room
+	queued  bool // in the queue of the scans
+	dirty   bool // the cursor moved since it was written
+	stored  bool // the log has a record of it
+	expires *deadline
+	will    *will // waits for its delay after the connection ended
+
+	// hits and hitGen are the tail reader's: the subscriptions the message at hand matched.
+	hits   []*subscription
+	hitGen uint64
+}
+
+// subscription is one filter of a session. Its options are constant; a changed subscription is a new one.
+type subscription struct {
+	session *session
+	filter  string
+	qos     byte
+	noLocal bool
+	asIs    bool   // retain as published
+	id      uint32 // 0: none
+	retain  byte   // retain handling
+	gone    bool   // replaced or ended; under session.mu
+	// starts are the offsets it begins at, in partitions whose cursor has not passed them yet.
+	starts []position
+}
+
+type position struct {
+	st     *stream
+	offset int64
+}
+
+// delivery is one QoS 1 message sent and not yet acknowledged.
+type delivery struct {
+	st     *stream
+	offset int64
+	id     uint16
+}
+
+// replay is the walk over the retained messages a new subscription is owed.
+type replay struct {
+	sub       *subscription
+	next, end int64 // offsets of the retained topic
+}
+
+func (ss *session) durable() bool { return ss.expiry > 0 }
+
+// begins is the first offset the subscription wants of st. Under ss.mu.
+func (sub *subscription) begins(st *stream) int64 {
+	for _, p := range sub.starts {
+		if p.st == st {
+			return p.offset
+		}
+	}
+	return 0
+}
+
+// passed drops the start of st once the cursor is at it.
+func (sub *subscription) passed(st *stream, offset int64) {
+	if i := slices.IndexFunc(sub.starts, func(p position) bool { return p.st == st && p.offset <= offset }); i >= 0 {
+		if sub.starts = slices.Delete(sub.starts, i, i+1); len(sub.starts) == 0 {
+			sub.starts = nil
+		}
+	}
+}
+
+// outcome is what became of an offer.
+type outcome byte
+
+const (
+	done    outcome = iota // sent, or nothing this session wants
+	blocked                // no room now: the message stays in the log and the session behind it
+)
+
+// offer sends m of st to the session when one of subs wants it. Under ss.mu, with a client.
+func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
+	var qos byte
+	want, asIs := false, false
+	var one [4]uint32
+	ids := one[:0]
+	for _, sub := range subs {
+		if sub.gone || m.offset < sub.begins(st) {
+			continue
+		}
+		if sub.starts != nil {
+			sub.passed(st, m.offset)
+		}
+		if sub.noLocal && m.props.Client == ss.id {
+			continue // [MQTT-3.8.3-3]
+		}
+		want = true
+		// Overlapping subscriptions get one copy, with the highest QoS of them [MQTT-3.3.4-2].
+		qos = max(qos, min(sub.qos, m.props.QoS, 1))
+		asIs = asIs || sub.asIs
+		if sub.id != 0 {
+			ids = append(ids, sub.id)
+		}
+	}
+	if !want {
+		return done
+	}
+	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+	return ss.send(st, m, qos, asIs && m.props.Retain, ids)
+}
+
+// send sends m, if there is room. Under ss.mu, with a client.
+func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uint32) outcome {
+	left, alive := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
+	if !alive {
+		return done // [MQTT-3.3.2-5]
+	}
+	c := ss.client
+	if ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom() {
+		ss.blocked = true
+		return blocked
+	}
+	head := packet.Publish{QoS: qos, Retain: retain}
+	if qos > 0 {
+		head.ID = ss.nextID() // [MQTT-2.2.1-4]
+	}
+	if !c.publish(m, head, left, ids) {
+		return done // larger than the client takes: as if it had been delivered [MQTT-3.1.2-25]
+	}
+	ss.dirty = true
+	if qos > 0 {
+		ss.inflight = append(ss.inflight, delivery{st, m.offset, head.ID})
+		ss.resent++
+	}
+	return done
+}
+
+// nextID finds a packet identifier that is not in use. The window is smaller than the space of identifiers.
+func (ss *session) nextID() uint16 {
+	for {
+		if ss.lastID++; ss.lastID != 0 && !slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.id == ss.lastID }) {
+			return ss.lastID
+		}
+	}
+}
+
+// acked takes a PUBACK of the client. It reports whether the id was known.
+func (ss *session) acked(c *client, id uint16) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.client != c {
+		return true // taken over meanwhile
+	}
+	i := slices.IndexFunc(ss.inflight, func(d delivery) bool { return d.id == id })
+	if i < 0 {
+		return false
+	}
+	ss.inflight = slices.Delete(ss.inflight, i, i+1)
+	if i < ss.resent {
+		ss.resent--
+	}
+	ss.dirty = true
+	if len(ss.inflight) == 0 {
+		ss.inflight = nil
+	}
+	if len(ss.inflight) <= ss.window/2 {
+		ss.wakeLocked()
+	}
+	return true
+}
+
+// wake makes the scans look at the session again, when it had been stopped for want of room.
+func (ss *session) wake() {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.wakeLocked()
+}
+
+func (ss *session) wakeLocked() {
+	if !ss.blocked || ss.client == nil {
+		return
+	}
+	ss.blocked = false
+	ss.pushLocked()
+}
+
+// pushLocked gives the session's work to the scans: redelivery and retained messages, then every partition it lags in.
+func (ss *session) pushLocked() {
+	if ss.resent < len(ss.inflight) || len(ss.replays) > 0 {
+		if !ss.queued {
+			ss.queued = true
+			ss.s.streams.push(ss)
+		}
+		return // the partitions follow when that is done
+	}
+	for st := range ss.lag {
+		st.wait(ss)
+	}
+}
+
+// run is the session's own turn in the scans: redelivery first, then retained messages.
+func (ss *session) run() {
+	ss.mu.Lock()
+	ss.queued = false
+	epoch := ss.epoch
+	ss.mu.Unlock()
+	var scratch []byte
+	for ss.step(epoch, &scratch) {
+	}
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.epoch == epoch && ss.client != nil && !ss.blocked {
+		ss.pushLocked()
+	}
+}
+
+// step does one redelivery or one retained message; false when there is none or no room.
+func (ss *session) step(epoch uint64, scratch *[]byte) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.epoch != epoch || ss.client == nil {
+		return false
+	}
+	if !ss.client.out.hasRoom() {
+		ss.blocked = true
+		return false
+	}
+	if ss.resent < len(ss.inflight) {
+		ss.redeliver(scratch)
+		return true
+	}
+	if len(ss.replays) == 0 {
+		return false
+	}
+	return ss.replay(scratch)
+}
+
+// redeliver sends the next unacknowledged message again, with its packet identifier and DUP [MQTT-4.4.0-1]
+// [MQTT-3.3.1-1]. One the log has dropped meanwhile is forgotten and counted.
+func (ss *session) redeliver(scratch *[]byte) {
+	d := ss.inflight[ss.resent]
+	m, err := d.st.message(d.offset, scratch)
+	if m == nil {
+		ss.s.log.Warn("mqtt: message to redeliver is no longer in the log", "client", ss.id, "topic", d.st.topic,
+			"partition", d.st.index, "offset", d.offset, "error", err)
+		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
+		return
+	}
+	head := packet.Publish{QoS: 1, ID: d.id, Dup: true, Retain: d.st == ss.s.retained.st}
+	var ids []uint32
+	for _, sub := range ss.subs {
+		if matches(sub.filter, m.topic) {
+			head.Retain = head.Retain || sub.asIs && m.props.Retain
+			if sub.id != 0 {
+				ids = append(ids, sub.id)
+			}
+		}
+	}
+	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
+	ss.client.publish(m, head, max(left, 1), ids)
+	ss.resent++
+}
+
+// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room.
+func (ss *session) replay(scratch *[]byte) bool {
+	r := &ss.replays[0]
+	offset, ok := ss.s.retained.next(r.sub.filter, r.next, r.end)
+	if !ok || r.sub.gone {
+		if ss.replays = slices.Delete(ss.replays, 0, 1); len(ss.replays) == 0 {
+			ss.replays = nil
+		}
+		return true
+	}
+	m, err := ss.s.retained.st.message(offset, scratch)
+	if m == nil {
+		ss.s.log.Warn("mqtt: retained message cannot be read", "offset", offset, "error", err)
+		r.next = offset + 1
+		return true
+	}
+	var ids []uint32
+	if r.sub.id != 0 {
+		ids = []uint32{r.sub.id}
+	}
+	if r.sub.noLocal && m.props.Client == ss.id {
+		r.next = offset + 1
+		return true
+	}
+	// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
+	if ss.send(ss.s.retained.st, m, min(r.sub.qos, m.props.QoS, 1), true, ids) == blocked {
+		return false
+	}
+	r.next = offset + 1
+	return true
+}
+
+// will is a will message and when it goes out.
+type will struct {
+	*packet.Will
+	client string
+	at     *deadline
+}
+
+// delay is the will delay interval (3.1.3.2.2).
+func (w *will) delay() time.Duration {
+	if w.Properties == nil {
+		return 0
+	}
+	return time.Duration(w.Properties.WillDelay) * time.Second
+}

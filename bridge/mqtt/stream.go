@@ -1,0 +1,531 @@
+package mqtt
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/broker/record"
+)
+
+const (
+	readBytes   = 64 << 10 // of one read of the log
+	recordBytes = 64 << 20 // one batch decompressed
+	turnReads   = 4        // reads of one stream before another gets its turn
+	retryDelay  = time.Second
+)
+
+// stream is one partition as the door reads it: one reader at the tail for everybody, and shared scans for those behind.
+type stream struct {
+	all      *streams
+	part     Partition
+	topic    string
+	index    int32
+	interest *interest
+	dirty    atomic.Bool // queued for the tail reader
+
+	// mu is held while the tail reader hands out what it read. pos is the next offset it reads.
+	// Invariant: pos <= part.High(), and no session gets a record at or after pos from a scan.
+	mu  sync.Mutex
+	pos int64
+
+	waitMu  sync.Mutex
+	waiting []*session // lag here and may be sent to
+	queued  bool       // in the queue of the scans
+}
+
+// job is work for the scans: a stream with sessions behind, or a session with messages to send again.
+type job interface{ run() }
+
+// streams owns the readers: one goroutine for all tails, a few for the scans.
+type streams struct {
+	s      *Server
+	cancel func() // of OnAdvance
+	quit   chan struct{}
+	wg     sync.WaitGroup
+	failed *deadline
+
+	mu    sync.Mutex
+	byKey map[streamKey]*stream
+	tails []*stream // dirty ones, in order
+	jobs  []job
+	tail  *sync.Cond
+	scan  *sync.Cond
+	ended bool
+
+	gaps atomic.Int64 // records sessions never got because they were no longer in the log
+	hit  uint64       // the tail reader's generation of session.hits
+}
+
+type streamKey struct {
+	id    [16]byte
+	index int32
+}
+
+func newStreams(s *Server) *streams {
+	a := &streams{s: s, quit: make(chan struct{}), byKey: make(map[streamKey]*stream)}
+	a.tail, a.scan = sync.NewCond(&a.mu), sync.NewCond(&a.mu)
+	a.cancel = s.cfg.Log.OnAdvance(a.advanced)
+	for _, name := range s.cfg.Log.Names() {
+		for i := range s.cfg.Log.Partitions(name) {
+			if p, ok := s.cfg.Log.Partition(name, int32(i)); ok {
+				a.get(p, p.High())
+			}
+		}
+	}
+	a.wg.Add(1 + s.cfg.Scans)
+	go a.runTails()
+	for range s.cfg.Scans {
+		go a.runScans()
+	}
+	return a
+}
+
+func (a *streams) close() {
+	a.cancel()
+	a.mu.Lock()
+	a.ended = true
+	a.jobs, a.tails = nil, nil
+	a.tail.Broadcast()
+	a.scan.Broadcast()
+	a.mu.Unlock()
+	a.wg.Wait()
+}
+
+// internal topics hold the door's own state or the broker's and are nobody's messages.
+func internal(topic string) bool { return strings.HasPrefix(topic, "__") }
+
+// get returns the stream of p, made with its tail at pos when it is new. It is nil for internal topics.
+func (a *streams) get(p Partition, pos int64) *stream {
+	key := streamKey{p.ID(), p.Index()}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if st := a.byKey[key]; st != nil {
+		return st
+	}
+	if internal(p.Topic()) {
+		return nil
+	}
+	st := &stream{all: a, part: p, topic: p.Topic(), index: p.Index(), pos: pos}
+	st.interest = a.s.index.interest(st.topic)
+	a.byKey[key] = st
+	return st
+}
+
+// find is the stream with that key, or nil.
+func (a *streams) find(key streamKey) *stream {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.byKey[key]
+}
+
+// reached lists the streams whose records may match one of the filters.
+func (a *streams) reached(filters ...string) (list []*stream) {
+	if len(filters) == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	verdict := make(map[string]bool)
+	for _, st := range a.byKey {
+		v, ok := verdict[st.topic]
+		if !ok {
+			v = slices.ContainsFunc(filters, func(f string) bool { return a.s.cfg.Router.Reaches(f, st.topic) })
+			verdict[st.topic] = v
+		}
+		if v {
+			list = append(list, st)
+		}
+	}
+	return list
+}
+
+// advanced is called from the committer.
+func (a *streams) advanced(p Partition) {
+	st := a.find(streamKey{p.ID(), p.Index()})
+	if st == nil {
+		// A partition made since we started: everything in it is newer than any subscription that reached nothing of it.
+		if st = a.get(p, p.Start()); st == nil {
+			return
+		}
+	}
+	st.wakeTail()
+}
+
+func (st *stream) wakeTail() {
+	if st.dirty.Swap(true) {
+		return
+	}
+	a := st.all
+	a.mu.Lock()
+	if !a.ended {
+		a.tails = append(a.tails, st)
+		a.tail.Signal()
+	}
+	a.mu.Unlock()
+}
+
+func (a *streams) push(j job) {
+	a.mu.Lock()
+	if !a.ended {
+		a.jobs = append(a.jobs, j)
+		a.scan.Signal()
+	}
+	a.mu.Unlock()
+}
+
+func (a *streams) runTails() {
+	defer a.wg.Done()
+	t := &tailReader{a: a}
+	for {
+		a.mu.Lock()
+		for len(a.tails) == 0 && !a.ended {
+			a.tail.Wait()
+		}
+		if a.ended {
+			a.mu.Unlock()
+			return
+		}
+		st := a.tails[0]
+		if a.tails = a.tails[1:]; len(a.tails) == 0 {
+			a.tails = nil
+		}
+		a.mu.Unlock()
+		st.dirty.Store(false)
+		t.read(st)
+	}
+}
+
+func (a *streams) runScans() {
+	defer a.wg.Done()
+	for {
+		a.mu.Lock()
+		for len(a.jobs) == 0 && !a.ended {
+			a.scan.Wait()
+		}
+		if a.ended {
+			a.mu.Unlock()
+			return
+		}
+		j := a.jobs[0]
+		a.jobs[0] = nil
+		if a.jobs = a.jobs[1:]; len(a.jobs) == 0 {
+			a.jobs = nil
+		}
+		a.mu.Unlock()
+		j.run()
+	}
+}
+
+// tailReader reads every partition once for all sessions that are up to date.
+type tailReader struct {
+	a    *streams
+	buf  []byte
+	subs []*subscription
+	hit  []*session
+	m    message
+}
+
+func (t *tailReader) read(st *stream) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for range turnReads {
+		high := st.part.High()
+		if st.pos >= high {
+			break
+		}
+		if st.interest.n.Load() == 0 {
+			st.pos = high // nobody's filter reaches this topic
+			break
+		}
+		var err error
+		if t.buf, err = st.part.ReadBatches(t.buf[:0], st.pos, readBytes); err == nil {
+			st.pos, err = each(t.buf, st.pos, recordBytes, func(r *record.Record) bool {
+				t.deliver(st, r)
+				return true
+			})
+		}
+		if err != nil {
+			if !st.failed(err, &st.pos) {
+				return
+			}
+			continue
+		}
+		if len(t.buf) == 0 {
+			break
+		}
+	}
+	if cap(t.buf) > 1<<20 {
+		t.buf = nil
+	}
+	if st.pos < st.part.High() {
+		st.wakeTail()
+	}
+}
+
+// failed deals with a read error at *pos: true when *pos was moved to where reading can go on.
+func (st *stream) failed(err error, pos *int64) bool {
+	s := st.all.s
+	switch start := st.part.Start(); {
+	case errors.Is(err, ErrGone):
+		st.all.drop(st)
+		return false
+	case errors.Is(err, ErrOutOfRange) && *pos < start:
+		st.all.gaps.Add(start - *pos)
+		s.log.Warn("mqtt: records were removed before they could be delivered", "topic", st.topic, "partition", st.index,
+			"from", *pos, "to", start)
+		*pos = start
+		return true
+	}
+	s.log.Error("mqtt: read failed, trying again", "topic", st.topic, "partition", st.index, "offset", *pos, "error", err)
+	s.deadlines.at(s.cfg.Now().Add(retryDelay), func() {
+		st.wakeTail()
+		st.queue()
+	})
+	return false
+}
+
+// drop forgets the stream of a deleted topic.
+func (a *streams) drop(st *stream) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.byKey, streamKey{st.part.ID(), st.index})
+	for _, other := range a.byKey {
+		if other.topic == st.topic {
+			return
+		}
+	}
+	a.s.index.forget(st.topic)
+}
+
+// deliver offers one record to every session that is at the tail and has a matching subscription.
+func (t *tailReader) deliver(st *stream, r *record.Record) {
+	if !t.m.read(t.a.s, st.topic, st.index, r) {
+		return
+	}
+	t.subs = t.a.s.index.match(t.m.topic, t.subs[:0])
+	t.a.hit++
+	for _, sub := range t.subs {
+		ss := sub.session
+		if ss.hitGen != t.a.hit {
+			ss.hitGen, ss.hits = t.a.hit, ss.hits[:0]
+			t.hit = append(t.hit, ss)
+		}
+		ss.hits = append(ss.hits, sub)
+	}
+	for _, ss := range t.hit {
+		ss.mu.Lock()
+		if _, behind := ss.lag[st]; ss.client != nil && !behind && ss.offer(st, &t.m, ss.hits) == blocked {
+			ss.fallBehind(st, t.m.offset)
+		}
+		ss.mu.Unlock()
+	}
+	clear(t.subs)
+	clear(t.hit)
+	t.hit = t.hit[:0]
+}
+
+func (ss *session) fallBehind(st *stream, offset int64) {
+	if ss.lag == nil {
+		ss.lag = make(map[*stream]int64, 1)
+	}
+	ss.lag[st] = offset
+}
+
+// wait enters a session that lags in st and may be sent to.
+func (st *stream) wait(ss *session) {
+	st.waitMu.Lock()
+	if !slices.Contains(st.waiting, ss) {
+		st.waiting = append(st.waiting, ss)
+	}
+	st.waitMu.Unlock()
+	st.queue()
+}
+
+func (st *stream) queue() {
+	st.waitMu.Lock()
+	push := !st.queued && len(st.waiting) > 0
+	if push {
+		st.queued = true
+	}
+	st.waitMu.Unlock()
+	if push {
+		st.all.push(st)
+	}
+}
+
+// scanner is one session in a scan.
+type scanner struct {
+	ss    *session
+	epoch uint64
+	next  int64
+}
+
+// owns reports whether c still is the one that moves the session's cursor: the session is connected as it was, has
+// room, and no other scan took it further. Under ss.mu.
+func (c *scanner) owns(st *stream) bool {
+	next, behind := c.ss.lag[st]
+	return behind && next == c.next && c.ss.epoch == c.epoch && c.ss.client != nil && !c.ss.blocked
+}
+
+// run is one turn of the stream's shared scan: from the furthest behind of the waiting sessions on, each gets what it
+// wants from the offset it is at, until it has no room or is at the tail.
+func (st *stream) run() {
+	st.waitMu.Lock()
+	waiting := st.waiting
+	st.waiting, st.queued = nil, false
+	st.waitMu.Unlock()
+	var in []*scanner
+	for _, ss := range waiting {
+		ss.mu.Lock()
+		next, behind := ss.lag[st]
+		if behind && ss.client != nil && !ss.blocked {
+			in = append(in, &scanner{ss, ss.epoch, next})
+		}
+		ss.mu.Unlock()
+	}
+	var buf []byte
+	for range turnReads {
+		in = slices.DeleteFunc(in, func(c *scanner) bool { return !st.behind(c) })
+		if len(in) == 0 {
+			return
+		}
+		var ok bool
+		if in, buf, ok = st.scan(in, buf); !ok {
+			break
+		}
+	}
+	// Not through yet: the others in the queue first.
+	for _, c := range in {
+		c.ss.mu.Lock()
+		again := c.owns(st)
+		c.ss.mu.Unlock()
+		if again {
+			st.wait(c.ss)
+		}
+	}
+}
+
+// behind reports whether c still has records before the tail to read. One that has none is at the tail from here on.
+func (st *stream) behind(c *scanner) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	c.ss.mu.Lock()
+	defer c.ss.mu.Unlock()
+	if !c.owns(st) {
+		return false
+	}
+	if c.next < st.pos {
+		return true
+	}
+	delete(c.ss.lag, st)
+	return false
+}
+
+// scan reads once and hands out. ok is false when reading has to wait.
+func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
+	from := slices.MinFunc(in, func(a, b *scanner) int { return int(min(max(a.next-b.next, -1), 1)) }).next
+	buf, err := st.part.ReadBatches(buf[:0], from, readBytes)
+	st.mu.Lock()
+	tail := st.pos
+	st.mu.Unlock()
+	next := from
+	if err == nil {
+		var m message
+		next, err = each(buf, from, recordBytes, func(r *record.Record) bool {
+			if r.Offset >= tail {
+				return false // the tail reader's
+			}
+			if m.read(st.all.s, st.topic, st.index, r) {
+				in = slices.DeleteFunc(in, func(c *scanner) bool { return !c.take(st, &m) })
+			}
+			return len(in) > 0
+		})
+		if len(buf) == 0 {
+			next = tail // nothing readable before it
+		}
+	}
+	if err != nil {
+		moved := next
+		if !st.failed(err, &moved) {
+			st.save(in, next)
+			return nil, buf, st.park(in)
+		}
+		next = moved
+	}
+	st.save(in, min(next, tail))
+	return in, buf, true
+}
+
+// park leaves the scanners waiting for the retry that failed has asked for.
+func (st *stream) park(in []*scanner) bool {
+	st.waitMu.Lock()
+	defer st.waitMu.Unlock()
+	for _, c := range in {
+		if !slices.Contains(st.waiting, c.ss) {
+			st.waiting = append(st.waiting, c.ss)
+		}
+	}
+	return false
+}
+
+// take offers m to the scanner's session; false when the session drops out of the scan.
+func (c *scanner) take(st *stream, m *message) bool {
+	c.ss.mu.Lock()
+	defer c.ss.mu.Unlock()
+	if m.offset < c.next {
+		return true
+	}
+	if !c.owns(st) {
+		return false
+	}
+	var few [8]*subscription
+	hits := few[:0]
+	for _, sub := range c.ss.subs {
+		if matches(sub.filter, m.topic) {
+			hits = append(hits, sub)
+		}
+	}
+	if len(hits) == 0 {
+		return true
+	}
+	if c.ss.offer(st, m, hits) == blocked {
+		c.ss.lag[st] = m.offset
+		return false
+	}
+	c.next = m.offset + 1
+	c.ss.lag[st] = c.next
+	return true
+}
+
+// save moves the cursors of those still in the scan.
+func (st *stream) save(in []*scanner, next int64) {
+	for _, c := range in {
+		c.ss.mu.Lock()
+		if c.next < next && c.owns(st) {
+			c.next = next
+			c.ss.lag[st] = next
+		}
+		c.ss.mu.Unlock()
+	}
+}
+
+// message reads the one record at offset; nil when the log does not have it any more.
+func (st *stream) message(offset int64, scratch *[]byte) (m *message, err error) {
+	if *scratch, err = st.part.ReadBatches((*scratch)[:0], offset, 1); err != nil {
+		return nil, err
+	}
+	_, err = each(*scratch, offset, recordBytes, func(r *record.Record) bool {
+		if got := new(message); r.Offset == offset && got.read(st.all.s, st.topic, st.index, r) {
+			m = got
+			// Of a compressed batch the record's memory is used again by the next step.
+			m.body = slices.Clone(m.body)
+			m.props.Correlation = slices.Clone(m.props.Correlation)
+		}
+		return false
+	})
+	return m, err
+}

@@ -1,0 +1,198 @@
+package mqtt
+
+import (
+	"slices"
+	"strings"
+
+	"millrace/bridge/mqtt/packet"
+)
+
+// onSubscribe answers each filter in turn [MQTT-3.8.4-5] [MQTT-3.8.4-6], when a durable session's record of it is
+// durable [MQTT-3.8.4-1].
+func (c *client) onSubscribe(p *packet.Subscribe) error {
+	ack := &packet.Suback{ID: p.ID} // [MQTT-3.8.4-2]
+	var id uint32
+	if p.Properties.Has(packet.SubscriptionID) {
+		id = p.Properties.SubscriptionIDs[0]
+	}
+	var replays []replay
+	for _, f := range p.Filters {
+		reason := c.refusesFilter(f.Filter)
+		if reason == packet.Success {
+			var r replay
+			var owed bool
+			if reason, r, owed = c.subscribe(f, id); owed {
+				replays = append(replays, r)
+			}
+		}
+		if c.version != packet.V5 && reason.Failed() {
+			reason = packet.UnspecifiedError // 0x80 is the only failure 3.1.1 knows [MQTT-3.9.3-2]
+		}
+		ack.Reasons = append(ack.Reasons, reason)
+	}
+	if err := c.saved(); err != nil {
+		return err
+	}
+	c.send(ack)
+	if len(replays) > 0 {
+		ss := c.session
+		ss.mu.Lock()
+		if ss.client == c {
+			ss.replays = append(ss.replays, replays...)
+			ss.pushLocked()
+		}
+		ss.mu.Unlock()
+	}
+	return nil
+}
+
+// saved makes a durable session's subscriptions durable.
+func (c *client) saved() error {
+	ss := c.session
+	c.s.life.Lock()
+	mine := c.s.sessions[c.id] == ss && ss.expiry > 0
+	ss.mu.Lock()
+	mine = mine && ss.client == c
+	ss.mu.Unlock()
+	ss.stored = ss.stored || mine
+	c.s.life.Unlock()
+	if !mine {
+		return nil
+	}
+	if err := c.s.store.wait(c.s.store.put, ss); err != nil {
+		c.s.log.Error("mqtt: session could not be written", "client", c.id, "error", err)
+		return &packet.Error{Reason: packet.QuotaExceeded, Why: "the session could not be stored"}
+	}
+	return nil
+}
+
+func (c *client) refusesFilter(filter string) packet.Reason {
+	switch {
+	case !packet.ValidFilter(filter), strings.Count(filter, "/") >= c.s.cfg.MaxTopicLevels:
+		return packet.InvalidTopicFilter
+	case strings.HasPrefix(filter, packet.SharePrefix):
+		return packet.NoSharedSubscriptions // CONNACK said so; 3.1.1 clients hear it here
+	}
+	return packet.Success
+}
+
+// subscribe makes or replaces one subscription and says what retained messages it is owed.
+func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reason, owed replay, any bool) {
+	ss := c.session
+	sub := &subscription{
+		session: ss, filter: f.Filter, qos: min(f.QoS, 1), noLocal: f.NoLocal, asIs: f.RetainAsPublished, id: id,
+		retain: f.RetainHandling,
+	}
+	ss.mu.Lock()
+	i := slices.IndexFunc(ss.subs, func(e *subscription) bool { return e.filter == f.Filter })
+	full := i < 0 && len(ss.subs) >= c.s.cfg.MaxSubscriptions
+	if i >= 0 {
+		// Replacing loses nothing of what the old one still had to come [MQTT-3.8.4-3] [MQTT-3.8.4-4].
+		sub.starts = slices.Clone(ss.subs[i].starts)
+	}
+	ss.mu.Unlock()
+	if full {
+		return packet.QuotaExceeded, replay{}, false
+	}
+	if i < 0 {
+		c.begin(sub)
+	}
+	if !c.enter(sub, i) {
+		return packet.UnspecifiedError, replay{}, false // taken over meanwhile
+	}
+	// Retain handling: 0 always, 1 for new subscriptions only, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11].
+	if f.RetainHandling == 0 || f.RetainHandling == 1 && i < 0 {
+		if end, ok := c.s.retained.end(f.Filter); ok {
+			return packet.Reason(sub.qos), replay{sub: sub, end: end}, true
+		}
+	}
+	return packet.Reason(sub.qos), replay{}, false
+}
+
+// begin notes where a new subscription starts, in the partitions where the session's cursor is not there yet: it gets
+// nothing older than itself.
+func (c *client) begin(sub *subscription) {
+	ss := c.session
+	for _, st := range c.s.streams.reached(sub.filter) {
+		high := st.part.High()
+		st.mu.Lock()
+		ss.mu.Lock()
+		next, behind := ss.lag[st]
+		if !behind {
+			next = st.pos
+		}
+		if next < high {
+			sub.starts = append(sub.starts, position{st, high})
+		}
+		ss.mu.Unlock()
+		st.mu.Unlock()
+	}
+}
+
+// enter puts sub into the index and the session, in the place of the i-th when i >= 0. The new one is in the index
+// before the old one is out, so that no message falls between.
+func (c *client) enter(sub *subscription, i int) bool {
+	ss := c.session
+	c.s.life.Lock() // detach takes the session's subscriptions out of the index: not between our two steps
+	defer c.s.life.Unlock()
+	ss.mu.Lock()
+	mine := ss.client == c
+	ss.mu.Unlock()
+	if !mine {
+		return false
+	}
+	c.s.index.add(sub)
+	ss.mu.Lock()
+	var old *subscription
+	if i >= 0 {
+		old = ss.subs[i]
+		old.gone = true
+		ss.subs[i] = sub
+	} else {
+		ss.subs = append(ss.subs, sub)
+	}
+	ss.mu.Unlock()
+	if old != nil {
+		c.s.index.remove(old)
+	}
+	return true
+}
+
+// onUnsubscribe ends subscriptions [MQTT-3.10.4-1] [MQTT-3.10.4-4] [MQTT-3.10.4-6]; messages already sent run their
+// course [MQTT-3.10.4-3].
+func (c *client) onUnsubscribe(p *packet.Unsubscribe) error {
+	ack := &packet.Unsuback{ID: p.ID} // [MQTT-3.10.4-5]
+	for _, f := range p.Filters {
+		reason := packet.NoSubscriptionExisted
+		switch {
+		case !packet.ValidFilter(f):
+			reason = packet.InvalidTopicFilter
+		case c.unsubscribe(f):
+			reason = packet.Success
+		}
+		ack.Reasons = append(ack.Reasons, reason) // [MQTT-3.11.3-1]
+	}
+	if err := c.saved(); err != nil {
+		return err
+	}
+	c.send(ack)
+	return nil
+}
+
+func (c *client) unsubscribe(filter string) bool {
+	ss := c.session
+	c.s.life.Lock()
+	defer c.s.life.Unlock()
+	ss.mu.Lock()
+	i := slices.IndexFunc(ss.subs, func(e *subscription) bool { return e.filter == filter })
+	if i < 0 || ss.client != c {
+		ss.mu.Unlock()
+		return false
+	}
+	old := ss.subs[i]
+	old.gone = true
+	ss.subs = slices.Delete(ss.subs, i, i+1)
+	ss.mu.Unlock()
+	c.s.index.remove(old)
+	return true
+}
