@@ -176,6 +176,7 @@ func (s *Segment) loadLocked() (err error) {
 	if err := s.cutIndex(kindTime, state.times*timeEntry); err != nil {
 		return err
 	}
+	s.indexEnd = math.MaxInt64
 	next, state, err := s.indexRest(c, state)
 	if err != nil {
 		return err

@@ -55,8 +55,10 @@ type Segment struct {
 	files   [kinds]*handle // guarded by handles.mu
 	closed  bool           // guarded by handles.mu
 
-	write   sync.Mutex // held by whoever changes the log or the indexes; taken before mu
-	syncing sync.Mutex // one Sync at a time; taken before mu
+	write sync.Mutex // held by whoever changes the log or the indexes; taken before mu
+	// indexEnd is a position from which on the index files have no entries. Guarded by write.
+	indexEnd int64
+	syncing  sync.Mutex // one Sync at a time; taken before mu
 
 	mu sync.Mutex // guards what follows
 	// size is the end of the log: every byte below it was appended, or lay there when it was opened.
@@ -91,6 +93,7 @@ func newSegment(fs disk.FS, dir string, base int64, cfg Config) *Segment {
 	}
 	return &Segment{
 		fs: fs, dir: dir, base: base, cfg: cfg, handles: h, next: base, index: emptyIndex(base), unsynced: -1, suspect: -1,
+		indexEnd: math.MaxInt64,
 	}
 }
 
@@ -288,6 +291,9 @@ func (s *Segment) WriteAt(position int64, batches []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := s.doubtIndexes(position); err != nil {
+		return err
+	}
 	end := position + int64(len(batches))
 	same := false
 	if end <= physical && (suspect < 0 || end <= suspect) {
@@ -310,6 +316,22 @@ func (s *Segment) WriteAt(position int64, batches []byte) error {
 	s.changedFrom(position)
 	s.tail = end
 	s.next = next
+	return nil
+}
+
+// doubtIndexes drops index entries for batches at or behind position, once for a run of replay that moves forward.
+// What was never synced may be of batches that lie there no more, and look right. write is held.
+func (s *Segment) doubtIndexes(position int64) error {
+	if position >= s.indexEnd {
+		return nil
+	}
+	s.mu.Lock()
+	s.indexed = false
+	s.mu.Unlock()
+	if err := s.cutIndexes(position); err != nil {
+		return err
+	}
+	s.indexEnd = position
 	return nil
 }
 

@@ -1,0 +1,39 @@
+// Package kafka runs programs of Apache Kafka in tests: the jars install.sh fetched, with the Java that is installed.
+package kafka
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"millrace/testbench/lane"
+)
+
+// Dir is where install.sh is told to put the jars: millrace-test/kafka in the user's cache directory.
+func Dir() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cache, "millrace-test", "kafka"), nil
+}
+
+// Jars is the Java class path of Apache Kafka with its tools. Without Java or the jars the test is skipped, or fails
+// where lanes are required; `make test-deps` fetches them.
+func Jars(t testing.TB) string {
+	t.Helper()
+	dir, err := Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane.Need(t, "java", filepath.Join(dir, "complete"))
+	return filepath.Join(dir, "*")
+}
+
+// Command prepares a run of a main class with a small heap. It is killed when the test's time is over.
+func Command(t testing.TB, class string, args ...string) *exec.Cmd {
+	t.Helper()
+	java := []string{"-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", Jars(t), class}
+	return exec.CommandContext(t.Context(), "java", append(java, args...)...)
+}
