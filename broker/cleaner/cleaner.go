@@ -1,0 +1,177 @@
+// Package cleaner gives disk space back: retention by arrival time and by size, and, where a topic's policy says so,
+// the oldest segments of a disk that is full.
+package cleaner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"millrace/broker/catalog"
+	"millrace/broker/partition"
+)
+
+// Partition is what the cleaner needs of one. *partition.Partition is the real one.
+type Partition interface {
+	fmt.Stringer
+	Config() *catalog.TopicConfig
+	Retain(nowMS int64) (partition.Retained, error)
+	DropOldest() (partition.Retained, error)
+	Oldest() (arrival int64, ok bool)
+	ShiftArrivals(stepMS, nowMS int64)
+}
+
+// Space is what the cleaner needs of the disk. *disk.Space is the real one.
+type Space interface {
+	Refresh(nowMS int64)
+	// Low says whether n more bytes would cut into the reserve.
+	Low(n int64) bool
+}
+
+// clockStepMS is by how much wall clock and elapsed time may drift apart between two passes before it counts as a clock
+// that was set: more than any oscillator's error over the longest sweep interval.
+const clockStepMS = 60_000
+
+// Config is what a Cleaner is given.
+type Config struct {
+	Partitions func() iter.Seq[Partition]
+	Space      Space // nil: no limit to keep
+	Now        func() time.Time
+	// Elapsed is a clock that nobody sets: it tells a step of the other from time that passed.
+	Elapsed func() time.Duration
+	Logger  *slog.Logger
+	// Headroom is how far above the reserve a full disk is cleared, in bytes, so that it is not full again at once.
+	Headroom int64
+}
+
+// Cleaner makes its passes in one goroutine, Run, whenever Sweep asks for one.
+type Cleaner struct {
+	cfg   Config
+	wake  chan struct{}
+	wall  int64 // of the last pass, ms
+	since time.Duration
+	ran   bool
+
+	removed atomic.Int64 // segments
+	freed   atomic.Int64 // bytes
+	dropped atomic.Int64 // records given up because the disk was full
+}
+
+// New makes a cleaner. Run it.
+func New(cfg Config) *Cleaner {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Cleaner{cfg: cfg, wake: make(chan struct{}, 1)}
+}
+
+// Sweep asks for a pass soon: by a slow timer, and when an append met a full disk. It never blocks.
+func (c *Cleaner) Sweep() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
+// Run makes passes until ctx is done. The caller owns the goroutine.
+func (c *Cleaner) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		}
+		if err := c.Pass(); err != nil {
+			c.cfg.Logger.Error("retention", "err", err)
+		}
+	}
+}
+
+// Removed is the segments removed so far, Freed their bytes, Dropped the records given up for want of space.
+func (c *Cleaner) Removed() int64 { return c.removed.Load() }
+
+// Freed is the bytes of the segments removed so far.
+func (c *Cleaner) Freed() int64 { return c.freed.Load() }
+
+// Dropped is the records that were given up because the disk was full.
+func (c *Cleaner) Dropped() int64 { return c.dropped.Load() }
+
+// Pass looks at every partition once. An error of one keeps no other from being cleaned. Not concurrently.
+func (c *Cleaner) Pass() error {
+	now := c.cfg.Now().UnixMilli()
+	step := c.clockStep(now)
+	var errs []error
+	for p := range c.cfg.Partitions() {
+		p.ShiftArrivals(step, now)
+		r, err := p.Retain(now)
+		errs = append(errs, err)
+		c.count(p, r, "retention")
+	}
+	if c.cfg.Space != nil {
+		c.cfg.Space.Refresh(now)
+		errs = append(errs, c.makeRoom(now))
+	}
+	return errors.Join(errs...)
+}
+
+// clockStep is by how many ms the clock was set since the last pass, 0 when it only ran.
+func (c *Cleaner) clockStep(now int64) int64 {
+	elapsed := c.cfg.Elapsed()
+	step := now - c.wall - (elapsed - c.since).Milliseconds()
+	first := !c.ran
+	c.wall, c.since, c.ran = now, elapsed, true
+	if first || step > -clockStepMS && step < clockStepMS {
+		return 0
+	}
+	c.cfg.Logger.Warn("the clock was set; arrival times move with it", "by", time.Duration(step)*time.Millisecond)
+	return step
+}
+
+// makeRoom drops the oldest segments of all partitions that allow it, oldest first, while the disk is full.
+func (c *Cleaner) makeRoom(now int64) error {
+	for c.cfg.Space.Low(c.cfg.Headroom) {
+		oldest := c.oldest()
+		if oldest == nil {
+			return nil
+		}
+		r, err := oldest.DropOldest()
+		if err != nil {
+			return err
+		}
+		if r.Segments == 0 {
+			return nil
+		}
+		c.dropped.Add(r.To - r.From)
+		c.count(oldest, r, "disk full")
+		c.cfg.Space.Refresh(now)
+	}
+	return nil
+}
+
+// oldest is the partition whose oldest segment arrived first, of those that may give one up.
+func (c *Cleaner) oldest() (found Partition) {
+	var first int64
+	for p := range c.cfg.Partitions() {
+		if !p.Config().DropOldest {
+			continue
+		}
+		if at, ok := p.Oldest(); ok && (found == nil || at < first) {
+			found, first = p, at
+		}
+	}
+	return found
+}
+
+func (c *Cleaner) count(p Partition, r partition.Retained, why string) {
+	if r.Segments == 0 {
+		return
+	}
+	c.removed.Add(int64(r.Segments))
+	c.freed.Add(r.Bytes)
+	c.cfg.Logger.Info("segments removed", "partition", p.String(), "why", why,
+		"segments", r.Segments, "bytes", r.Bytes, "from", r.From, "to", r.To)
+}

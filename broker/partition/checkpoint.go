@@ -1,0 +1,202 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"millrace/broker/journal"
+	"millrace/broker/record"
+	"millrace/broker/segment"
+)
+
+// checkpointRetryMS is how long a failed checkpoint waits before it is tried again by itself.
+const checkpointRetryMS = 1000
+
+// Checkpoint makes everything that was committed when it is called independent of the journal, and lets that part of
+// the journal go. Appends go on meanwhile. After an error nothing was let go and nothing is lost: the next one starts
+// over. One runs at a time.
+func (s *Store) Checkpoint() error {
+	s.checkpointing.Lock()
+	defer s.checkpointing.Unlock()
+	err := s.checkpoint()
+	wait := s.cfg.CheckpointIntervalMS
+	if err != nil {
+		wait = checkpointRetryMS
+	}
+	s.nextCheckpoint.Store(s.nowMS() + wait)
+	return err
+}
+
+func (s *Store) checkpoint() error {
+	s.touched.Store(false)
+	slot := Slot{Mark: s.barrier()}
+	// Each partition's place is noted when its turn comes, which is after the mark: it is at least what the journal
+	// says up to there, and more does no harm, because replay writes the same bytes to the same places.
+	var errs []error
+	for p := range s.All() {
+		e, ok, err := p.flush()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("flush %s: %w", p, err))
+		} else if ok {
+			slot.Partitions = append(slot.Partitions, e)
+		}
+	}
+	// Deleted directories' names must be gone for good before the journal forgets that they are deleted.
+	if err := errors.Join(append(errs, s.syncTopics())...); err != nil {
+		s.touched.Store(true)
+		return err
+	}
+	if err := s.slots.write(slot); err != nil {
+		s.touched.Store(true)
+		return err
+	}
+	if err := s.journal.Drop(slot.Mark); err != nil {
+		return fmt.Errorf("drop the journal's front: %w", err)
+	}
+	return s.removeSnapshots()
+}
+
+// barrier is the last committed frame, at a moment when everything up to it has reached the partitions. Asked between
+// commits: Mark alone may be ahead of the callbacks.
+func (s *Store) barrier() journal.Mark {
+	at := make(chan journal.Mark, 1)
+	s.journal.Defer(func() { at <- s.journal.Mark() })
+	return <-at
+}
+
+// flush makes the partition's log durable up to its durable end, with producer state and leader epochs, and tells
+// where that is. ok is false when the partition is deleted. Holds Store.checkpointing.
+func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
+	// Truncate lowers what is flushed: not in between.
+	p.retaining.Lock()
+	defer p.retaining.Unlock()
+	p.mu.Lock()
+	if p.gone.Load() && p.store.Get(p.topic.ID, p.index) != p {
+		p.mu.Unlock()
+		return SlotEntry{}, false, nil
+	}
+	p.state.Lock()
+	pieces, last := p.pieces, p.durablePiece
+	e = SlotEntry{
+		Topic: p.topic.ID, Partition: p.index,
+		Segment: last.Base(), Position: p.durablePos, Next: p.durable, Start: p.start,
+	}
+	p.state.Unlock()
+	var states []segment.ProducerState
+	dirty := p.producers.dirty
+	if dirty {
+		states = p.producers.snapshot(e.Next)
+		// What is not durable yet is not in the snapshot, and must be in the next.
+		p.producers.dirty = p.end.Load() > e.Next
+	}
+	epochs := p.epochs.list.Load()
+	p.mu.Unlock()
+
+	err = p.flushPieces(pieces, last, e.Position)
+	if err == nil && epochs != p.savedEpochs {
+		known := cutList(*epochs, e.Next)
+		err = segment.WriteEpochs(p.store.cfg.FS, p.dir, known)
+		if err == nil && len(known) == len(*epochs) {
+			p.savedEpochs = epochs
+		}
+	}
+	if err == nil && dirty {
+		if err = segment.WriteSnapshot(p.store.cfg.FS, p.dir, e.Next, states); err == nil {
+			p.snapshot = e.Next
+		}
+	}
+	if err != nil {
+		if dirty {
+			p.mu.Lock()
+			p.producers.dirty = true
+			p.mu.Unlock()
+		}
+		if p.gone.Load() { // deleted under our hands
+			return SlotEntry{}, false, nil
+		}
+		return SlotEntry{}, false, err
+	}
+	e.Snapshot = p.snapshot
+	return e, true, nil
+}
+
+// flushPieces syncs every segment up to byte pos of last.
+func (p *Partition) flushPieces(pieces []*piece, last *piece, pos int64) error {
+	if p.suspect.Load() {
+		if err := p.rebuild(pieces, last); err != nil {
+			return err
+		}
+	}
+	for _, s := range pieces {
+		to := pos
+		if s != last {
+			to = s.Size()
+		}
+		if s.Base() > last.Base() || s.flushed.Load() >= to {
+			continue
+		}
+		if err := p.syncPiece(s); err != nil {
+			return err
+		}
+		s.flushed.Store(to)
+	}
+	return nil
+}
+
+// rebuild writes again what a failed sync may have left clean in memory and absent on the disk, after looking at every
+// checksum: what memory holds is what the journal holds. Where it does not any more, the error keeps the journal's
+// front, and recovery writes the segment from there.
+func (p *Partition) rebuild(pieces []*piece, last *piece) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rebuilds.Add(1) // odd: reads that meet a short log wait and look again
+	defer p.rebuilds.Add(1)
+	for _, s := range pieces {
+		from, size := s.flushed.Load(), s.Size()
+		if s.Base() > last.Base() || from >= size {
+			continue
+		}
+		valid, err := s.Scan(from, func(record.Batch, int64) error { return nil })
+		if err != nil {
+			return err
+		}
+		if valid < size {
+			return fmt.Errorf("segment %d is valid up to byte %d of %d, the journal has the rest: %w", s.Base(), valid, size, ErrPoisoned)
+		}
+		if _, err := s.Scan(from, func(b record.Batch, at int64) error { return s.WriteAt(at, b) }); err != nil {
+			return err
+		}
+	}
+	// Cleared before the sync that follows, which may set it again.
+	p.suspect.Store(false)
+	p.store.log.Warn("a segment that failed to sync was written again", "partition", p.String())
+	return nil
+}
+
+// removeSnapshots removes the producer snapshots that no slot names any more. The last slots name two generations.
+func (s *Store) removeSnapshots() error {
+	keep := make(map[key][]int64, len(s.slots.last.Partitions))
+	for _, slot := range []Slot{s.slots.last, s.slots.prev} {
+		for _, e := range slot.Partitions {
+			k := key{e.Topic, e.Partition}
+			keep[k] = append(keep[k], e.Snapshot)
+		}
+	}
+	var errs []error
+	for p := range s.All() {
+		if p.snapshot < 0 || p.snapshot == p.sweptFor {
+			continue
+		}
+		offsets, err := p.snapshots()
+		errs = append(errs, err)
+		for _, o := range offsets {
+			if !slices.Contains(keep[key{p.topic.ID, p.index}], o) && o < p.snapshot {
+				errs = append(errs, s.cfg.FS.Remove(filepath.Join(p.dir, segment.SnapshotName(o))))
+			}
+		}
+		p.sweptFor = p.snapshot
+	}
+	return errors.Join(errs...)
+}

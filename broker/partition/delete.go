@@ -1,0 +1,144 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"millrace/broker/catalog"
+	"millrace/broker/disk"
+	"millrace/broker/journal"
+)
+
+// The suffixes Kafka gives to directories on their way out, behind `<topic>-<p>.<unique hex>`.
+const (
+	deleteSuffix = "-delete" // the journal said so; unlinked at once, or by the next start
+	straySuffix  = "-stray"  // set aside, never removed by us
+)
+
+// DeleteTopic deletes every partition of the topic. The deletion is journalled and synced before a file is touched; when
+// it returns nil the topic cannot come back. A topic that is not there is no error. Spans that are being read stay
+// readable. Blocks for a commit.
+func (s *Store) DeleteTopic(id catalog.TopicID) error {
+	var doomed []*Partition
+	for p := range s.All() {
+		if p.topic.ID == id {
+			doomed = append(doomed, p)
+		}
+	}
+	if len(doomed) == 0 {
+		return nil
+	}
+	for _, p := range doomed {
+		p.retaining.Lock()
+		p.mu.Lock()
+		failed := p.sealLocked()
+		p.gone.Store(true)
+		p.mu.Unlock()
+		failed.refuse()
+	}
+	err := s.stageDelete(id)
+	for _, p := range doomed {
+		p.mu.Lock()
+		if err != nil {
+			p.gone.Store(false)
+		}
+		p.mu.Unlock()
+		p.retaining.Unlock()
+	}
+	if err != nil {
+		return fmt.Errorf("delete topic %s: %w", doomed[0].topic.Name, err)
+	}
+	s.touched.Store(true)
+	s.mu.Lock()
+	for _, p := range doomed {
+		delete(s.partitions, key{id, p.index})
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, p := range doomed {
+		errs = append(errs, p.unlink())
+	}
+	if err := errors.Join(errs...); err != nil {
+		// The topic is deleted all the same; what is left goes with the next start.
+		s.log.Warn("files of a deleted topic are left", "topic", doomed[0].topic.Name, "err", err)
+	}
+	return nil
+}
+
+func (s *Store) stageDelete(id catalog.TopicID) error {
+	if err := s.admitBytes(entryBytes, 1, true, s.nowMS()); err != nil {
+		return err
+	}
+	defer s.pending(-entryBytes, -1)
+	result := make(chan error, 1)
+	s.journal.Stage([]journal.Entry{{Kind: journal.TopicDeleted, Topic: id, Partition: -1}}, func(err error) { result <- err })
+	return <-result
+}
+
+// unlink removes the directory of a deleted partition, under another name first: the old one may be taken at once by a
+// new topic.
+func (p *Partition) unlink() error {
+	s := p.store
+	s.producers.Add(-int64(len(p.producers.byID)))
+	to := s.unusedName(p.dir, deleteSuffix)
+	s.newTopics.Store(true)
+	renamed := s.cfg.FS.Rename(p.dir, to)
+	p.state.Lock()
+	pieces := p.pieces
+	p.state.Unlock()
+	errs := []error{renamed, closePieces(pieces)}
+	if renamed == nil {
+		errs = append(errs, removeTree(s.cfg.FS, to))
+	}
+	return errors.Join(errs...)
+}
+
+// unusedName is dir with a unique number and suffix, as Kafka names directories on their way out.
+func (s *Store) unusedName(dir, suffix string) string {
+	for {
+		to := fmt.Sprintf("%s.%016x%s", dir, uint64(s.nowMS())<<16|s.deletes.Add(1)&0xffff, suffix)
+		if _, err := s.cfg.FS.Stat(to); errors.Is(err, fs.ErrNotExist) {
+			return to
+		}
+	}
+}
+
+// removeTree removes a partition's directory and the files in it.
+func removeTree(fsys disk.FS, dir string) error {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if e.IsDir() {
+			errs = append(errs, removeTree(fsys, name))
+		} else {
+			errs = append(errs, fsys.Remove(name))
+		}
+	}
+	return errors.Join(append(errs, fsys.Remove(dir))...)
+}
+
+// splitDir takes a directory's name apart, `<topic>-<p>`; false when it is not one.
+func splitDir(name string) (topic string, index int32, ok bool) {
+	i := strings.LastIndexByte(name, '-')
+	if i <= 0 || i+1 == len(name) || len(name)-i > 11 {
+		return "", 0, false
+	}
+	n := int64(0)
+	for _, c := range name[i+1:] {
+		if c < '0' || c > '9' {
+			return "", 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	if n > 1<<31-1 || catalog.ValidTopicName(name[:i]) != nil {
+		return "", 0, false
+	}
+	return name[:i], int32(n), true
+}

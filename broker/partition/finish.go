@@ -1,0 +1,155 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"millrace/broker/disk"
+	"millrace/broker/segment"
+)
+
+// pointWalked makes segments durable that nothing but a walk over them vouches for: the life before may have left them
+// in the page cache, and they are served from now on.
+var pointWalked = disk.NewPoint("partition.walked")
+
+// finish cuts the log where replay ended and makes the partition of it. Whatever fails is told and leaves the partition
+// out: the directory stays as it is for the next start.
+func (l *log) finish() *Partition {
+	if err := l.settle(); err != nil {
+		l.r.lost("%s cannot be opened: %v", l.p, err)
+		if err := closePieces(l.pieces); err != nil {
+			l.r.s.log.Warn("close", "partition", l.p.String(), "err", err)
+		}
+		return nil
+	}
+	return l.p
+}
+
+func (l *log) settle() error {
+	p, f := l.p, l.r.facts.log(l.key())
+	if l.hole || len(l.r.report.Journal.Gaps) > 0 || l.walked {
+		// What the journal lost may still be in the segment, and may have been acknowledged.
+		if err := l.accept(math.MaxInt64); err != nil {
+			return err
+		}
+	}
+	l.tellDamage()
+	if err := l.cut(); err != nil {
+		return err
+	}
+	start := min(max(l.start, f.start, l.pieces[0].Base()), l.next)
+	for len(l.pieces) > 1 && l.pieces[1].Base() <= start && l.pieces[0] != l.at {
+		if err := l.pieces[0].Remove(); err != nil {
+			return err
+		}
+		l.pieces = l.pieces[1:]
+	}
+	start = max(start, l.pieces[0].Base())
+	if !l.r.complete {
+		if err := l.syncWalked(); err != nil {
+			return err
+		}
+	}
+	p.pieces = l.pieces
+	p.start, p.high, p.durable = start, l.next, l.next
+	p.durablePiece, p.durablePos = l.at, l.pos
+	p.end.Store(l.next)
+	p.store.producers.Add(-int64(p.producers.rollback(l.next)))
+	p.epochs.cut(l.next)
+	if known := p.epochs.load(); len(known) > 0 {
+		p.epoch.Store(known[len(known)-1].Epoch)
+	}
+	p.recorded = f.made || l.slot != nil
+	return nil
+}
+
+// tellDamage names what a walk could not get over: valid batches behind invalid bytes. They are cut off, since nothing
+// says any more that they were acknowledged in this order.
+func (l *log) tellDamage() {
+	if !l.walked || l.at.Size() <= l.pos {
+		return
+	}
+	d, err := l.at.Resync(l.pos, l.at.Size())
+	if err == nil && d != nil && d.NextOffset >= 0 {
+		l.r.lost("%s: damaged from byte %d of segment %d, offset %d, with valid batches from offset %d on behind it",
+			l.p, l.pos, l.at.Base(), l.next, d.NextOffset)
+	}
+}
+
+// cut ends every segment where it ended, and removes those behind the last.
+func (l *log) cut() error {
+	var errs []error
+	for s, pos := range l.ends {
+		if s != l.at && s.Size() > pos {
+			errs = append(errs, s.Truncate(pos))
+		}
+	}
+	errs = append(errs, l.at.Truncate(l.pos))
+	last := slices.Index(l.pieces, l.at)
+	for _, s := range l.pieces[last+1:] {
+		errs = append(errs, s.Remove())
+	}
+	l.pieces = l.pieces[:last+1]
+	l.at.flushed.Store(min(l.at.flushed.Load(), l.pos))
+	if l.pos == 0 {
+		l.at.opened.Store(0)
+	}
+	return errors.Join(errs...)
+}
+
+// syncWalked syncs every segment of a log that no checkpoint knows.
+func (l *log) syncWalked() error {
+	for _, s := range l.pieces {
+		f, err := l.p.store.cfg.FS.OpenFile(s.Path(), os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(pointWalked), f.Close()); err != nil {
+			return fmt.Errorf("sync %s: %w", s.Path(), err)
+		}
+	}
+	return nil
+}
+
+// restoreProducers takes over the newest readable producer snapshot at or below offset end, and returns its offset, -1
+// when there is none.
+func (l *log) restoreProducers(end int64) int64 {
+	p := l.p
+	offsets, err := p.snapshots()
+	if err != nil {
+		l.r.lost("%s: producer snapshots cannot be listed: %v", p, err)
+	}
+	for _, o := range slices.Backward(offsets) {
+		if o > end {
+			continue
+		}
+		states, err := segment.ReadSnapshot(p.store.cfg.FS, p.dir, o)
+		if err != nil {
+			l.r.lost("%s: producer snapshot %d is lost: %v", p, o, err)
+			continue
+		}
+		p.store.producers.Add(int64(p.producers.restore(states)))
+		p.snapshot = o
+		return o
+	}
+	return -1
+}
+
+// snapshots lists the offsets of the producer snapshots in the directory, ascending.
+func (p *Partition) snapshots() ([]int64, error) {
+	entries, err := p.store.cfg.FS.ReadDir(p.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", filepath.Base(p.dir), err)
+	}
+	var offsets []int64
+	for _, e := range entries {
+		if o, ok := segment.ParseName(e.Name(), ".snapshot"); ok {
+			offsets = append(offsets, o)
+		}
+	}
+	return offsets, nil
+}

@@ -1,0 +1,206 @@
+package partition
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"millrace/broker/record"
+	"millrace/broker/segment"
+)
+
+// producerBatches is how many of a producer's last batches are remembered for duplicates (Kafka's
+// ProducerStateEntry.NUM_BATCHES_TO_RETAIN); it is why a client may have five requests in flight.
+const producerBatches = 5
+
+// producedBatch is one batch of an idempotent producer.
+type producedBatch struct {
+	base  int64 // offset of its first record
+	at    int64 // when it was appended, ms since 1970
+	first int32 // sequence number of its first record
+	delta int32 // records after the first
+	epoch int16
+}
+
+func (b producedBatch) next() int64 { return b.base + int64(b.delta) + 1 }
+
+// last is the sequence number of the batch's last record. Sequences wrap after 2^31-1 to 0.
+func (b producedBatch) last() int32 { return int32((int64(b.first) + int64(b.delta)) & math.MaxInt32) }
+
+// producer is what a partition remembers of one producer id: its last batches, oldest first, never empty. More than five
+// are kept only while that is needed to have a durable one to fall back to.
+type producer struct{ batches []producedBatch }
+
+func (p *producer) newest() producedBatch { return p.batches[len(p.batches)-1] }
+
+// producers is the idempotence state of one partition. Guarded by Partition.mu.
+type producers struct {
+	byID map[int64]*producer
+	// dirty is set when the state differs from the newest snapshot.
+	dirty bool
+}
+
+// admit says whether batch b may follow what its producer wrote before. dup is true when it was written already, and
+// then first is that batch. The rules are Kafka's ProducerAppendInfo and ProducerStateManager:
+//
+//   - an older epoch is fenced, a newer one starts at sequence 0;
+//   - one of the last five batches again is a duplicate;
+//   - a producer that is not known (new, expired, evicted or lost with its records) may start anywhere (KIP-360).
+func (s *producers) admit(b record.Batch, nowMS, expireMS int64) (first producedBatch, dup bool, err error) {
+	p := s.byID[b.ProducerID()]
+	if p == nil {
+		return producedBatch{}, false, nil
+	}
+	newest := p.newest()
+	if expireMS > 0 && nowMS-newest.at > expireMS {
+		return producedBatch{}, false, nil
+	}
+	epoch, seq := b.ProducerEpoch(), b.BaseSequence()
+	switch {
+	case epoch < newest.epoch:
+		return producedBatch{}, false, fmt.Errorf("producer %d at epoch %d, now %d: %w", b.ProducerID(), epoch, newest.epoch, ErrFencedProducer)
+	case epoch > newest.epoch:
+		if seq != 0 {
+			return producedBatch{}, false, fmt.Errorf("producer %d starts epoch %d at sequence %d: %w", b.ProducerID(), epoch, seq, ErrOutOfOrderSequence)
+		}
+		return producedBatch{}, false, nil
+	}
+	for _, old := range p.batches[max(0, len(p.batches)-producerBatches):] {
+		if old.epoch == epoch && old.first == seq && old.delta == b.LastOffsetDelta() {
+			return old, true, nil
+		}
+	}
+	if want := (newest.last() + 1) & math.MaxInt32; seq != want {
+		return producedBatch{}, false, fmt.Errorf("producer %d at sequence %d, want %d: %w", b.ProducerID(), seq, want, ErrOutOfOrderSequence)
+	}
+	return producedBatch{}, false, nil
+}
+
+// add remembers b, already numbered. durable is the end that a failed commit falls back to. It returns by how many
+// producers the table grew.
+func (s *producers) add(b record.Batch, nowMS, durable int64) int {
+	return s.remember(b.ProducerID(), producedBatch{
+		base: b.BaseOffset(), at: nowMS, first: b.BaseSequence(), delta: b.LastOffsetDelta(), epoch: b.ProducerEpoch(),
+	}, durable)
+}
+
+func (s *producers) remember(id int64, b producedBatch, durable int64) int {
+	s.dirty = true
+	p, grown := s.byID[id], 0
+	if p == nil {
+		if s.byID == nil {
+			s.byID = make(map[int64]*producer)
+		}
+		p, grown = &producer{}, 1
+		s.byID[id] = p
+	}
+	for len(p.batches) >= producerBatches && p.batches[1].next() <= durable {
+		p.batches = append(p.batches[:0], p.batches[1:]...)
+	}
+	p.batches = append(p.batches, b)
+	return grown
+}
+
+// rollback forgets every batch that does not end by offset end, and returns by how many producers the table shrank.
+func (s *producers) rollback(end int64) (gone int) {
+	for id, p := range s.byID {
+		n := len(p.batches)
+		for n > 0 && p.batches[n-1].next() > end {
+			n--
+		}
+		if n < len(p.batches) {
+			s.dirty = true
+		}
+		if p.batches = p.batches[:n]; n == 0 {
+			delete(s.byID, id)
+			gone++
+		}
+	}
+	return gone
+}
+
+// expire forgets producers that have been silent for longer than expireMS, and returns how many.
+func (s *producers) expire(nowMS, expireMS int64) (gone int) {
+	for id, p := range s.byID {
+		if nowMS-p.newest().at > expireMS {
+			delete(s.byID, id)
+			s.dirty = true
+			gone++
+		}
+	}
+	return gone
+}
+
+// evict makes room by forgetting the producer that has been silent longest, but not id. It is the price of a bounded
+// table: that producer starts anew as KIP-360 lets it.
+func (s *producers) evict(id int64) bool {
+	victim, oldest := int64(-1), int64(math.MaxInt64)
+	for other, p := range s.byID {
+		if at := p.newest().at; other != id && at < oldest {
+			victim, oldest = other, at
+		}
+	}
+	if victim < 0 {
+		return false
+	}
+	delete(s.byID, victim)
+	s.dirty = true
+	return true
+}
+
+// snapshot is the state as Kafka's .snapshot file has it: of each producer the last batch that ends by offset end.
+func (s *producers) snapshot(end int64) []segment.ProducerState {
+	states := make([]segment.ProducerState, 0, len(s.byID))
+	for id, p := range s.byID {
+		n := len(p.batches)
+		for n > 0 && p.batches[n-1].next() > end {
+			n--
+		}
+		if n == 0 {
+			continue
+		}
+		b := p.batches[n-1]
+		states = append(states, segment.ProducerState{
+			ID: id, Epoch: b.epoch, LastSequence: b.last(), LastOffset: b.next() - 1, OffsetDelta: b.delta,
+			LastTime: b.at, CoordinatorEpoch: -1, TxnFirstOffset: -1,
+		})
+	}
+	slices.SortFunc(states, func(a, b segment.ProducerState) int { return cmp.Compare(a.ID, b.ID) })
+	return states
+}
+
+// restore takes over a snapshot, and returns how many producers it has.
+func (s *producers) restore(states []segment.ProducerState) int {
+	s.byID = nil
+	n := 0
+	for _, st := range states {
+		if st.LastSequence < 0 || st.OffsetDelta < 0 {
+			continue // a producer with nothing but a transaction marker
+		}
+		n += s.remember(st.ID, producedBatch{
+			base: st.LastOffset - int64(st.OffsetDelta), at: st.LastTime,
+			first: int32((int64(st.LastSequence) - int64(st.OffsetDelta)) & math.MaxInt32),
+			delta: st.OffsetDelta, epoch: st.Epoch,
+		}, math.MaxInt64)
+	}
+	s.dirty = false
+	return n
+}
+
+func (s *producers) check(end int64) error {
+	for id, p := range s.byID {
+		if len(p.batches) == 0 {
+			return fmt.Errorf("producer %d has no batches", id)
+		}
+		for i, b := range p.batches {
+			if b.next() > end {
+				return fmt.Errorf("producer %d remembers a batch up to %d, past the end %d", id, b.next(), end)
+			}
+			if i > 0 && b.base < p.batches[i-1].next() {
+				return fmt.Errorf("producer %d: batch %d overlaps the one before", id, b.base)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,137 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+
+	"millrace/broker/record"
+	"millrace/broker/segment"
+)
+
+// Read is a span of whole checked batches from the one that holds offset on, at most maxBytes of them but one at least.
+// Nothing at or above the high watermark is ever in it; at the high watermark it is empty. It ends with its segment at
+// the latest. The caller releases it. Damage is stepped over: the span then begins behind it, and the gap is counted
+// and logged. Errors: ErrOffsetOutOfRange, ErrDeleted, and the disk's.
+func (p *Partition) Read(offset int64, maxBytes int) (segment.Span, error) {
+	for {
+		span, again, err := p.read(offset, maxBytes)
+		if err == nil || !again {
+			return span, err
+		}
+	}
+}
+
+// read is one try. again is true when the log changed under it: the offset has to be looked at anew.
+func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again bool, err error) {
+	if p.gone.Load() {
+		return segment.Span{}, false, fmt.Errorf("read %s: %w", p, ErrDeleted)
+	}
+	p.state.Lock()
+	pieces, start, high := p.pieces, p.start, p.high
+	durable, durablePiece, durablePos := p.durable, p.durablePiece, p.durablePos
+	p.state.Unlock()
+	if offset < start || offset > p.end.Load() {
+		return segment.Span{}, false, fmt.Errorf("read %s at %d, log is %d to %d: %w", p, offset, start, high, ErrOffsetOutOfRange)
+	}
+	rebuilds := p.rebuilds.Load()
+	for i := floor(pieces, offset); i < len(pieces) && offset < high; {
+		s := pieces[i]
+		if s.Base() >= high {
+			break
+		}
+		end := durablePos
+		if s != durablePiece || high != durable {
+			end, err = limit(pieces, i, high)
+		}
+		if err == nil {
+			span, err = s.Read(offset, end, maxBytes)
+		}
+		var damage *segment.DamageError
+		switch {
+		case errors.As(err, &damage):
+			if p.rebuilt(rebuilds) {
+				return segment.Span{}, true, err
+			}
+			p.gap(offset, damage)
+			err = nil
+			if damage.NextOffset < 0 {
+				i++ // the rest of this segment
+				continue
+			}
+			offset = max(offset+1, damage.NextOffset)
+		case err != nil && p.gone.Load():
+			return segment.Span{}, false, fmt.Errorf("read %s: %w", p, ErrDeleted)
+		case err != nil:
+			return segment.Span{}, p.moved(pieces), fmt.Errorf("read %s at %d: %w", p, offset, err)
+		case span.Len() > 0:
+			return span, false, nil
+		default:
+			i++
+		}
+	}
+	return segment.Span{}, false, nil
+}
+
+// rebuilt says whether the log was being written again since then, and waits for the end of it.
+func (p *Partition) rebuilt(since int64) bool {
+	if since%2 == 0 && p.rebuilds.Load() == since {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return true
+}
+
+// moved says whether the segments are others than they were: a read that failed may have met one being removed.
+func (p *Partition) moved(pieces []*piece) bool {
+	p.state.Lock()
+	defer p.state.Unlock()
+	return len(pieces) != len(p.pieces) || pieces[0] != p.pieces[0]
+}
+
+// gap counts and names a stretch that cannot be served: once, however often it is met in a row.
+func (p *Partition) gap(offset int64, d *segment.DamageError) {
+	if p.damagedAt.Swap(d.Position) == d.Position {
+		return
+	}
+	p.gaps.Add(1)
+	p.store.log.Error("damaged records are skipped", "partition", p.String(),
+		"offset", max(d.Offset, offset), "next", d.NextOffset, "file", d.Path, "position", d.Position, "reason", d.Reason)
+}
+
+// firstOffset is the base offset of a span's first batch.
+func firstOffset(span segment.Span) (int64, error) {
+	raw, err := span.Append(nil)
+	if err != nil {
+		return 0, err
+	}
+	b, _, err := record.Next(raw)
+	if err != nil {
+		return 0, err
+	}
+	return b.BaseOffset(), nil
+}
+
+// firstIn is the first record of whole batches that is at start or later and not before ms, -1 when there is none, and
+// the offset after the last batch.
+func firstIn(batches []byte, start, ms int64) (next, offset, ts int64, err error) {
+	for rest := batches; len(rest) > 0; {
+		b, after, err := record.Next(rest)
+		if err != nil {
+			return 0, -1, -1, err
+		}
+		next, rest = b.NextOffset(), after
+		if b.MaxTimestamp() < ms {
+			continue
+		}
+		for r, err := range b.Records(record.DefaultMaxBytes) {
+			if err != nil {
+				return 0, -1, -1, err
+			}
+			if r.Offset >= start && r.Timestamp >= ms {
+				return next, r.Offset, r.Timestamp, nil
+			}
+		}
+	}
+	return next, -1, -1, nil
+}

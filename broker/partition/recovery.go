@@ -1,0 +1,371 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"millrace/broker/catalog"
+	"millrace/broker/journal"
+	"millrace/broker/segment"
+)
+
+// recovery brings a store back: slots, directories, two passes over the journal, and only then the cuts.
+type recovery struct {
+	s      *Store
+	report Report
+
+	found map[key]*log
+	facts facts
+	// complete is set when a slot is valid: the journal then has everything that came after it.
+	complete bool
+	torn     uint64 // index of a last frame whose pointed bytes are missing: it never became a commit; 0 for none
+	undo     []journal.Entry
+	aside    *quarantine
+}
+
+// facts are what pass one learns: what later entries make of earlier ones.
+type facts struct {
+	deleted map[catalog.TopicID]bool
+	created map[catalog.TopicID]string
+	logs    map[key]*fact
+}
+
+// fact is what the journal says of one partition as a whole.
+type fact struct {
+	made  bool    // its TopicCreated is in the journal
+	start int64   // highest start moved to, -1 for none
+	cuts  []cut   // in order
+	bases []int64 // segments that entries name, each once
+}
+
+// cut is one truncation: everything at or past base in entries before this one is cancelled.
+type cut struct {
+	at   place
+	base int64
+	seg  int64
+	pos  int64
+}
+
+// place is an entry's position in the journal.
+type place struct {
+	frame uint64
+	entry int
+}
+
+func (p place) before(q place) bool {
+	return p.frame < q.frame || p.frame == q.frame && p.entry < q.entry
+}
+
+func (r *recovery) run() error {
+	s := r.s
+	s.recovering.Store(true)
+	defer s.recovering.Store(false)
+	r.found = make(map[key]*log)
+	r.facts = facts{make(map[catalog.TopicID]bool), make(map[catalog.TopicID]string), make(map[key]*fact)}
+	if err := s.cfg.FS.MkdirAll(s.topics, 0o755); err != nil {
+		return err
+	}
+	// A directory made or removed by the last life may not be durable: the next checkpoint sees to it.
+	s.newTopics.Store(true)
+	var bad []string
+	s.slots, bad = openSlots(s.cfg.FS, s.cfg.Dir)
+	for _, b := range bad {
+		r.lost("%s", b)
+	}
+	r.complete = s.slots.ok
+	if r.complete {
+		r.report.Slots = 2 - len(bad)
+		if !s.slots.made {
+			r.report.Slots = 1
+		}
+	}
+	var err error
+	if s.journal, err = s.cfg.OpenJournal(s.slots.last.Mark); err != nil {
+		return err
+	}
+	if err := r.scan(); err != nil {
+		return err
+	}
+	if err := r.replay(); err != nil {
+		return err
+	}
+	for k, l := range r.found {
+		if p := l.finish(); p != nil {
+			s.partitions[k] = p
+		}
+	}
+	if err := r.aside.close(); err != nil {
+		return err
+	}
+	if err := s.journal.Start(); err != nil {
+		return err
+	}
+	if err := r.cancelTorn(); err != nil {
+		return err
+	}
+	r.orphans()
+	r.report.Partitions = len(s.partitions)
+	s.recovering.Store(false)
+	s.touched.Store(r.report.Entries > 0)
+	s.nextCheckpoint.Store(s.nowMS() + s.cfg.CheckpointIntervalMS)
+	if s.slots.ok {
+		return nil
+	}
+	// The first life of the directory, or one whose slots are both lost: with a slot, and the directory's own entries
+	// durable, everything after is as usual.
+	return s.Checkpoint()
+}
+
+// scan lists the directories, removes what is left of deletions, and gives each log its slot entry.
+func (r *recovery) scan() error {
+	entries, err := r.s.cfg.FS.ReadDir(r.s.topics)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(r.s.topics, e.Name())
+		name, index, ok := splitDir(e.Name())
+		switch {
+		case !e.IsDir() || strings.HasSuffix(e.Name(), straySuffix):
+			continue
+		case strings.HasSuffix(e.Name(), deleteSuffix):
+			r.removeDir(path)
+			continue
+		case !ok:
+			r.lost("directory %s is not a partition's; it is left alone", e.Name())
+			continue
+		}
+		id, err := segment.ReadMetadata(r.s.cfg.FS, path)
+		t, cfg := Topic{ID: id, Name: name}, *r.s.cfg.Defaults
+		if err != nil {
+			if t, cfg, ok = r.s.cfg.Named(name); !ok {
+				if !errors.Is(err, fs.ErrNotExist) || r.holdsLog(path) {
+					r.lost("directory %s has no readable partition.metadata and the catalog does not know the name; it is left alone: %v", e.Name(), err)
+				}
+				continue
+			}
+			if err := segment.WriteMetadata(r.s.cfg.FS, path, t.ID); err != nil {
+				return err
+			}
+		} else if known, c, ok := r.s.cfg.Known(id); ok && known.Name == name {
+			cfg = c
+		}
+		k := key{t.ID, index}
+		if r.found[k] != nil {
+			r.lost("directory %s has the topic id of another; it is left alone", e.Name())
+			continue
+		}
+		r.found[k] = &log{r: r, p: r.s.blank(t, index, cfg)}
+	}
+	for i := range r.s.slots.last.Partitions {
+		e := &r.s.slots.last.Partitions[i]
+		k := key{e.Topic, e.Partition}
+		if l := r.found[k]; l != nil {
+			l.slot = e
+		} else if t, cfg, ok := r.s.cfg.Known(e.Topic); ok {
+			r.found[k] = &log{r: r, p: r.s.blank(t, e.Partition, cfg), slot: e, missing: true}
+		}
+	}
+	return nil
+}
+
+// holdsLog says whether the directory has a log with anything in it.
+func (r *recovery) holdsLog(dir string) bool {
+	entries, err := r.s.cfg.FS.ReadDir(dir)
+	if err != nil {
+		return true // better reported than overlooked
+	}
+	for _, e := range entries {
+		if _, ok := segment.ParseName(e.Name(), segment.LogSuffix); ok {
+			if info, err := e.Info(); err != nil || info.Size() > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (r *recovery) removeDir(path string) {
+	if err := removeTree(r.s.cfg.FS, path); err != nil {
+		r.s.log.Warn("files of a deleted topic are left", "directory", path, "err", err)
+		return
+	}
+	r.report.Deleted++
+}
+
+// replay is the two passes.
+func (r *recovery) replay() error {
+	report, err := r.s.journal.Replay(r.collect)
+	r.report.Journal = report
+	if err != nil {
+		return fmt.Errorf("replay, first pass: %w", err)
+	}
+	for _, g := range report.Gaps {
+		r.lost("journal frames %d to %d are damaged", g.From, g.To)
+	}
+	for k, l := range r.found {
+		if !r.facts.deleted[k.topic] {
+			continue
+		}
+		delete(r.found, k)
+		if !l.missing {
+			// Under its own name until now: the rename was not durable.
+			to := r.s.unusedName(l.p.dir, deleteSuffix)
+			if err := r.s.cfg.FS.Rename(l.p.dir, to); err != nil {
+				return err
+			}
+			r.removeDir(to)
+		}
+	}
+	for _, l := range r.found {
+		if err := l.begin(); err != nil {
+			return fmt.Errorf("recover %s: %w", l.p, err)
+		}
+	}
+	if _, err := r.s.journal.Replay(r.apply); err != nil {
+		return fmt.Errorf("replay, second pass: %w", err)
+	}
+	return nil
+}
+
+// collect is pass one.
+func (r *recovery) collect(f journal.Frame) error {
+	if f.Last && !r.pointersHold(f) {
+		// It holds good for what moves no bytes: those entries cannot be taken back, so they count, here and in every
+		// later recovery. Nobody was told either way.
+		r.torn = f.Index
+	}
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		k := key{e.Topic, e.Partition}
+		switch e.Kind {
+		case journal.TopicDeleted:
+			r.facts.deleted[e.Topic] = true
+		case journal.TopicCreated:
+			r.facts.created[e.Topic] = string(e.Bytes)
+			r.facts.log(k).made = true
+		case journal.StartMoved:
+			fact := r.facts.log(k)
+			fact.start = max(fact.start, e.Base)
+		case journal.Truncate:
+			fact := r.facts.log(k)
+			fact.start = min(fact.start, e.Base)
+			fact.cuts = append(fact.cuts, cut{place{f.Index, i}, e.Base, e.Segment, e.Position})
+		case journal.Append, journal.Pointer:
+			if f.Index == r.torn {
+				continue
+			}
+			fact := r.facts.log(k)
+			if n := len(fact.bases); n == 0 || fact.bases[n-1] != e.Segment {
+				fact.bases = append(fact.bases, e.Segment)
+			}
+		}
+	}
+	return nil
+}
+
+func (f *facts) log(k key) *fact {
+	l := f.logs[k]
+	if l == nil {
+		l = &fact{start: -1}
+		f.logs[k] = l
+	}
+	return l
+}
+
+// pointersHold says whether the pointed bytes of the last frame are there. Only that frame can miss them, because
+// commits are serial; and without them it never was a commit.
+func (r *recovery) pointersHold(f journal.Frame) bool {
+	gone := make(map[catalog.TopicID]bool)
+	for i := range f.Entries {
+		if f.Entries[i].Kind == journal.TopicDeleted {
+			gone[f.Entries[i].Topic] = true
+		}
+	}
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		if e.Kind != journal.Pointer || r.facts.deleted[e.Topic] || gone[e.Topic] {
+			continue
+		}
+		l := r.found[key{e.Topic, e.Partition}]
+		if l == nil || !l.holds(e) {
+			return false
+		}
+	}
+	return true
+}
+
+// apply is pass two.
+func (r *recovery) apply(f journal.Frame) error {
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		if r.facts.deleted[e.Topic] || e.Kind == journal.TopicDeleted {
+			continue
+		}
+		if f.Index == r.torn && (e.Kind == journal.Append || e.Kind == journal.Pointer) {
+			r.undo = append(r.undo, journal.Entry{
+				Kind: journal.Truncate, Topic: e.Topic, Partition: e.Partition,
+				Segment: e.Segment, Position: e.Position, Base: e.Base,
+			})
+			continue
+		}
+		l, err := r.log(e)
+		if err != nil {
+			return err
+		}
+		if l == nil {
+			r.report.Quarantined++
+			if err := r.quarantine(f.Index, e); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := l.apply(place{f.Index, i}, e); err != nil {
+			return fmt.Errorf("replay frame %d into %s: %w", f.Index, l.p, err)
+		}
+	}
+	return nil
+}
+
+// log is the log of an entry, made when the journal or the catalog knows its name, nil when nobody does.
+func (r *recovery) log(e *journal.Entry) (*log, error) {
+	k := key{e.Topic, e.Partition}
+	if l := r.found[k]; l != nil {
+		return l, nil
+	}
+	t, cfg, ok := r.s.cfg.Known(e.Topic)
+	if name, made := r.facts.created[e.Topic]; !ok && made {
+		t, cfg, ok = Topic{ID: e.Topic, Name: name}, *r.s.cfg.Defaults, true
+	}
+	if !ok || e.Partition < 0 || catalog.ValidTopicName(t.Name) != nil {
+		return nil, nil
+	}
+	l := &log{r: r, p: r.s.blank(t, e.Partition, cfg), missing: true}
+	r.found[k] = l
+	return l, l.begin()
+}
+
+// cancelTorn makes it durable that the last frame, whose pointed bytes were missing, is no commit: the places it names
+// are written anew from now on, and the next recovery must not compare them with it.
+func (r *recovery) cancelTorn() error {
+	seen := make(map[key]bool)
+	var group []journal.Entry
+	for _, e := range r.undo {
+		if k := (key{e.Topic, e.Partition}); !seen[k] && r.s.partitions[k] != nil {
+			seen[k] = true
+			group = append(group, e)
+		}
+	}
+	if len(group) == 0 {
+		return nil
+	}
+	result := make(chan error, 1)
+	r.s.journal.Stage(group, func(err error) { result <- err })
+	if err := <-result; err != nil {
+		return fmt.Errorf("cancel the torn last commit: %w", err)
+	}
+	return nil
+}

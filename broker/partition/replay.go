@@ -1,0 +1,476 @@
+package partition
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"os"
+	"slices"
+
+	"millrace/broker/disk"
+	"millrace/broker/journal"
+	"millrace/broker/record"
+	"millrace/broker/segment"
+)
+
+// log is one partition while it is being recovered: a cursor that follows the journal through its segments.
+type log struct {
+	r       *recovery
+	p       *Partition
+	slot    *SlotEntry // what the checkpoint says, nil for nothing
+	missing bool       // there is no directory
+	pieces  []*piece   // ascending
+	start   int64
+
+	// The cursor: the next entry is expected at byte pos of piece at, with offset next.
+	at        *piece
+	pos, next int64
+	// walked is set while the cursor comes from the segments alone, and the journal may say better.
+	walked bool
+	// hole is set when bytes at the cursor were lost and it is not known yet how many.
+	hole bool
+	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
+	safeSegment, safePos int64
+	ends                 map[*piece]int64 // where segments that were rolled end
+	producersFrom        int64            // batches from here on are not in the producer snapshot
+}
+
+// begin opens the segments and puts the cursor where the checkpoint says, or where a walk over the active one ends.
+func (l *log) begin() error {
+	p := l.p
+	l.ends = make(map[*piece]int64)
+	l.safeSegment = -1
+	if l.missing {
+		if err := l.create(); err != nil {
+			return err
+		}
+	} else if err := l.open(); err != nil {
+		return err
+	}
+	if known, err := segment.ReadEpochs(p.store.cfg.FS, p.dir); err == nil {
+		p.epochs.store(known)
+		p.savedEpochs = p.epochs.list.Load()
+	} else if !errors.Is(err, os.ErrNotExist) {
+		l.r.lost("%s: leader epochs are lost: %v", p, err)
+	}
+	if l.slot != nil {
+		return l.fromSlot()
+	}
+	l.start = l.pieces[0].Base()
+	l.producersFrom = l.restoreProducers(math.MaxInt64)
+	if l.r.complete && l.r.facts.log(l.key()).made {
+		// Younger than the checkpoint: the journal has all of it that was ever acknowledged.
+		l.at, l.next = l.pieces[0], l.pieces[0].Base()
+		l.safeSegment = -1
+		return nil
+	}
+	l.walked = true
+	l.at = l.pieces[len(l.pieces)-1]
+	l.next = l.at.Base()
+	return l.walk(0)
+}
+
+func (l *log) key() key { return key{l.p.topic.ID, l.p.index} }
+
+// create makes a directory that is not there, with an empty log where the old one's end was.
+func (l *log) create() error {
+	start := int64(0)
+	if l.slot != nil && l.slot.Next > 0 {
+		start = l.slot.Next
+		l.r.lost("%s: the directory is gone; offsets %d to %d are lost", l.p, l.slot.Start, l.slot.Next-1)
+		l.slot = nil
+	} else if f := l.r.facts.log(l.key()); len(f.bases) > 0 {
+		start = slices.Min(f.bases)
+	}
+	made, err := l.p.store.create(l.p.topic, l.p.index, *l.p.config.Load(), start)
+	if err != nil {
+		return err
+	}
+	l.p, l.pieces, l.start = made, made.pieces, start
+	return nil
+}
+
+// open opens every segment there is, and makes one where there is none.
+func (l *log) open() error {
+	p := l.p
+	entries, err := p.store.cfg.FS.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		base, ok := segment.ParseName(e.Name(), segment.LogSuffix)
+		if !ok {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		s, err := segment.Open(p.store.cfg.FS, p.dir, base, p.segmentConfig())
+		if err != nil {
+			l.r.lost("%s: segment %d cannot be opened: %v", p, base, err)
+			continue
+		}
+		x := &piece{Segment: s}
+		x.arrival.Store(info.ModTime().UnixMilli())
+		if s.Size() > 0 {
+			x.opened.Store(info.ModTime().UnixMilli())
+		}
+		l.pieces = append(l.pieces, x)
+	}
+	if len(l.pieces) > 0 {
+		return nil
+	}
+	base := int64(0)
+	if l.slot != nil {
+		base = l.slot.Segment
+	}
+	_, err = l.piece(base)
+	return err
+}
+
+// piece is the segment with that base, made when there is none.
+func (l *log) piece(base int64) (*piece, error) {
+	i, ok := slices.BinarySearchFunc(l.pieces, base, func(s *piece, base int64) int {
+		switch {
+		case s.Base() < base:
+			return -1
+		case s.Base() > base:
+			return 1
+		}
+		return 0
+	})
+	if ok {
+		return l.pieces[i], nil
+	}
+	s, err := segment.Create(l.p.store.cfg.FS, l.p.dir, base, l.p.segmentConfig())
+	if err != nil {
+		return nil, err
+	}
+	l.pieces = slices.Insert(l.pieces, i, &piece{Segment: s})
+	return l.pieces[i], nil
+}
+
+// fromSlot puts the cursor where the checkpoint saw the log's end. What it says is synced is believed as far as the
+// file has the bytes.
+func (l *log) fromSlot() error {
+	e := l.slot
+	var err error
+	if l.at, err = l.piece(e.Segment); err != nil {
+		return err
+	}
+	l.pos, l.next, l.start = e.Position, e.Next, e.Start
+	l.safeSegment, l.safePos = e.Segment, e.Position
+	for _, s := range l.pieces {
+		if s.Base() < e.Segment {
+			s.flushed.Store(s.Size())
+		}
+	}
+	if l.at.Size() < e.Position {
+		l.pos, l.next = 0, l.at.Base()
+		if err := l.walk(0); err != nil {
+			return err
+		}
+		if err := l.fill(e.Position, e.Next); err != nil {
+			return err
+		}
+	} else {
+		l.at.flushed.Store(e.Position)
+	}
+	l.producersFrom = l.restoreProducers(e.Next)
+	if e.Snapshot >= 0 && l.producersFrom < e.Snapshot {
+		l.r.lost("%s: producer snapshot %d is lost; the active segment tells what it can", l.p, e.Snapshot)
+		_, err = l.at.Scan(0, func(b record.Batch, _ int64) error {
+			if b.BaseOffset() < e.Next {
+				l.note(b)
+			}
+			return nil
+		})
+	} else {
+		l.producersFrom = max(l.producersFrom, 0)
+	}
+	return err
+}
+
+// walk moves the cursor over the valid batches of its segment.
+func (l *log) walk(from int64) error {
+	valid, err := l.at.Scan(from, func(b record.Batch, _ int64) error {
+		l.note(b)
+		l.next = b.NextOffset()
+		return nil
+	})
+	l.pos = valid
+	return err
+}
+
+// note remembers a batch's leader epoch and producer.
+func (l *log) note(b record.Batch) {
+	l.p.epochs.note(b.LeaderEpoch(), b.BaseOffset())
+	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 && b.BaseOffset() >= l.producersFrom {
+		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), math.MaxInt64)))
+	}
+}
+
+// apply carries out one entry.
+func (l *log) apply(at place, e *journal.Entry) error {
+	f := l.r.facts.log(l.key())
+	switch e.Kind {
+	case journal.StartMoved:
+		return nil // with the cuts, at the end
+	case journal.Truncate:
+		return l.cutTo(e)
+	case journal.Append, journal.Pointer:
+	default:
+		return nil
+	}
+	length := int64(e.Length)
+	for _, c := range f.cuts {
+		if c.at.before(at) {
+			continue
+		}
+		if c.base <= e.Base {
+			return nil
+		}
+		if c.seg == e.Segment && c.pos > e.Position && c.pos < e.Position+length {
+			length = c.pos - e.Position
+		}
+	}
+	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position+length <= l.safePos {
+		return nil
+	}
+	if l.obsolete(e.Segment, f) {
+		return nil
+	}
+	l.r.report.Entries++
+	if err := l.moveTo(e); err != nil {
+		return err
+	}
+	if e.Kind == journal.Append {
+		return l.write(e, e.Bytes[:min(length, int64(len(e.Bytes)))])
+	}
+	return l.stepOver(e, length)
+}
+
+// obsolete says whether a segment lies wholly below the start, so that nothing of it is wanted any more.
+func (l *log) obsolete(base int64, f *fact) bool {
+	start := max(l.start, f.start)
+	below := func(next int64) bool { return next > base && next <= start }
+	if slices.ContainsFunc(f.bases, below) {
+		return true
+	}
+	return slices.ContainsFunc(l.pieces, func(s *piece) bool { return below(s.Base()) })
+}
+
+// cutTo moves the cursor back to where a truncation cut.
+func (l *log) cutTo(e *journal.Entry) error {
+	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position < l.safePos {
+		l.safeSegment, l.safePos = e.Segment, e.Position
+		for _, s := range l.pieces {
+			if s.Base() > e.Segment {
+				s.flushed.Store(0)
+			} else if s.Base() == e.Segment {
+				s.flushed.Store(min(s.flushed.Load(), e.Position))
+			}
+		}
+	}
+	if e.Segment > l.at.Base() || e.Segment == l.at.Base() && e.Position >= l.pos {
+		return nil
+	}
+	s, err := l.piece(e.Segment)
+	if err != nil {
+		return err
+	}
+	l.at, l.pos, l.next, l.hole, l.walked = s, e.Position, e.Base, false, false
+	delete(l.ends, s)
+	l.p.epochs.cut(e.Base)
+	l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
+	return nil
+}
+
+// moveTo brings the cursor to an entry's place: over a roll, back when a walk went further than the journal, or over
+// what damage took in between.
+func (l *log) moveTo(e *journal.Entry) error {
+	back := e.Segment < l.at.Base() || e.Segment == l.at.Base() && e.Position < l.pos
+	if back && !l.walked && l.r.complete {
+		return fmt.Errorf("%s: entry at byte %d of segment %d lies before the cursor at %d of %d: %w",
+			l.p, e.Position, e.Segment, l.pos, l.at.Base(), errOrder)
+	}
+	switch {
+	case back:
+		s, err := l.piece(e.Segment)
+		if err != nil {
+			return err
+		}
+		l.at, l.pos, l.next, l.hole = s, min(e.Position, s.Size()), e.Base, false
+		delete(l.ends, s)
+		l.p.epochs.cut(e.Base)
+		l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
+	case e.Segment > l.at.Base():
+		if l.hole || e.Segment > l.next {
+			if err := l.accept(e.Segment); err != nil {
+				return err
+			}
+			if l.next < e.Segment {
+				l.r.lost("%s: offsets %d to %d are lost", l.p, l.next, e.Segment-1)
+			}
+		}
+		l.ends[l.at] = l.pos
+		s, err := l.piece(e.Segment)
+		if err != nil {
+			return err
+		}
+		l.at, l.pos, l.next, l.hole = s, 0, e.Segment, false
+	}
+	l.walked = false
+	if e.Position == l.pos && e.Base == l.next {
+		return nil
+	}
+	// Entries in between are lost, or their pointed bytes are. What is there and valid is as good.
+	if err := l.accept(e.Base); err != nil {
+		return err
+	}
+	if e.Position < l.pos || e.Base < l.next {
+		return fmt.Errorf("%s: entry for offset %d at byte %d, the log is at %d, %d: %w", l.p, e.Base, e.Position, l.next, l.pos, errOrder)
+	}
+	return l.fill(e.Position, e.Base)
+}
+
+// errOrder is returned where the journal contradicts itself with good checksums: not damage but a fault of ours.
+var errOrder = errors.New("journal entries out of order")
+
+// accept moves the cursor over valid batches that end by offset end.
+func (l *log) accept(end int64) error {
+	f, err := l.p.store.cfg.FS.OpenFile(l.at.Path(), os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = l.stepBatches(f, info.Size(), end)
+	}
+	l.hole = false
+	return errors.Join(err, f.Close())
+}
+
+// fill covers lost bytes up to position and lost offsets up to next with a batch without records, as compaction leaves
+// them, so that the log stays walkable and consumers step over it.
+func (l *log) fill(position, next int64) error {
+	n := position - l.pos
+	switch {
+	case n == 0 && next == l.next:
+		return nil
+	case n < record.HeaderSize || next <= l.next || n > math.MaxInt32 || next-l.next > math.MaxInt32:
+		return fmt.Errorf("%s: %d bytes for offsets %d to %d: %w", l.p, n, l.next, next-1, errOrder)
+	}
+	l.r.lost("%s: offsets %d to %d are lost", l.p, l.next, next-1)
+	epoch, _ := l.p.epochs.at(l.next)
+	f := make(record.Batch, n)
+	copy(f, record.Filler(l.next, next-1, epoch, 0))
+	// The rest of the lost bytes belongs to the filler: length and CRC say so.
+	binary.BigEndian.PutUint32(f[8:], uint32(n-12))
+	binary.BigEndian.PutUint32(f[17:], record.Castagnoli(f[record.ChecksumStart:]))
+	if err := l.put(f); err != nil {
+		return err
+	}
+	l.pos, l.next, l.hole = position, next, false
+	return nil
+}
+
+// write puts an inline entry at its place.
+func (l *log) write(e *journal.Entry, batches []byte) error {
+	for rest := batches; len(rest) > 0; {
+		b, after, err := record.Next(rest)
+		if err != nil {
+			return fmt.Errorf("%s: entry for offset %d: %w", l.p, e.Base, err)
+		}
+		rest = after
+		if err := l.put(b); err != nil {
+			return err
+		}
+		l.note(b)
+		l.pos, l.next = l.pos+int64(len(b)), b.NextOffset()
+	}
+	return nil
+}
+
+// put writes one batch at the cursor. The bytes are written even where they are there already: after a failed sync the
+// page cache shows what the disk does not have.
+func (l *log) put(b record.Batch) error {
+	if err := l.at.WriteAt(l.pos, b); err != nil {
+		return err
+	}
+	f, err := l.p.store.cfg.FS.OpenFile(l.at.Path(), os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, l.pos)
+	return errors.Join(err, f.Close())
+}
+
+// stepOver checks pointed bytes and moves the cursor behind them. Where they are damaged what is valid of them stays.
+func (l *log) stepOver(e *journal.Entry, length int64) error {
+	whole := length == int64(e.Length)
+	if whole && !l.holds(e) {
+		// How far the loss goes is known when the next entry names its place.
+		l.hole = true
+		l.r.lost("%s: bytes %d to %d of segment %d are damaged, from offset %d on", l.p, e.Position, e.Position+length-1, e.Segment, e.Base)
+		return nil
+	}
+	f, err := l.p.store.cfg.FS.OpenFile(l.at.Path(), os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	err = l.stepBatches(f, e.Position+length, math.MaxInt64)
+	l.hole = l.pos < e.Position+length // an entry that a truncation cut in half, and what came behind was lost
+	return errors.Join(err, f.Close())
+}
+
+// stepBatches gives the segment the valid batches that lie at the cursor, up to byte end and offset last, one at a time.
+func (l *log) stepBatches(f disk.File, end, last int64) error {
+	var head [record.HeaderSize]byte
+	var buf []byte
+	for end-l.pos >= record.HeaderSize {
+		if _, err := f.ReadAt(head[:], l.pos); err != nil {
+			return err
+		}
+		size, err := record.PeekSize(head[:])
+		if err != nil || size > end-l.pos {
+			return nil
+		}
+		buf = slices.Grow(buf[:0], int(size))[:size]
+		if _, err := f.ReadAt(buf, l.pos); err != nil {
+			return err
+		}
+		b := record.Batch(buf)
+		if b.Check() != nil || b.BaseOffset() != l.next || b.NextOffset() > last {
+			return nil
+		}
+		if err := l.at.WriteAt(l.pos, b); err != nil {
+			return err
+		}
+		l.note(b)
+		l.pos, l.next = l.pos+size, b.NextOffset()
+	}
+	return nil
+}
+
+// holds says whether the segment has exactly the bytes a pointer names.
+func (l *log) holds(e *journal.Entry) bool {
+	i := slices.IndexFunc(l.pieces, func(s *piece) bool { return s.Base() == e.Segment })
+	path := ""
+	if i >= 0 {
+		path = l.pieces[i].Path()
+	} else {
+		path = l.p.dir + string(os.PathSeparator) + fmt.Sprintf("%020d%s", e.Segment, segment.LogSuffix)
+	}
+	f, err := l.p.store.cfg.FS.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return false
+	}
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	n, err := io.Copy(h, io.NewSectionReader(f, e.Position, int64(e.Length)))
+	return errors.Join(err, f.Close()) == nil && n == int64(e.Length) && h.Sum32() == e.CRC
+}

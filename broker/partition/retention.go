@@ -1,0 +1,328 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"millrace/broker/journal"
+)
+
+// clockTrusted is 2020-01-01, ms. A board without a battery clock starts in 1970: arrival times before this are of a
+// clock that nobody had set, and nothing is ever expired by one.
+const clockTrusted = 1_577_836_800_000
+
+// Retained says what one pass of retention did.
+type Retained struct {
+	Segments int   // removed
+	Bytes    int64 // freed in log files
+	From, To int64 // offsets that went: From is the old start, To the new; equal when the start did not move
+}
+
+// Retain removes the oldest segments that the topic's cleanup.policy=delete lets go: by retention.ms since they arrived
+// (not by the records' own timestamps), by retention.bytes, and those wholly below the start that DeleteRecords moved.
+// The active segment is rolled first when it has expired itself. The new start is journalled and synced before anything
+// is removed. Blocks for a commit; do not call it from a done.
+func (p *Partition) Retain(nowMS int64) (Retained, error) {
+	p.retaining.Lock()
+	defer p.retaining.Unlock()
+	cfg := p.config.Load()
+	if err := p.rollExpired(nowMS, cfg.RetentionMS, cfg.SegmentMS, cfg.CleanupDelete); err != nil {
+		return Retained{}, fmt.Errorf("retention of %s: %w", p, err)
+	}
+	p.state.Lock()
+	pieces, start, high := p.pieces, p.start, p.high
+	p.state.Unlock()
+	target := start
+	if cfg.CleanupDelete {
+		left := size(pieces)
+		for i := 0; i+1 < len(pieces); i++ {
+			s, next := pieces[i], pieces[i+1].Base()
+			if next > high {
+				break
+			}
+			old := cfg.RetentionMS >= 0 && expired(s.arrival.Load(), nowMS, cfg.RetentionMS)
+			big := cfg.RetentionBytes >= 0 && left-s.Size() >= cfg.RetentionBytes
+			if !old && !big && next > start {
+				break
+			}
+			left -= s.Size()
+			target = max(target, next)
+		}
+	}
+	return p.dropTo(target)
+}
+
+// DropOldest gives the oldest segment up, whatever retention says: the policy of a full disk (`full = "drop-oldest"`).
+// The active segment stays. It returns a Retained of no segments when there is nothing to give.
+func (p *Partition) DropOldest() (Retained, error) {
+	p.retaining.Lock()
+	defer p.retaining.Unlock()
+	p.state.Lock()
+	pieces, high, target := p.pieces, p.high, p.start
+	p.state.Unlock()
+	if len(pieces) > 1 && pieces[1].Base() <= high {
+		target = max(target, pieces[1].Base())
+	}
+	return p.dropTo(target)
+}
+
+// Oldest is when the oldest segment that could be dropped last grew, ms; false when there is only the active one.
+func (p *Partition) Oldest() (arrival int64, ok bool) {
+	p.state.Lock()
+	defer p.state.Unlock()
+	if len(p.pieces) < 2 || p.pieces[1].Base() > p.high {
+		return 0, false
+	}
+	return p.pieces[0].arrival.Load(), true
+}
+
+// expired says whether what arrived then is older than keep by a clock that can be believed.
+func expired(arrival, now, keep int64) bool {
+	return arrival >= clockTrusted && now >= clockTrusted && now-arrival > keep
+}
+
+// ShiftArrivals moves the arrival times by the step of a clock that was set, ms, so that the step expires nothing and
+// keeps nothing for longer. A time of an unset clock becomes now once the clock can be trusted.
+func (p *Partition) ShiftArrivals(stepMS, nowMS int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state.Lock()
+	defer p.state.Unlock()
+	for _, s := range p.pieces {
+		if s.Size() == 0 {
+			continue
+		}
+		s.opened.Add(stepMS)
+		if s.arrival.Add(stepMS) < clockTrusted && nowMS >= clockTrusted {
+			s.arrival.Store(nowMS)
+			s.opened.Store(nowMS)
+		}
+	}
+}
+
+// rollExpired begins a new segment when the active one is due by time, though nobody appends.
+func (p *Partition) rollExpired(now, keep, segmentMS int64, deletes bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	active := p.active()
+	if p.gone.Load() || p.cutting || p.broken != nil || active.Size() == 0 {
+		return nil
+	}
+	old := deletes && keep >= 0 && expired(active.arrival.Load(), now, keep)
+	due := segmentMS > 0 && active.opened.Load() >= clockTrusted && now-active.opened.Load() >= segmentMS
+	if !old && !due {
+		return nil
+	}
+	return p.roll()
+}
+
+// dropTo moves the start to target, durably, and removes what lies wholly below it. Holds retaining.
+func (p *Partition) dropTo(target int64) (Retained, error) {
+	start := p.Start()
+	if target > start {
+		result := make(chan error, 1)
+		p.moveStart(target, func(_ int64, err error) { result <- err })
+		if err := <-result; err != nil {
+			return Retained{}, err
+		}
+	}
+	r, err := p.removeBelowStart()
+	r.From, r.To = start, max(start, target)
+	return r, err
+}
+
+// removeBelowStart unlinks the segments wholly below the start. The move that put them there is durable.
+func (p *Partition) removeBelowStart() (Retained, error) {
+	p.mu.Lock()
+	p.state.Lock()
+	n := 0
+	for n+1 < len(p.pieces) && p.pieces[n+1].Base() <= p.start && p.pieces[n] != p.durablePiece {
+		n++
+	}
+	cut := p.pieces[:n]
+	p.pieces = p.pieces[n:]
+	start := p.start
+	p.state.Unlock()
+	if n > 0 {
+		p.epochs.raise(start)
+	}
+	p.mu.Unlock()
+	var r Retained
+	var errs []error
+	for _, s := range cut {
+		r.Segments++
+		r.Bytes += s.Size()
+		errs = append(errs, s.Remove())
+	}
+	return r, errors.Join(errs...)
+}
+
+// DeleteRecords makes before the first readable offset; -1 is the high watermark. done is called exactly once, with the
+// new start, after the move is synced; it may be called before DeleteRecords returns. Segments wholly below go with the
+// next pass of retention. Moving the start back is no error and does nothing, as in Kafka.
+func (p *Partition) DeleteRecords(before int64, done func(low int64, err error)) {
+	p.state.Lock()
+	start, high := p.start, p.high
+	p.state.Unlock()
+	if before == -1 {
+		before = high
+	}
+	switch {
+	case before < 0 || before > high:
+		done(-1, fmt.Errorf("delete records of %s before %d, high watermark %d: %w", p, before, high, ErrOffsetOutOfRange))
+	case before <= start:
+		done(start, nil)
+	default:
+		p.moveStart(before, done)
+	}
+}
+
+// moveStart journals a new start. done is called from the committer, or at once with an error.
+func (p *Partition) moveStart(to int64, done func(low int64, err error)) {
+	p.mu.Lock()
+	err := p.movable()
+	if err == nil {
+		err = p.store.admitBytes(entryBytes, 1, true, p.store.nowMS())
+	}
+	if err != nil {
+		p.mu.Unlock()
+		done(-1, fmt.Errorf("move start of %s: %w", p, err))
+		return
+	}
+	entry := []journal.Entry{{Kind: journal.StartMoved, Topic: p.topic.ID, Partition: p.index, Base: to}}
+	p.store.journal.Stage(entry, func(err error) {
+		p.store.pending(-entryBytes, -1)
+		if err != nil {
+			done(-1, fmt.Errorf("move start of %s: %w", p, err))
+			return
+		}
+		p.state.Lock()
+		p.start = max(p.start, to)
+		low := p.start
+		p.state.Unlock()
+		p.store.touched.Store(true)
+		done(low, nil)
+	})
+	p.mu.Unlock()
+}
+
+// movable says whether start and end may be moved. Holds mu.
+func (p *Partition) movable() error {
+	switch {
+	case p.gone.Load():
+		return ErrDeleted
+	case p.cutting:
+		return ErrNotLeader
+	}
+	return nil
+}
+
+// Truncate cuts the log back to offset to, as a follower does whose leader has another history. A batch that holds to
+// goes whole; the end that came of it is returned. It is journalled and synced before the log is cut. While it waits
+// nothing may be appended. Blocks for a commit.
+func (p *Partition) Truncate(to int64) (int64, error) {
+	end, err := p.truncate(to)
+	if err != nil {
+		return -1, fmt.Errorf("truncate %s to %d: %w", p, to, err)
+	}
+	return end, nil
+}
+
+func (p *Partition) truncate(to int64) (int64, error) {
+	p.retaining.Lock()
+	defer p.retaining.Unlock()
+	p.mu.Lock()
+	failed := p.sealLocked()
+	err := p.movable()
+	if err == nil && (to < p.Start() || to > p.end.Load()) {
+		err = ErrOffsetOutOfRange
+	}
+	var last *piece
+	var end, pos int64
+	if err == nil {
+		last, end, pos, err = p.place(to)
+	}
+	if err == nil {
+		err = p.store.admitBytes(entryBytes, 1, true, p.store.nowMS())
+	}
+	if err != nil || end == p.end.Load() {
+		if err == nil {
+			p.store.pending(-entryBytes, -1)
+		}
+		p.mu.Unlock()
+		failed.refuse()
+		return end, err
+	}
+	p.cutting = true
+	result := make(chan error, 1)
+	entry := []journal.Entry{{
+		Kind: journal.Truncate, Topic: p.topic.ID, Partition: p.index, Segment: last.Base(), Position: pos, Base: end,
+	}}
+	p.store.journal.Stage(entry, func(err error) { result <- err })
+	p.mu.Unlock()
+	failed.refuse()
+
+	err = <-result
+	p.store.pending(-entryBytes, -1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutting = false
+	if err != nil {
+		return -1, err
+	}
+	p.state.Lock()
+	// The place was found before the commit; retention was kept out and nothing was appended, so it holds.
+	p.durable, p.durablePiece, p.durablePos = end, last, pos
+	p.high = min(p.high, end)
+	p.start = min(p.start, end) // the batch that held the start went whole
+	p.state.Unlock()
+	p.broken = p.cutLocked(last, last.Base(), end, pos)
+	p.store.touched.Store(true)
+	return end, p.broken
+}
+
+// place is where offset lies: its segment, and the base offset and byte position of the batch that holds it.
+// Holds mu.
+func (p *Partition) place(offset int64) (s *piece, base, pos int64, err error) {
+	p.state.Lock()
+	pieces := p.pieces
+	p.state.Unlock()
+	if end := p.end.Load(); offset >= end {
+		s = pieces[len(pieces)-1]
+		return s, end, s.Size(), nil
+	}
+	s = pieces[floor(pieces, offset)]
+	if offset <= s.Base() {
+		return s, s.Base(), 0, nil
+	}
+	if pos, err = s.Position(offset); err != nil {
+		return nil, 0, 0, err
+	}
+	span, err := s.Read(offset, s.Size(), 1)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	defer span.Release()
+	base, err = firstOffset(span)
+	return s, base, pos, err
+}
+
+// floor is the index of the piece that offset lies in: the last whose base is not above it.
+func floor(pieces []*piece, offset int64) int {
+	lo, hi := 0, len(pieces)
+	for hi-lo > 1 {
+		if mid := (lo + hi) / 2; pieces[mid].Base() <= offset {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// entryBytes is what an entry without bytes is counted as in the queue.
+const entryBytes = 128
+
+// noFollowers is the followers' end while there are none.
+const noFollowers = int64(math.MaxInt64)

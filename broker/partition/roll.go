@@ -1,0 +1,103 @@
+package partition
+
+import (
+	"errors"
+	"math"
+
+	"millrace/broker/catalog"
+	"millrace/broker/disk"
+	"millrace/broker/segment"
+)
+
+// pointTopics makes the names of the partitions' directories durable, new and deleted ones: pointed bytes need theirs
+// before they are acknowledged, and a checkpoint before the journal forgets that they were made or deleted.
+var pointTopics = disk.NewPoint("partition.topics")
+
+// segmentConfig is what the partition's segments have in common.
+func (p *Partition) segmentConfig() segment.Config {
+	return segment.Config{
+		IndexIntervalBytes: int(min(p.config.Load().IndexIntervalBytes, math.MaxInt32)),
+		Handles:            p.store.handles,
+		EpochAt:            p.epochAt,
+	}
+}
+
+// epochAt lets segments check the leader epoch of what they read, which is outside the checksum. While recovery runs
+// the list is not complete and vouches for nothing.
+func (p *Partition) epochAt(offset int64) (int32, bool) {
+	if p.store.recovering.Load() {
+		return -1, false
+	}
+	return p.epochs.at(offset)
+}
+
+// rollFor begins a new segment when the active one may not take n more bytes with that many records: segment.bytes,
+// segment.ms, and Kafka's 32-bit relative offsets. Holds mu.
+func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) error {
+	active := p.active()
+	if active.Size() == 0 {
+		return nil
+	}
+	end := p.end.Load()
+	full := active.Size()+n > cfg.SegmentBytes
+	far := end+records-active.Base() > math.MaxInt32
+	old := active.opened.Load() > 0 && now-active.opened.Load() >= cfg.SegmentMS && cfg.SegmentMS > 0
+	if !full && !far && !old {
+		return nil
+	}
+	return p.roll()
+}
+
+// roll begins a new active segment at the log's end. Its name becomes durable with its first sync; until then the
+// journal can make it again. Holds mu.
+func (p *Partition) roll() error {
+	active := p.active()
+	if err := active.Seal(); err != nil {
+		return err
+	}
+	end := p.end.Load()
+	next, err := segment.Create(p.store.cfg.FS, p.dir, end, p.segmentConfig())
+	if err != nil {
+		return err
+	}
+	p.state.Lock()
+	defer p.state.Unlock()
+	created := &piece{Segment: next}
+	p.pieces = append(p.pieces[:len(p.pieces):len(p.pieces)], created)
+	if p.durable == end {
+		// An empty active segment is where the next durable byte lies.
+		p.durablePiece, p.durablePos = created, 0
+	}
+	return nil
+}
+
+// syncPiece syncs one segment. After a failure its pages are not trusted until a checkpoint has rewritten them.
+func (p *Partition) syncPiece(s *piece) error {
+	err := s.Sync()
+	if err != nil {
+		p.suspect.Store(true)
+	}
+	return err
+}
+
+// syncTopics makes the names of the partitions' directories durable where they are not yet.
+func (s *Store) syncTopics() error {
+	s.names.Lock()
+	defer s.names.Unlock()
+	if s.newTopics.Swap(false) {
+		if err := s.cfg.FS.SyncDir(s.topics, pointTopics); err != nil {
+			s.newTopics.Store(true)
+			return err
+		}
+	}
+	return nil
+}
+
+// closePieces closes every segment's files.
+func closePieces(pieces []*piece) error {
+	var errs []error
+	for _, s := range pieces {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,361 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/broker/catalog"
+	"millrace/broker/disk"
+	"millrace/broker/journal"
+	"millrace/broker/segment"
+)
+
+// Config says where the store lives and what it is given. Zero values mean the default in brackets.
+type Config struct {
+	Dir string  // the data directory: checkpoint.0 and .1, topics/, quarantine/
+	FS  disk.FS // [disk.OS]
+	// OpenJournal opens the journal behind the checkpoint's mark, which only the store knows. The store closes it.
+	OpenJournal func(after journal.Mark) (Journal, error)
+	// Known tells what the catalog knows of a topic id. [nothing: every topic found is an orphan]
+	Known func(catalog.TopicID) (Topic, catalog.TopicConfig, bool)
+	// Named does the same for a name: for a directory whose partition.metadata is lost.
+	Named func(name string) (Topic, catalog.TopicConfig, bool)
+	// Defaults are the settings of orphans until they are adopted. [catalog.DefaultTopicConfig]
+	Defaults *catalog.TopicConfig
+	// Space keeps the reserve. [no limit]
+	Space  *disk.Space
+	Now    func() time.Time // [time.Now]
+	Logger *slog.Logger     // [discard]
+	// OnAdvance is called from the journal's committer after a high watermark moved. It must be quick and not block.
+	OnAdvance func(*Partition)
+	// OnDiskFull is called when an append was refused for want of space: time to drop the oldest. It must not block.
+	OnDiskFull func()
+
+	JournalBytesMax      int64 // bytes committed since the last checkpoint that call for the next [32 MiB]
+	CheckpointIntervalMS int64 // by Tick, when anything was committed since [300,000]
+	Handles              int   // open files of all segments [96]
+	ProducerMax          int   // producers remembered, all partitions together [4,096]
+	ProducerExpireMS     int64 // producer.id.expiration.ms [86,400,000]
+}
+
+// Store holds the partitions of one data directory. All methods are safe for concurrent use.
+type Store struct {
+	cfg     Config
+	log     *slog.Logger
+	topics  string
+	journal Journal
+	handles *segment.Handles
+
+	mu         sync.RWMutex
+	partitions map[key]*Partition
+	closed     bool
+
+	recovering atomic.Bool
+	producers  atomic.Int64 // remembered in all partitions
+	queued     atomic.Int64 // bytes that wait for the journal
+	groups     atomic.Int64 // appends that wait for the journal
+	touched    atomic.Bool  // something was committed since the last checkpoint
+
+	names     sync.Mutex
+	newTopics atomic.Bool // a name in topics/ is not known to be durable
+
+	checkpointing  sync.Mutex // one at a time; guards slots
+	slots          slots
+	nextCheckpoint atomic.Int64 // ms: not by itself before
+	kick           chan struct{}
+	stop           chan struct{}
+	stopped        chan struct{}
+	deletes        atomic.Uint64 // makes the names of deleted directories differ
+}
+
+// key names a partition for good.
+type key struct {
+	topic catalog.TopicID
+	index int32
+}
+
+func (c *Config) fill() error {
+	if c.Dir == "" || c.OpenJournal == nil {
+		return errors.New("partition store: Dir and OpenJournal must be set")
+	}
+	if c.FS == nil {
+		c.FS = disk.OS{}
+	}
+	if c.Known == nil {
+		c.Known = func(catalog.TopicID) (Topic, catalog.TopicConfig, bool) { return Topic{}, catalog.TopicConfig{}, false }
+	}
+	if c.Named == nil {
+		c.Named = func(string) (Topic, catalog.TopicConfig, bool) { return Topic{}, catalog.TopicConfig{}, false }
+	}
+	if c.Defaults == nil {
+		d := catalog.DefaultTopicConfig()
+		c.Defaults = &d
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnAdvance == nil {
+		c.OnAdvance = func(*Partition) {}
+	}
+	if c.OnDiskFull == nil {
+		c.OnDiskFull = func() {}
+	}
+	orDefault(&c.JournalBytesMax, 32<<20)
+	orDefault(&c.CheckpointIntervalMS, 300_000)
+	orDefault(&c.Handles, 96)
+	orDefault(&c.ProducerMax, 4096)
+	orDefault(&c.ProducerExpireMS, 86_400_000)
+	return nil
+}
+
+func orDefault[T int | int64](v *T, d T) {
+	if *v == 0 {
+		*v = d
+	}
+}
+
+// Open brings the store back from whatever the last stop left (README.md: Recovery) and starts the journal. It fails
+// only where the directory itself or the journal cannot be used; damage is survived and told in the Report.
+func Open(cfg Config) (*Store, Report, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, Report{}, err
+	}
+	s := &Store{
+		cfg: cfg, log: cfg.Logger, topics: filepath.Join(cfg.Dir, "topics"),
+		handles:    segment.NewHandles(cfg.FS, cfg.Handles),
+		partitions: make(map[key]*Partition),
+		kick:       make(chan struct{}, 1),
+		stop:       make(chan struct{}),
+		stopped:    make(chan struct{}),
+	}
+	r := recovery{s: s}
+	if err := r.run(); err != nil {
+		var closed error
+		if s.journal != nil {
+			closed = s.journal.Close()
+		}
+		return nil, r.report, errors.Join(fmt.Errorf("open %s: %w", cfg.Dir, err), closed, s.closePartitions())
+	}
+	go s.run()
+	return s, r.report, nil
+}
+
+// run makes the checkpoints that committed bytes and Tick ask for.
+func (s *Store) run() {
+	defer close(s.stopped)
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.kick:
+		}
+		if err := s.Checkpoint(); err != nil {
+			s.log.Error("checkpoint failed; the journal keeps its front", "err", err)
+		}
+	}
+}
+
+func (s *Store) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
+// Tick is the slow timer: it asks for a checkpoint when the last one is long past and something was committed since,
+// and forgets silent producers. It does not block on the disk.
+func (s *Store) Tick(nowMS int64) {
+	if s.touched.Load() && nowMS >= s.nextCheckpoint.Load() {
+		s.wake()
+	}
+	for p := range s.All() {
+		p.mu.Lock()
+		s.producers.Add(-int64(p.producers.expire(nowMS, s.cfg.ProducerExpireMS)))
+		p.mu.Unlock()
+	}
+}
+
+// committed is told of every commit, by the committer.
+func (s *Store) committed() {
+	s.touched.Store(true)
+	if inline, pointed := s.journal.Bytes(); inline+pointed >= s.cfg.JournalBytesMax {
+		s.wake()
+	}
+}
+
+func (s *Store) advanced(p *Partition) { s.cfg.OnAdvance(p) }
+
+func (s *Store) nowMS() int64 { return s.cfg.Now().UnixMilli() }
+
+// admit takes room in the queue and on the disk for an append.
+func (s *Store) admit(c *commit) error {
+	return s.admitBytes(int64(len(c.batches)), 1, c.o.Internal, c.now)
+}
+
+func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {
+	queued, waiting := s.queued.Add(n), s.groups.Add(groups)
+	// Internal entries may use the half of the journal's queue that clients may not.
+	if !internal && (queued > appendMax || waiting > appendsMax) || queued > journal.MaxQueue*7/8 {
+		s.pending(-n, -groups)
+		return fmt.Errorf("%d bytes in %d appends: %w", queued-n, waiting-groups, ErrOverloaded)
+	}
+	if s.cfg.Space == nil {
+		return nil
+	}
+	if err := s.cfg.Space.Admit(n, internal, now); err != nil {
+		s.pending(-n, -groups)
+		s.cfg.OnDiskFull()
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return nil
+}
+
+// pending counts what waits for the journal.
+func (s *Store) pending(bytes, groups int64) {
+	s.queued.Add(bytes)
+	s.groups.Add(groups)
+}
+
+// Create makes partition index of topic t, or finds it and gives it cfg. It is not synced yet: the first commit that
+// needs it carries it in the journal.
+func (s *Store) Create(t Topic, index int32, cfg catalog.TopicConfig) (*Partition, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrDeleted
+	}
+	k := key{t.ID, index}
+	if p := s.partitions[k]; p != nil {
+		p.SetConfig(cfg)
+		return p, nil
+	}
+	p, err := s.create(t, index, cfg, 0)
+	if err != nil {
+		return nil, fmt.Errorf("create %s-%d: %w", t.Name, index, err)
+	}
+	s.partitions[k] = p
+	return p, nil
+}
+
+// create makes the directory and an empty log that starts at offset start.
+func (s *Store) create(t Topic, index int32, cfg catalog.TopicConfig, start int64) (*Partition, error) {
+	if err := catalog.ValidTopicName(t.Name); err != nil || index < 0 {
+		return nil, fmt.Errorf("%w: partition %d", err, index)
+	}
+	p := s.blank(t, index, cfg)
+	if err := s.setAside(p.dir); err != nil {
+		return nil, err
+	}
+	if err := s.cfg.FS.MkdirAll(p.dir, 0o755); err != nil {
+		return nil, err
+	}
+	s.newTopics.Store(true)
+	if err := segment.WriteMetadata(s.cfg.FS, p.dir, t.ID); err != nil {
+		return nil, err
+	}
+	first, err := segment.Create(s.cfg.FS, p.dir, start, p.segmentConfig())
+	if err != nil {
+		return nil, err
+	}
+	p.pieces = []*piece{{Segment: first}}
+	p.durablePiece = p.pieces[0]
+	p.start, p.high, p.durable = start, start, start
+	p.end.Store(start)
+	return p, nil
+}
+
+// blank is a partition without a log.
+func (s *Store) blank(t Topic, index int32, cfg catalog.TopicConfig) *Partition {
+	p := &Partition{store: s, topic: t, index: index, leading: true, followers: noFollowers, snapshot: -1}
+	p.dir = filepath.Join(s.topics, p.String())
+	p.damagedAt.Store(-1)
+	p.config.Store(&cfg)
+	return p
+}
+
+// setAside moves a directory that is in the way, and that no partition owns, to Kafka's name for strays. Nothing is
+// ever deleted that the journal does not say is deleted.
+func (s *Store) setAside(dir string) error {
+	if _, err := s.cfg.FS.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	to := s.unusedName(dir, straySuffix)
+	s.log.Warn("a directory that belongs to no topic is set aside", "directory", dir, "to", to)
+	s.newTopics.Store(true)
+	return s.cfg.FS.Rename(dir, to)
+}
+
+// Get is one partition, nil where there is none.
+func (s *Store) Get(topic catalog.TopicID, index int32) *Partition {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.partitions[key{topic, index}]
+}
+
+// All yields the partitions there are when it is called, in no order.
+func (s *Store) All() iter.Seq[*Partition] {
+	s.mu.RLock()
+	all := slices.Collect(maps.Values(s.partitions))
+	s.mu.RUnlock()
+	return slices.Values(all)
+}
+
+// Check asks every partition whether its invariants hold: for tests and for fsck. It is nil when all do.
+func (s *Store) Check() error {
+	var errs []error
+	for p := range s.All() {
+		errs = append(errs, p.check())
+	}
+	return errors.Join(errs...)
+}
+
+// Close commits what is staged, makes a checkpoint and closes everything. Appends are refused from the moment it is
+// called; the callers of those staged before are answered.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	for p := range s.All() {
+		p.mu.Lock()
+		failed := p.sealLocked()
+		p.gone.Store(true)
+		p.mu.Unlock()
+		failed.refuse()
+	}
+	close(s.stop)
+	<-s.stopped
+	var errs []error
+	if s.touched.Load() || s.queued.Load() > 0 {
+		errs = append(errs, s.Checkpoint())
+	}
+	errs = append(errs, s.journal.Close(), s.closePartitions())
+	return errors.Join(errs...)
+}
+
+func (s *Store) closePartitions() error {
+	var errs []error
+	for p := range s.All() {
+		p.state.Lock()
+		errs = append(errs, closePieces(p.pieces))
+		p.state.Unlock()
+	}
+	return errors.Join(append(errs, s.handles.Close())...)
+}
