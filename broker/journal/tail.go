@@ -202,6 +202,11 @@ func (t *tail) refresh() error {
 // The new file's name is what voids the frames that were not acknowledged: a reader takes nothing from a file that the
 // next file's name says begins there.
 func (t *tail) restart() error {
+	if t.rolls() {
+		// No truncation yet: should it reach the disk before the new file's name does, the file that the failed roll left
+		// would stay behind a missing frame. cut comes after the name.
+		t.zeroed = 0
+	}
 	closeErr := t.close() // of handles nobody trusts; what they could not write is cut away
 	fs, o, next := t.files.o.FS, t.files.o, t.index+1
 	if closeErr != nil {
