@@ -104,13 +104,17 @@ func (in *input) begin(c *conn) (size int, key int16, err error) {
 		}
 	}
 	c.patient(c.server.config.Stall)
-	if err := in.need(c, wire.PrefixSize+4); err != nil {
+	if err := in.need(c, wire.PrefixSize); err != nil {
 		return 0, 0, in.half(err)
 	}
 	head := in.buffer[in.start:in.end]
 	if size, err = wire.FrameSize([wire.PrefixSize]byte(head), c.server.config.RequestMax); err != nil {
 		return 0, 0, err
 	}
+	if err := in.need(c, wire.PrefixSize+4); err != nil {
+		return 0, 0, in.half(err)
+	}
+	head = in.buffer[in.start:in.end]
 	return size, int16(binary.BigEndian.Uint16(head[wire.PrefixSize:])), wire.Admit([4]byte(head[wire.PrefixSize:]), size)
 }
 

@@ -1,0 +1,81 @@
+// IncrementalAlterConfigs: v0-1
+//
+//   - Topics and brokers (KIP-339, KIP-226); an empty broker name sets the default of all. Other kinds of resources
+//     are INVALID_REQUEST, and so is the same resource twice, or a value that is null where one is needed.
+//   - All changes of one resource hold, or none; they are durable when the answer is sent.
+//   - Topics of the broker itself are INVALID_REQUEST.
+
+package api
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/catalog"
+	"millrace/broker/server"
+)
+
+// errRefused is what the caller asked for in a way that has no meaning.
+var errRefused = errors.New("invalid request")
+
+// IncrementalAlterConfigs changes settings, one resource after the other.
+func (h *Handler) IncrementalAlterConfigs(req *server.Request, b *kmsg.IncrementalAlterConfigsRequest) kmsg.Response {
+	resp := kmsg.NewPtrIncrementalAlterConfigsResponse()
+	type resource struct {
+		kind kmsg.ConfigResourceType
+		name string
+	}
+	times := make(map[resource]int, len(b.Resources))
+	for i := range b.Resources {
+		times[resource{b.Resources[i].ResourceType, b.Resources[i].ResourceName}]++
+	}
+	for i := range b.Resources {
+		q := &b.Resources[i]
+		out := kmsg.NewIncrementalAlterConfigsResponseResource()
+		out.ResourceType, out.ResourceName = q.ResourceType, q.ResourceName
+		var err error
+		if times[resource{q.ResourceType, q.ResourceName}] > 1 {
+			err = fmt.Errorf("%w: the resource is in the request more than once", errRefused)
+		} else {
+			err = h.alter(req, q, b.ValidateOnly)
+		}
+		out.ErrorCode, out.ErrorMessage = codeOf(err), saying(err)
+		resp.Resources = append(resp.Resources, out)
+	}
+	return resp
+}
+
+func (h *Handler) alter(req *server.Request, q *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {
+	ops := make([]catalog.ConfigOp, len(q.Configs))
+	for i, c := range q.Configs {
+		if c.Op < 0 || c.Op > kmsg.IncrementalAlterConfigOpSubtract {
+			return fmt.Errorf("%w: operation %d on %s", errRefused, c.Op, c.Name)
+		}
+		if ops[i] = (catalog.ConfigOp{Name: c.Name, Op: catalog.Op(c.Op), Value: value(c.Value)}); c.Value == nil && ops[i].Op != catalog.OpDelete {
+			return fmt.Errorf("%w: null value for %s", errRefused, c.Name)
+		}
+	}
+	switch q.ResourceType {
+	case kmsg.ConfigResourceTypeTopic:
+		t := h.config.Catalog.Image().Topic(q.ResourceName)
+		switch {
+		case t == nil:
+			return fmt.Errorf("topic '%s': %w", q.ResourceName, catalog.ErrUnknownTopic)
+		case reserved(t.Name):
+			return fmt.Errorf("%w: %s is the broker's own", errRefused, t.Name)
+		}
+		return h.propose(req, catalog.AlterTopicConfig{Topic: t.ID, Ops: ops}, validateOnly)
+	case kmsg.ConfigResourceTypeBroker:
+		id := catalog.AllBrokers
+		if q.ResourceName != "" {
+			var err error
+			if id, err = h.thisBroker(q.ResourceName); err != nil {
+				return fmt.Errorf("%w: %w", errRefused, err)
+			}
+		}
+		return h.propose(req, catalog.AlterBrokerConfig{Broker: id, Ops: ops}, validateOnly)
+	}
+	return fmt.Errorf("%w: resources of type %d have no settings here", errRefused, q.ResourceType)
+}

@@ -1,0 +1,88 @@
+// DescribeTopicPartitions: v0
+//
+//   - KIP-966: topics in the order of their names, at most min(limit, 2,000) partitions in one answer, and a cursor
+//     where the next one goes on. Eligible leader replicas are empty.
+//   - Authorized operations are not told: there are no ACLs yet.
+
+package api
+
+import (
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/catalog"
+)
+
+// describePartitionsMax is `max.request.partition.size.limit`.
+const describePartitionsMax = 2000
+
+// DescribeTopicPartitions tells topics and partitions in pages.
+func (h *Handler) DescribeTopicPartitions(b *kmsg.DescribeTopicPartitionsRequest) kmsg.Response {
+	resp := kmsg.NewPtrDescribeTopicPartitionsResponse()
+	img := h.config.Catalog.Image()
+	var names []string
+	if len(b.Topics) == 0 {
+		for t := range img.Topics() {
+			names = append(names, t.Name)
+		}
+	}
+	for i := range b.Topics {
+		names = append(names, b.Topics[i].Topic)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	first := 0
+	if b.Cursor != nil {
+		at, _ := slices.BinarySearch(names, b.Cursor.Topic)
+		if names = names[at:]; len(names) > 0 && names[0] == b.Cursor.Topic {
+			first = int(max(b.Cursor.Partition, 0))
+		}
+	}
+	room := describePartitionsMax
+	if b.ResponsePartitionLimit > 0 {
+		room = min(room, int(b.ResponsePartitionLimit))
+	}
+	resp.Topics = []kmsg.DescribeTopicPartitionsResponseTopic{}
+	for _, name := range names {
+		t := img.Topic(name)
+		if room == 0 {
+			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: int32(first)}
+			return resp
+		}
+		out := kmsg.NewDescribeTopicPartitionsResponseTopic()
+		out.Topic, out.AuthorizedOperations = text(name), noOperations
+		if t == nil {
+			if out.ErrorCode = codeUnknownTopicOrPartition; catalog.ValidTopicName(name) != nil {
+				out.ErrorCode = codeInvalidTopic
+			}
+			room-- // so that unknown names are bounded too
+			resp.Topics = append(resp.Topics, out)
+			first = 0
+			continue
+		}
+		out.TopicID, out.IsInternal = t.ID, reserved(name)
+		for ; first < len(t.Partitions) && room > 0; first, room = first+1, room-1 {
+			out.Partitions = append(out.Partitions, partitionOf(int32(first), &t.Partitions[first]))
+		}
+		resp.Topics = append(resp.Topics, out)
+		if first < len(t.Partitions) {
+			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: int32(first)}
+			return resp
+		}
+		first = 0
+	}
+	return resp
+}
+
+func partitionOf(index int32, s *catalog.PartitionState) kmsg.DescribeTopicPartitionsResponseTopicPartition {
+	out := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
+	out.Partition, out.LeaderID, out.LeaderEpoch = index, s.Leader, s.LeaderEpoch
+	out.Replicas, out.ISR = s.Replicas, s.ISR
+	// Arrays, not null: the Java admin walks them.
+	out.EligibleLeaderReplicas, out.LastKnownELR, out.OfflineReplicas = []int32{}, []int32{}, []int32{}
+	if s.Leader == catalog.NoLeader {
+		out.ErrorCode = codeLeaderNotAvailable
+	}
+	return out
+}

@@ -1,0 +1,62 @@
+package api
+
+import (
+	"strings"
+
+	"millrace/broker/catalog"
+)
+
+// reserved says whether a topic belongs to the broker: clients may read it, but neither produce to it, create, alter
+// nor delete it. As at Apache Kafka this is a list of names and not every name with underscores: Debezium, for one,
+// keeps its heartbeats in `__debezium-heartbeat.…`.
+func reserved(name string) bool {
+	switch name {
+	case "__consumer_offsets", "__transaction_state", "__cluster_metadata", "__share_group_state":
+		return true
+	}
+	return strings.HasPrefix(name, "__millrace")
+}
+
+// replica is a partition as the catalog and this board know it.
+type replica struct {
+	topic *catalog.Topic
+	state *catalog.PartitionState
+	// log is nil unless this board leads the partition and holds its log.
+	log  Log
+	code int16 // why log is nil
+}
+
+// find looks a partition up by name, or by id where name is empty.
+func (h *Handler) find(img *catalog.Image, name string, id catalog.TopicID, index int32) replica {
+	var t *catalog.Topic
+	if name == "" && !id.IsZero() {
+		if t = img.TopicByID(id); t == nil {
+			return replica{code: codeUnknownTopicID}
+		}
+	} else if t = img.Topic(name); t == nil {
+		return replica{code: codeUnknownTopicOrPartition}
+	}
+	if index < 0 || int(index) >= len(t.Partitions) {
+		return replica{topic: t, code: codeUnknownTopicOrPartition}
+	}
+	r := replica{topic: t, state: &t.Partitions[index]}
+	if r.state.Leader != h.config.NodeID {
+		r.code = codeNotLeader
+		return r
+	}
+	if r.log = h.config.Logs.Log(t.ID, index); r.log == nil {
+		r.code = codeNotLeader // being opened or removed: retriable
+	}
+	return r
+}
+
+// fenced checks the leader epoch a client believes in against the log's (KIP-320); -1 is no belief.
+func fenced(log Log, epoch int32) int16 {
+	switch now := log.Epoch(); {
+	case epoch < 0 || epoch == now:
+		return codeNone
+	case epoch < now:
+		return codeFencedLeaderEpoch
+	}
+	return codeUnknownLeaderEpoch
+}

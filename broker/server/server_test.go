@@ -1,0 +1,510 @@
+package server
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"millrace/broker/budget"
+	"millrace/broker/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is a handler whose answers a test decides about.
+type fake struct {
+	serve func(req *Request, reply func(Answer)) func() bool
+}
+
+func (f *fake) Serve(req *Request, reply func(Answer)) func() bool { return f.serve(req, reply) }
+
+// respond answers at once: Produce and Metadata with empty answers.
+func respond(req *Request, reply func(Answer)) func() bool {
+	reply(func() *wire.Response { return empty(req) })
+	return nil
+}
+
+func empty(req *Request) *wire.Response {
+	return wire.Encode(req.Header, req.Body.ResponseKind())
+}
+
+func share(t testing.TB, n int64) *budget.Share {
+	t.Helper()
+	s, err := budget.New(n).Share("test", n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// open serves with the fake and checks on the way out that every connection is gone and every byte given back.
+func open(t testing.TB, f *fake, change func(*Config)) (*Server, string) {
+	t.Helper()
+	c := Config{Handler: f, Bodies: share(t, 4<<20), Copies: share(t, 1<<20)}
+	if change != nil {
+		change(&c)
+	}
+	s := New(c)
+	addr, err := s.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if n := s.Connections(); n != 0 {
+			t.Errorf("%d connections after the close", n)
+		}
+		for _, b := range []*budget.Share{c.Bodies, c.Copies} {
+			if n := b.Used(); n != 0 {
+				t.Errorf("%d bytes of the budget are not given back", n)
+			}
+		}
+	})
+	return s, addr.String()
+}
+
+// client is the other end of a connection.
+type client struct {
+	testing.TB
+	net.Conn
+}
+
+func dial(t testing.TB, addr string) *client {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("close the client: %v", err)
+		}
+	})
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // so that a hang is a failure
+		t.Fatal(err)
+	}
+	return &client{t, c}
+}
+
+// frame is a request on the wire.
+func frame(req kmsg.Request, version int16, correlation int32) []byte {
+	req.SetVersion(version)
+	return kmsg.NewRequestFormatter(kmsg.FormatterClientID("test")).AppendRequest(nil, req, correlation)
+}
+
+func metadata(correlation int32) []byte { return frame(kmsg.NewPtrMetadataRequest(), 12, correlation) }
+
+// produce is a Produce request that carries n bytes.
+func produce(n int, correlation int32) []byte {
+	req := kmsg.NewPtrProduceRequest()
+	req.Acks = 1
+	req.Topics = []kmsg.ProduceRequestTopic{{Topic: "t", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: make([]byte, n)}}}}
+	return frame(req, 12, correlation)
+}
+
+func (c *client) send(p []byte) {
+	c.Helper()
+	if _, err := c.Write(p); err != nil {
+		c.Fatalf("send: %v", err)
+	}
+}
+
+// receive reads one response and returns its correlation id and size.
+func (c *client) receive() (correlation int32, body []byte) {
+	c.Helper()
+	correlation, body, err := c.next()
+	if err != nil {
+		c.Fatalf("receive: %v", err)
+	}
+	return correlation, body
+}
+
+func (c *client) next() (correlation int32, body []byte, err error) {
+	var head [8]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return 0, nil, err
+	}
+	body = make([]byte, binary.BigEndian.Uint32(head[:])-4)
+	_, err = io.ReadFull(c, body)
+	return int32(binary.BigEndian.Uint32(head[4:])), body, err
+}
+
+// expect wants the next responses to be those.
+func (c *client) expect(correlations ...int32) {
+	c.Helper()
+	for _, want := range correlations {
+		if got, _ := c.receive(); got != want {
+			c.Fatalf("response %d, want %d", got, want)
+		}
+	}
+}
+
+// closed wants the connection to end without another response.
+func (c *client) closed() {
+	c.Helper()
+	if correlation, _, err := c.next(); err == nil {
+		c.Fatalf("response %d, want the end", correlation)
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.Fatal("the connection stays open")
+	}
+}
+
+// held collects replies for a test to give out of order.
+type held struct {
+	mu      sync.Mutex
+	replies map[int32]func(Answer)
+	reqs    map[int32]*Request
+	came    chan int32
+}
+
+func hold() *held {
+	return &held{replies: make(map[int32]func(Answer)), reqs: make(map[int32]*Request), came: make(chan int32, 100)}
+}
+
+func (h *held) serve(req *Request, reply func(Answer)) func() bool {
+	h.mu.Lock()
+	h.replies[req.Correlation], h.reqs[req.Correlation] = reply, req
+	h.mu.Unlock()
+	h.came <- req.Correlation
+	return nil
+}
+
+func (h *held) reply(correlation int32) {
+	h.mu.Lock()
+	reply, req := h.replies[correlation], h.reqs[correlation]
+	h.mu.Unlock()
+	reply(func() *wire.Response { return empty(req) })
+}
+
+func (h *held) wait(t testing.TB, correlations ...int32) {
+	t.Helper()
+	for _, want := range correlations {
+		select {
+		case got := <-h.came:
+			if got != want {
+				t.Fatalf("request %d is served, want %d", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("request %d is not served", want)
+		}
+	}
+}
+
+func TestAnswersComeInOrder(t *testing.T) {
+	h := hold()
+	_, addr := open(t, &fake{h.serve}, nil)
+	c := dial(t, addr)
+	c.send(bytes.Join([][]byte{produce(10, 1), produce(10, 2), produce(10, 3)}, nil))
+	h.wait(t, 1, 2, 3)
+	h.reply(3)
+	h.reply(2)
+	h.reply(1)
+	c.expect(1, 2, 3)
+}
+
+func TestOnlyProducesShareAConnection(t *testing.T) {
+	h := hold()
+	_, addr := open(t, &fake{h.serve}, nil)
+	c := dial(t, addr)
+	c.send(bytes.Join([][]byte{produce(10, 1), metadata(2), produce(10, 3), metadata(4)}, nil))
+	h.wait(t, 1)
+	if len(h.came) > 0 {
+		t.Error("a Metadata is served beside a Produce")
+	}
+	for i := int32(1); i <= 4; i++ {
+		h.reply(i)
+		c.expect(i)
+		if i < 4 {
+			h.wait(t, i+1)
+		}
+	}
+}
+
+// A connection with InFlight requests is not read from, and what is not read is not held.
+func TestAFullConnectionIsMuted(t *testing.T) {
+	h := hold()
+	bodies := share(t, 4<<20)
+	_, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		release := req.Hold()
+		return h.serve(req, func(a Answer) { release(); reply(a) })
+	}}, func(c *Config) { c.InFlight, c.Bodies = 2, bodies })
+	c := dial(t, addr)
+	for i := range int32(4) {
+		c.send(produce(64<<10, i))
+	}
+	h.wait(t, 0, 1)
+	// The third is not served, and holds no body, whatever time passes: it is taken up by the reply alone.
+	if used := bodies.Used(); used != 2*128<<10 {
+		t.Errorf("%d bytes are held for two requests", used)
+	}
+	h.reply(0)
+	h.wait(t, 2)
+	h.reply(1)
+	h.wait(t, 3)
+	h.reply(2)
+	h.reply(3)
+	c.expect(0, 1, 2, 3)
+}
+
+func TestBodiesOfManySizesArrive(t *testing.T) {
+	var mu sync.Mutex
+	var sizes []int
+	_, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		if b, ok := req.Body.(*kmsg.ProduceRequest); ok {
+			mu.Lock()
+			sizes = append(sizes, len(b.Topics[0].Partitions[0].Records))
+			mu.Unlock()
+		}
+		return respond(req, reply)
+	}}, nil)
+	c := dial(t, addr)
+	var want []int
+	var stream []byte
+	for i, n := range []int{0, 1, 100, smallMax - 60, smallMax - 40, smallMax, smallMax + 1, 10_000, 1 << 20, 3 << 20, 0} {
+		want = append(want, n)
+		stream = append(stream, produce(n, int32(i))...)
+		stream = append(stream, metadata(int32(100+i))...)
+	}
+	done := make(chan struct{})
+	go func() { // in pieces that end anywhere
+		defer close(done)
+		for len(stream) > 0 {
+			n := min(len(stream), 7777)
+			if _, err := c.Write(stream[:n]); err != nil {
+				t.Errorf("send: %v", err)
+				return
+			}
+			stream = stream[n:]
+		}
+	}()
+	for i := range want {
+		c.expect(int32(i), int32(100+i))
+	}
+	<-done
+	if fmt.Sprint(sizes) != fmt.Sprint(want) {
+		t.Errorf("records of %v bytes arrived, want %v", sizes, want)
+	}
+}
+
+// fileSpan lies in a file, from a position on.
+type fileSpan struct {
+	f        *os.File
+	at       int64
+	n        int
+	released chan struct{}
+	inMemory bool
+}
+
+func (s *fileSpan) Len() int { return s.n }
+func (s *fileSpan) Append(dst []byte) ([]byte, error) {
+	p := make([]byte, s.n)
+	_, err := s.f.ReadAt(p, s.at)
+	return append(dst, p...), err
+}
+func (s *fileSpan) File() (uintptr, int64, bool) { return s.f.Fd(), s.at, !s.inMemory }
+func (s *fileSpan) Release()                     { s.released <- struct{}{} }
+
+func fetch(correlation int32) []byte { return frame(kmsg.NewPtrFetchRequest(), 12, correlation) }
+
+// Several connections send from one *os.File at once, each from its own position.
+func TestSpansAreSentFromFilesAndCopies(t *testing.T) {
+	f, err := os.Create(t.TempDir() + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	content := make([]byte, 3<<20)
+	for i := range content {
+		content[i] = byte(i * 7 >> 8)
+	}
+	if _, err := f.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan struct{}, 1000)
+	_, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		at := int64(req.Correlation) * 1000
+		reply(func() *wire.Response {
+			return wire.EncodeFetch(req.Header, &wire.Fetch{Topics: []wire.FetchTopic{{Name: "t", Partitions: []wire.FetchPartition{
+				{Records: &fileSpan{f, at, 2 << 20, released, false}},
+				{Records: &fileSpan{f, at + 1, 100, released, true}},
+			}}}})
+		})
+		return nil
+	}}, nil)
+	var wg sync.WaitGroup
+	for worker := range 4 {
+		c := dial(t, addr)
+		wg.Go(func() {
+			for i := range 5 {
+				correlation := int32(worker*100 + i)
+				c.send(fetch(correlation))
+				got, body := c.receive()
+				if got != correlation {
+					t.Errorf("response %d, want %d", got, correlation)
+					return
+				}
+				resp := kmsg.NewPtrFetchResponse()
+				resp.SetVersion(12)
+				if err := resp.ReadFrom(body[1:]); err != nil {
+					t.Errorf("response %d: %v", correlation, err)
+					return
+				}
+				at := int(correlation) * 1000
+				p := resp.Topics[0].Partitions
+				if !bytes.Equal(p[0].RecordBatches, content[at:at+2<<20]) || !bytes.Equal(p[1].RecordBatches, content[at+1:at+101]) {
+					t.Errorf("response %d carries other bytes", correlation)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for range 4 * 5 * 2 {
+		<-released
+	}
+}
+
+// A file that is shorter than was promised ends the connection: the peer was told a length.
+func TestAShortFileEndsTheConnection(t *testing.T) {
+	f, err := os.Create(t.TempDir() + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	released := make(chan struct{}, 10)
+	for _, inMemory := range []bool{false, true} {
+		_, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+			reply(func() *wire.Response {
+				return wire.EncodeFetch(req.Header, &wire.Fetch{Topics: []wire.FetchTopic{{Partitions: []wire.FetchPartition{
+					{Records: &fileSpan{f, 0, 1 << 10, released, inMemory}},
+				}}}})
+			})
+			return nil
+		}}, nil)
+		c := dial(t, addr)
+		c.send(fetch(1))
+		c.closed()
+		<-released
+	}
+}
+
+func TestNotLoopback(t *testing.T) {
+	s := New(Config{Handler: &fake{respond}, Bodies: share(t, 1<<20), Copies: share(t, 1<<20)})
+	for _, addr := range []string{":0", "0.0.0.0:0", "[::]:0", "192.0.2.1:0"} {
+		if _, err := s.Listen(addr); !errors.Is(err, ErrNotLoopback) {
+			t.Errorf("listen on %s: %v", addr, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Listen("127.0.0.1:0"); !errors.Is(err, ErrClosed) {
+		t.Errorf("listen after the close: %v", err)
+	}
+}
+
+func TestCloseAnswersWhatIsBegun(t *testing.T) {
+	h := hold()
+	s, addr := open(t, &fake{h.serve}, nil)
+	c := dial(t, addr)
+	c.send(produce(10, 1))
+	h.wait(t, 1)
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	<-s.ctx.Done()
+	h.reply(1)
+	c.expect(1)
+	c.closed()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+// A fetch that only waits is given up when its reader goes, or the server closes.
+func TestWaitingRequestsAreCancelled(t *testing.T) {
+	cancelled, served := make(chan struct{}, 1), make(chan struct{}, 1)
+	s, addr := open(t, &fake{func(*Request, func(Answer)) func() bool {
+		served <- struct{}{}
+		return func() bool { cancelled <- struct{}{}; return true }
+	}}, nil)
+	c := dial(t, addr)
+	c.send(fetch(1))
+	<-served
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-cancelled
+	c = dial(t, addr)
+	c.send(fetch(1))
+	<-served
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	<-cancelled
+}
+
+// A cancel that comes too late leaves the reply to whoever is about to make it.
+func TestLateCancelWaitsForTheReply(t *testing.T) {
+	h := hold()
+	asked := make(chan struct{})
+	s, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		h.serve(req, reply)
+		return func() bool { close(asked); return false }
+	}}, nil)
+	c := dial(t, addr)
+	c.send(fetch(1))
+	h.wait(t, 1)
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	<-asked
+	h.reply(1)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	c.expect(1)
+}
+
+func TestCloseAfterAnAnswer(t *testing.T) {
+	_, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		reply(func() *wire.Response { return &wire.Response{Close: true} })
+		return nil
+	}}, nil)
+	c := dial(t, addr)
+	c.send(produce(10, 1))
+	c.closed()
+}
+
+// acks=0: nothing is sent, and the connection goes on.
+func TestNoAnswer(t *testing.T) {
+	_, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		if req.Key == keyProduce {
+			reply(nil)
+			return nil
+		}
+		return respond(req, reply)
+	}}, nil)
+	c := dial(t, addr)
+	c.send(append(produce(10, 1), metadata(2)...))
+	c.expect(2)
+}
+
+// heap is the live heap in bytes.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse + m.StackInuse)
+}
