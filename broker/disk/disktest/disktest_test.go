@@ -325,3 +325,13 @@ func TestFaultsWithoutRecording(t *testing.T) {
 		t.Errorf("Usage = %+v, %v", u, err)
 	}
 }
+
+func TestTheNextFileOfAWALMeansTheOneBeforeIsSynced(t *testing.T) {
+	w := record(t, "1", "")
+	w.WAL(w.root)
+	must(t, os.WriteFile(w.path("1"), []byte("full"), 0o644))
+	must(t, os.WriteFile(w.path("2"), nil, 0o644))
+	if got := w.disks(64); !slices.Equal(got, []string{"1=full", "1=full 2="}) {
+		t.Errorf("disks %q", got)
+	}
+}

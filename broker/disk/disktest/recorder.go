@@ -27,6 +27,7 @@ const page = 4096
 // The disk is never really synced: the recorder is the disk.
 type recorder struct {
 	root string
+	wal  string // directory of a tidwall/wal, "" for none
 
 	mu    sync.Mutex
 	nodes map[uint64]*node // by inode number; a number is forgotten when its file is removed
@@ -70,6 +71,16 @@ func (f *FS) Record(root string) error {
 	}
 	f.recorder = r
 	return nil
+}
+
+// WAL names the directory of a tidwall/wal that is opened with NoSync. When the wal goes on in another file it syncs the
+// one before through a handle of its own, which nobody sees; so a file that appears there by itself, whose name sorts
+// behind another, means that the other is durable. It is called after Record.
+func (f *FS) WAL(dir string) {
+	r := f.record()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wal = filepath.Clean(dir)
 }
 
 // StopAt cuts the power in the n-th changing operation from now, 1 being the next: that one takes effect in the page
@@ -159,12 +170,18 @@ func (r *recorder) sync(f *file, fault error) error {
 	case fault != nil:
 		n.clean, n.spare = now, nil
 		return fault
-	case n.clean == nil:
-		n.durable, n.spare = now, n.durable
-		return nil
 	}
-	n.spare = nil
-	// After a failed sync only the pages that changed since are written.
+	n.spare = n.written(now)
+	return nil
+}
+
+// written makes a file's bytes durable, all or after a failed sync only the pages that changed since. It returns memory
+// that may be used again. recorder.mu is held.
+func (n *node) written(now []byte) (spare []byte) {
+	if n.clean == nil {
+		spare, n.durable = n.durable, now
+		return spare
+	}
 	durable := make([]byte, len(now))
 	copy(durable, n.durable)
 	same := true
@@ -266,13 +283,14 @@ func (r *recorder) load(path string) (*node, error) {
 	return n, nil
 }
 
-// list reads what a directory really holds now.
+// list reads what a directory really holds now. r.mu is held.
 func (r *recorder) list(path string) (map[string]*node, error) {
 	dir, err := os.ReadDir(path)
 	if err != nil {
 		return nil, err
 	}
 	entries := make(map[string]*node, len(dir))
+	previous := ""
 	for _, e := range dir {
 		info, err := e.Info()
 		if errors.Is(err, os.ErrNotExist) {
@@ -281,16 +299,39 @@ func (r *recorder) list(path string) (map[string]*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		entries[e.Name()] = r.node(info)
+		_, known := r.nodes[info.Sys().(*syscall.Stat_t).Ino]
+		n := r.node(info)
+		entries[e.Name()] = n
+		if !known && path == r.wal && len(entries) > 1 {
+			if err := r.rolled(path, previous); err != nil {
+				return nil, err
+			}
+		}
+		previous = e.Name()
 	}
 	return entries, nil
+}
+
+// rolled makes the file durable after which the wal has made another.
+func (r *recorder) rolled(dir, name string) error {
+	path := filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	now, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	r.node(info).written(now)
+	return nil
 }
 
 // node finds the node of a file or directory by its inode, or makes one of which nothing is durable yet.
 func (r *recorder) node(info os.FileInfo) *node {
 	inode := info.Sys().(*syscall.Stat_t).Ino
-	n := r.nodes[inode]
-	if n == nil {
+	n, known := r.nodes[inode]
+	if !known {
 		n = &node{}
 		if info.IsDir() {
 			n.entries = make(map[string]*node)
