@@ -54,6 +54,8 @@ func (c DeleteTopic) apply(m *Image) (*Image, error) {
 	next.byName = removed(m.byName, at)
 	next.byID = removed(m.byID, idAt)
 	next.partitions -= len(t.Partitions)
+	forget := max(len(m.deleted)+1-maxDeleted, 0)
+	next.deleted = append(slices.Clone(m.deleted[forget:]), c.Topic)
 	return &next, nil
 }
 

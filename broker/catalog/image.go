@@ -22,6 +22,8 @@ type Image struct {
 	byID []*Topic
 	// partitions is the number of partitions of all topics.
 	partitions int
+	// deleted are the ids of the topics deleted last, oldest first, at most maxDeleted of them.
+	deleted []TopicID
 	// brokers is sorted by id.
 	brokers []Broker
 	// brokerConfig holds dynamic broker settings, sorted by broker id; AllBrokers sorts first.
@@ -103,6 +105,14 @@ func (m *Image) TopicByID(id TopicID) *Topic {
 // Topics walks all topics in a stable order.
 func (m *Image) Topics() iter.Seq[*Topic] { return slices.Values(m.byName) }
 
+// maxDeleted is how many deleted topics an image remembers: 16 bytes each.
+const maxDeleted = 1024
+
+// Deleted tells whether a topic was deleted. It is asked about a topic found on the disk and not in the image: one that
+// was deleted just before the power went is removed, one the catalog has lost by damage is adopted. Only the last 1024
+// deletions are remembered.
+func (m *Image) Deleted(id TopicID) bool { return slices.Contains(m.deleted, id) }
+
 // Len is the number of topics.
 func (m *Image) Len() int { return len(m.byName) }
 
@@ -152,7 +162,7 @@ func (m *Image) findBrokerConfig(id int32) (int, bool) {
 // Equal tells whether two images say the same.
 func (m *Image) Equal(o *Image) bool {
 	return m.version == o.version && m.producerNext == o.producerNext && m.partitions == o.partitions &&
-		slices.EqualFunc(m.byName, o.byName, (*Topic).equal) &&
+		slices.EqualFunc(m.byName, o.byName, (*Topic).equal) && slices.Equal(m.deleted, o.deleted) &&
 		slices.Equal(m.brokers, o.brokers) &&
 		slices.EqualFunc(m.brokerConfig, o.brokerConfig, func(a, b BrokerConfig) bool {
 			return a.Broker == b.Broker && maps.Equal(a.Config, b.Config)
@@ -169,6 +179,9 @@ func (t *Topic) equal(o *Topic) bool {
 
 // check holds the image against the invariants its fields declare.
 func (m *Image) check() error {
+	if len(m.deleted) > maxDeleted {
+		return fmt.Errorf("%d deleted topics remembered, at most %d", len(m.deleted), maxDeleted)
+	}
 	if len(m.byName) != len(m.byID) {
 		return fmt.Errorf("%d topics by name, %d by id", len(m.byName), len(m.byID))
 	}

@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// An encoded image is {"MRCI", format u8, version, producer ids, brokers, broker configurations, topics, CRC32C}.
+// An encoded image is {"MRCI", format u8, version, producer ids, brokers, broker configurations, topics,
+// ids of deleted topics, CRC32C}.
 const (
 	imageMagic  = "MRCI"
 	imageFormat = 1
@@ -29,6 +30,10 @@ func (m *Image) Encode() ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(m.byName)))
 	for _, t := range m.byName {
 		b = CreateTopic{Name: t.Name, ID: t.ID, Partitions: t.Partitions, Config: t.Config}.appendTo(b)
+	}
+	b = binary.AppendUvarint(b, uint64(len(m.deleted)))
+	for _, id := range m.deleted {
+		b = append(b, id[:]...)
 	}
 	if b = seal(b); len(b) > MaxSnapshotSize {
 		return nil, fmt.Errorf("%w bytes in one catalog snapshot: %d, the limit is %d", ErrTooMany, len(b), MaxSnapshotSize)
@@ -66,6 +71,9 @@ func DecodeImage(b []byte) (*Image, error) {
 		t := &Topic{Name: d.string(), ID: d.id(), Partitions: d.states(), Config: d.config()}
 		m.byName = append(m.byName, t)
 		m.partitions += len(t.Partitions)
+	}
+	for range d.count(len(TopicID{})) {
+		m.deleted = append(m.deleted, d.id())
 	}
 	if err := d.finish(); err != nil {
 		return nil, err
