@@ -166,14 +166,23 @@ func (f *files) start() error {
 		f.list = append(f.list, walFile{f.next, walName(f.next)})
 		f.ext = append(f.ext, extent{})
 	}
-	file, err := f.o.FS.OpenFile(f.path(walName(f.next)), os.O_CREATE|os.O_TRUNC|os.O_RDWR, filePerm)
-	if err != nil {
-		return err
-	}
-	if err := file.Close(); err != nil {
+	if err := f.fresh(f.next); err != nil {
 		return err
 	}
 	return f.o.FS.SyncDir(f.o.Dir, syncStartDir)
+}
+
+// fresh puts an empty file at the name of index. It is always a new inode: a torn frame in an old one, cut off without a
+// sync, could come back with the bytes it lacked lent by the frames written over it.
+func (f *files) fresh(index uint64) error {
+	temp, err := f.o.FS.OpenFile(f.path(tempName), os.O_CREATE|os.O_TRUNC|os.O_RDWR, filePerm)
+	if err != nil {
+		return err
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	return f.o.FS.Rename(f.path(tempName), f.path(walName(index)))
 }
 
 // rewrite replaces file i, the last with frames, by its valid frames.

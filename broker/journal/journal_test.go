@@ -148,8 +148,8 @@ func TestLargeSharesTravelAsPointersAndSmallOnesInline(t *testing.T) {
 	gather(
 		t, j,
 		[]Entry{pointed(0, 0, 999, &small)},
-		[]Entry{pointed(1, 0, 500, &large)},                           // a share of two groups, together too large
-		[]Entry{pointed(1, 0, 500, &large)},                           // the same segment
+		[]Entry{pointed(1, 0, 500, &large)},                          // a share of two groups, together too large
+		[]Entry{pointed(1, 0, 500, &large)},                          // the same segment
 		[]Entry{pointed(2, 0, 800, &two), pointed(2, 64, 800, &two)}, // two segments of one partition
 	)
 	if s := j.Stats(); s.Commits != 1 || s.InlineBytes != 999 || s.PointedBytes != 2600 {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -316,14 +315,4 @@ func (s *scanner) idIn(f walFile, not uint64) (id uint64, err error) {
 		}
 	}
 	return 0, nil
-}
-
-// exists tells whether name is there.
-func exists(fsys disk.FS, name string) (bool, error) {
-	if _, err := fsys.Stat(name); errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
-		return false, err
-	}
-	return true, nil
 }

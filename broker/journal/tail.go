@@ -265,14 +265,7 @@ func (t *tail) place(next uint64) error {
 	if n := len(list); n > 0 && list[n-1].base > next {
 		return o.FS.Rename(t.files.path(list[n-1].name), t.files.path(walName(next)))
 	}
-	temp, err := o.FS.OpenFile(t.files.path(tempName), os.O_CREATE|os.O_TRUNC|os.O_RDWR, filePerm)
-	if err != nil {
-		return err
-	}
-	if err := temp.Close(); err != nil {
-		return err
-	}
-	return o.FS.Rename(t.files.path(tempName), t.files.path(walName(next)))
+	return t.files.fresh(next)
 }
 
 // close lets go of both handles and takes the zeros ahead off the file, for tidiness only.
