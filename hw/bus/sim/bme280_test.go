@@ -85,3 +85,23 @@ func TestAnEmptyAddressIsNotAcknowledged(t *testing.T) {
 		t.Error("an unplugged device answered")
 	}
 }
+
+func TestTheClimateDrifts(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	bus, err := Climate(func() time.Time { return now })()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, err := bmxx80.NewI2C(bus, ClimateAddress, &bmxx80.DefaultOpts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first, later physic.Env
+	if err := dev.Sense(&first); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Hour)
+	if err := dev.Sense(&later); err != nil || first.Temperature == later.Temperature {
+		t.Errorf("%v, then %v, %v", first, later, err)
+	}
+}
