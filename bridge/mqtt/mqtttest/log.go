@@ -1,0 +1,279 @@
+// Package mqtttest is a log in memory for tests of the MQTT door: it holds commits back, refuses them and forgets its
+// front on demand.
+package mqtttest
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"millrace/bridge/mqtt"
+	"millrace/broker/record"
+)
+
+// Log is a mqtt.Log in memory. The zero value has no topics, makes any with one partition and commits at once.
+type Log struct {
+	// NumPartitions of topics that Ensure makes; 0: 1.
+	NumPartitions int
+	// NoCreate makes Ensure refuse.
+	NoCreate bool
+
+	mu       sync.Mutex
+	topics   map[string][]*partition
+	watchers map[int]func(mqtt.Partition)
+	serial   byte
+	watched  int
+	hold     bool
+	held     []func()
+	err      error
+	reads    int64
+}
+
+type partition struct {
+	log     *Log
+	topic   string
+	id      [16]byte
+	index   int32
+	start   int64
+	high    int64
+	batches []record.Batch
+	gone    bool
+}
+
+var _ mqtt.Log = (*Log)(nil)
+
+// Partitions implements mqtt.Log.
+func (l *Log) Partitions(topic string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.topics[topic])
+}
+
+// Partition implements mqtt.Log.
+func (l *Log) Partition(topic string, i int32) (mqtt.Partition, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i < 0 || int(i) >= len(l.topics[topic]) {
+		return nil, false
+	}
+	return l.topics[topic][i], true
+}
+
+// Ensure implements mqtt.Log.
+func (l *Log) Ensure(_ context.Context, topic string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.topics[topic] != nil {
+		return nil
+	}
+	if l.NoCreate {
+		return mqtt.ErrBadTopic
+	}
+	if l.topics == nil {
+		l.topics = make(map[string][]*partition)
+	}
+	l.serial++
+	for i := range max(l.NumPartitions, 1) {
+		l.topics[topic] = append(l.topics[topic], &partition{log: l, topic: topic, id: [16]byte{15: l.serial}, index: int32(i)})
+	}
+	return nil
+}
+
+// Names implements mqtt.Log.
+func (l *Log) Names() (names []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name := range l.topics {
+		names = append(names, name)
+	}
+	return names
+}
+
+// OnAdvance implements mqtt.Log.
+func (l *Log) OnAdvance(fn func(mqtt.Partition)) func() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.watchers == nil {
+		l.watchers = make(map[int]func(mqtt.Partition))
+	}
+	n := l.watched
+	l.watched++
+	l.watchers[n] = fn
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.watchers, n)
+	}
+}
+
+// Hold makes commits wait for Release.
+func (l *Log) Hold() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hold = true
+}
+
+// Release commits what Hold kept, in order, and lets the rest through.
+func (l *Log) Release() {
+	l.mu.Lock()
+	held := l.held
+	l.held, l.hold = nil, false
+	l.mu.Unlock()
+	for _, commit := range held {
+		commit()
+	}
+}
+
+// Held is the number of commits that wait for Release.
+func (l *Log) Held() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.held)
+}
+
+// Fail makes every append answer err, until nil.
+func (l *Log) Fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+}
+
+// Reads is the number of bytes ReadBatches has returned.
+func (l *Log) Reads() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reads
+}
+
+// Trim removes everything below start from a partition, as retention does.
+func (l *Log) Trim(topic string, i int32, start int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.topics[topic][i]
+	p.start = start
+	p.batches = slices.DeleteFunc(p.batches, func(b record.Batch) bool { return b.NextOffset() <= start })
+}
+
+// Delete removes a topic.
+func (l *Log) Delete(topic string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.topics[topic] {
+		p.gone = true
+	}
+	delete(l.topics, topic)
+}
+
+// Produce appends records as a Kafka client would, with their topic made when needed.
+func (l *Log) Produce(topic string, i int32, recs ...record.Record) {
+	if err := l.Ensure(context.Background(), topic); err != nil {
+		panic(err)
+	}
+	p, _ := l.Partition(topic, i)
+	p.AppendRecords(recs, false, func(int64, error) {})
+}
+
+// Records returns all records of a topic, by partition and offset.
+func (l *Log) Records(topic string) (out []record.Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.topics[topic] {
+		for _, b := range p.batches {
+			for r, err := range b.Records(1 << 20) {
+				if err != nil {
+					panic(err)
+				}
+				r.Key, r.Value = slices.Clone(r.Key), slices.Clone(r.Value)
+				r.Headers = slices.Clone(r.Headers)
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+func (p *partition) Topic() string { return p.topic }
+func (p *partition) ID() [16]byte  { return p.id }
+func (p *partition) Index() int32  { return p.index }
+
+func (p *partition) Start() int64 {
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	return p.start
+}
+
+func (p *partition) High() int64 {
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	return p.high
+}
+
+func (p *partition) AppendRecords(recs []record.Record, _ bool, done func(int64, error)) {
+	b := record.NewBuilder(record.None)
+	for _, r := range recs {
+		b.Add(r.Timestamp, r.Key, r.Value, r.Headers)
+	}
+	batch, err := b.Build()
+	if err != nil {
+		done(0, err)
+		return
+	}
+	batch = slices.Clone(batch)
+	l := p.log
+	commit := func() {
+		l.mu.Lock()
+		if err := l.err; err != nil || p.gone {
+			if err == nil {
+				err = mqtt.ErrGone
+			}
+			l.mu.Unlock()
+			done(0, err)
+			return
+		}
+		base := p.high
+		batch.Stamp(base, 0)
+		p.batches = append(p.batches, batch)
+		p.high = batch.NextOffset()
+		var watchers []func(mqtt.Partition)
+		for _, fn := range l.watchers {
+			watchers = append(watchers, fn)
+		}
+		l.mu.Unlock()
+		done(base, nil)
+		for _, fn := range watchers {
+			fn(p)
+		}
+	}
+	l.mu.Lock()
+	if l.hold {
+		l.held = append(l.held, commit)
+		l.mu.Unlock()
+		return
+	}
+	l.mu.Unlock()
+	commit()
+}
+
+func (p *partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
+	l := p.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case p.gone:
+		return dst, mqtt.ErrGone
+	case offset < p.start || offset > p.high:
+		return dst, mqtt.ErrOutOfRange
+	}
+	start := len(dst)
+	for _, b := range p.batches {
+		if b.NextOffset() <= offset {
+			continue
+		}
+		if len(dst) > start && len(dst)-start+len(b) > maxBytes {
+			break
+		}
+		dst = append(dst, b...)
+	}
+	l.reads += int64(len(dst) - start)
+	return dst, nil
+}
