@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -355,8 +354,8 @@ func (l *log) accept(end int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// fill covers lost bytes up to position and lost offsets up to next with a batch without records, as compaction leaves
-// them, so that the log stays walkable and consumers step over it.
+// fill covers lost bytes up to position and lost offsets up to next with a batch that clients step over, so that the
+// log stays walkable.
 func (l *log) fill(position, next int64) error {
 	n := position - l.pos
 	switch {
@@ -367,11 +366,10 @@ func (l *log) fill(position, next int64) error {
 	}
 	l.r.lost("%s: offsets %d to %d are lost", l.p, l.next, next-1)
 	epoch, _ := l.p.epochs.at(l.next)
-	f := make(record.Batch, n)
-	copy(f, record.Filler(l.next, next-1, epoch, 0))
-	// The rest of the lost bytes belongs to the filler: length and CRC say so.
-	binary.BigEndian.PutUint32(f[8:], uint32(n-12))
-	binary.BigEndian.PutUint32(f[17:], record.Castagnoli(f[record.ChecksumStart:]))
+	f, err := filler(int(n), l.next, next-1, epoch)
+	if err != nil {
+		return err
+	}
 	if err := l.put(f); err != nil {
 		return err
 	}
