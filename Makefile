@@ -63,17 +63,16 @@ test-long: go ## the long proofs: CUTS=20000 power cuts and everything `make tes
 	MILLRACE_LONG=1 go test -timeout 6h -v ./testbench/... -args -cuts=$(CUTS)
 
 test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, emulators, FUSE
-	@need=()
+	@export PATH="$$PATH:/usr/sbin:/sbin"
+	need=()
 	have() { command -v "$$1" >/dev/null || need+=("$$2"); }
 	have kcat kcat; have mosquitto_pub mosquitto-clients; have mosquitto mosquitto
-	[ -x /usr/sbin/mosquitto ] && need=("$${need[@]/#%mosquitto}") || true
 	have qemu-arm-static qemu-user-static; have fusermount3 fuse3; have mkfs.ext4 e2fsprogs
 	have java default-jre-headless; have mvn maven; have cc gcc; have git git
-	list=($${need[@]+"$${need[@]}"})
-	if [ "$${#list[@]}" -gt 0 ] && [ -n "$${list[*]// /}" ]; then
+	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q
-		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $${list[*]}
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$${need[@]}"
 	fi
 	go mod download
 
@@ -89,8 +88,7 @@ lint: go ## formatting, vet for every target, staticcheck, and the rules of test
 	go test -count=1 ./testbench/tidy
 
 fuzz: go ## every fuzz target for FUZZTIME=20s
-	@grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . >/dev/null
-	grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do
 		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$dir"/*_test.go | cut -c6-); do
 			echo "$$dir $$target"
 			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir"
