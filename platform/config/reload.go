@@ -34,7 +34,7 @@ func Diff(old, next *Config) (live, restart []string) {
 		a.Line, b.Line = 0, 0
 		return a == b
 	}) {
-		note("mqtt.route", true)
+		note("mqtt.route", false)
 	}
 	if !slices.EqualFunc(old.Buses, next.Buses, func(a, b Bus) bool {
 		a.Line, b.Line = 0, 0
@@ -62,7 +62,7 @@ func Merge(old, next *Config) *Config {
 			}
 		}
 	}
-	merged.Topics, merged.MQTT.Routes = next.Topics, next.MQTT.Routes
+	merged.Topics = next.Topics
 	return &merged
 }
 

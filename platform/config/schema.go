@@ -92,10 +92,10 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 
 func routeSettings(r *Route) []setting {
 	return []setting{
-		{"filter", text(&r.Filter, filled), true},
-		{"topic", text(&r.Topic, filled), true},
-		{"key", text(&r.Key), true},
-		{"partition", number(&r.Partition, -1, math.MaxInt32), true},
+		{"filter", text(&r.Filter, filled), false},
+		{"topic", text(&r.Topic, filled), false},
+		{"key", text(&r.Key), false},
+		{"partition", number(&r.Partition, -1, math.MaxInt32), false},
 	}
 }
 

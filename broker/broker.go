@@ -1,0 +1,329 @@
+// Package broker builds everything below it into one running board and owns it: the catalog, the journal, the
+// partitions, the doors and the bridges. Nothing else knows both sides of an interface.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"millrace/bridge/feed"
+	"millrace/bridge/mqtt"
+	"millrace/broker/api"
+	"millrace/broker/catalog"
+	"millrace/broker/cleaner"
+	"millrace/broker/disk"
+	"millrace/broker/journal"
+	"millrace/broker/partition"
+	"millrace/broker/purgatory"
+	"millrace/broker/quorum"
+	"millrace/broker/server"
+	"millrace/platform/config"
+	"millrace/platform/pulse"
+)
+
+// Config is what a board is opened with.
+type Config struct {
+	// Settings is the checked configuration; Settings.Broker.LogDirs is the data directory.
+	Settings *config.Config
+	// FS is the disk; nil means disk.OS.
+	FS disk.FS
+	// Sim adds a simulated bus with one climate sensor.
+	Sim bool
+	// Now tells the time; nil means time.Now.
+	Now func() time.Time
+	// Logger is told what happens; nil discards.
+	Logger *slog.Logger
+}
+
+// Broker is one running board. Its methods are safe for concurrent use.
+type Broker struct {
+	*topics
+	config Config
+	log    *slog.Logger
+	meta   Meta
+	memory *memory
+	space  *disk.Space
+
+	// What follows is closed in the opposite order; closers holds how.
+	journal *journal.Journal
+	pulse   *pulse.Pulse
+	cleaner *cleaner.Cleaner
+	waits   *purgatory.Purgatory[api.Key]
+	kafka   *server.Server
+	mqtt    *mqtt.Server
+	feed    *feed.Feed
+	closers []func() error
+	serving sync.WaitGroup
+
+	addresses Addresses
+
+	settingsMu sync.Mutex
+	settings   *config.Config // as in force now
+}
+
+// Addresses are where a board listens, "host:port", in the order of the configuration.
+type Addresses struct {
+	Kafka, MQTT, HTTP []string
+}
+
+// tick is how often what has no deadline of its own is looked after: checkpoints by age, producers that fell silent.
+const tick = 10 * time.Second
+
+// headroom is how far above the reserve a full disk is cleared where a topic's policy is drop-oldest, in bytes.
+const headroom = 16 << 20
+
+// Open brings a board up: it formats an empty directory, recovers what the last stop left, and serves. ctx bounds the
+// start only. The error names what is in the way and the flag or setting that moves it.
+func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
+	if cfg.FS == nil {
+		cfg.FS = disk.OS{}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	b := &Broker{topics: &topics{log: cfg.Logger.With("component", "catalog")}, config: cfg, log: cfg.Logger, settings: cfg.Settings}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openStore, b.openUpkeep, b.openDoors, b.openFeed} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// Close stops the doors, then what they need, and writes what makes the next start quick. Nothing acknowledged depends
+// on it.
+func (b *Broker) Close() error {
+	var errs []error
+	for i := len(b.closers) - 1; i >= 0; i-- {
+		errs = append(errs, b.closers[i]())
+	}
+	b.closers = nil
+	b.serving.Wait()
+	return errors.Join(errs...)
+}
+
+// Addresses tells where the board listens.
+func (b *Broker) Addresses() Addresses { return b.addresses }
+
+// Meta tells which cluster and node this is.
+func (b *Broker) Meta() Meta { return b.meta }
+
+func (b *Broker) owns(closer func() error) { b.closers = append(b.closers, closer) }
+
+func (b *Broker) dir() string { return b.config.Settings.Broker.LogDirs }
+
+// openDirectory takes the data directory for this process, formats it when it is new, and divides the memory.
+func (b *Broker) openDirectory(context.Context) error {
+	s := b.config.Settings
+	if err := b.config.FS.MkdirAll(b.dir(), 0o750); err != nil {
+		return fmt.Errorf("data directory (--data, or log.dirs in [broker]): %w", err)
+	}
+	l, err := lockDir(b.dir())
+	if err != nil {
+		return err
+	}
+	b.owns(l.release)
+	switch b.meta, err = ReadMeta(b.config.FS, b.dir()); {
+	case errors.Is(err, ErrNotFormatted):
+		if b.meta, err = Format(b.config.FS, b.dir(), "", s.Broker.NodeID); err != nil {
+			return err
+		}
+		b.log.Info("formatted a new data directory", "dir", b.dir(), "cluster.id", b.meta.ClusterID)
+	case err != nil:
+		return err
+	}
+	if b.meta.NodeID != s.Broker.NodeID {
+		return fmt.Errorf("%s belongs to node %d, and node.id in [broker] is %d; set it to %d, or name another directory with --data",
+			b.dir(), b.meta.NodeID, s.Broker.NodeID, b.meta.NodeID)
+	}
+	if b.memory, err = shareOut(s.Memory.Limit); err != nil {
+		return err
+	}
+	b.space, err = disk.NewSpace(disk.SpaceConfig{
+		FS: b.config.FS, Path: b.dir(), Reserve: s.Flash.ReserveBytes, Floor: s.Journal.BytesMax,
+	})
+	return err
+}
+
+// openCatalog brings the catalog up and makes this board known in it.
+func (b *Broker) openCatalog(ctx context.Context) error {
+	s := b.config.Settings
+	if err := b.configure(s); err != nil {
+		return err
+	}
+	b.topics.byName.Store(&map[string][]*partition.Partition{})
+	var err error
+	if b.quorum, err = quorum.Open(quorum.Config{
+		Dir: filepath.Join(b.dir(), "quorum"), FS: b.config.FS, NodeID: b.meta.NodeID, ClusterID: b.meta.ClusterID,
+		Logger: b.log.With("component", "quorum"),
+	}); err != nil {
+		return err
+	}
+	b.owns(b.quorum.Close)
+	host, port, err := net.SplitHostPort(listenAddress(s.Broker.Listeners[0]))
+	if err != nil {
+		return fmt.Errorf("listeners in [broker]: %w", err)
+	}
+	number, err := net.LookupPort("tcp", port)
+	if err != nil {
+		return fmt.Errorf("listeners in [broker]: port %q: %w", port, err)
+	}
+	_, err = b.quorum.Propose(ctx, catalog.RegisterBroker{
+		ID: b.meta.NodeID, Host: host, Port: int32(max(number, 1)), Incarnation: catalog.NewTopicID(),
+	})
+	return err
+}
+
+// openStore recovers the partitions, adopts topics the catalog has lost, and makes what it has and the store lacks.
+func (b *Broker) openStore(ctx context.Context) error {
+	s := b.config.Settings
+	known := func(t *catalog.Topic) (partition.Topic, catalog.TopicConfig, bool) {
+		if t == nil {
+			return partition.Topic{}, catalog.TopicConfig{}, false
+		}
+		settings, err := b.topics.defaults.Load().Resolve(t.Name, t.Config)
+		if err != nil {
+			b.log.Error("a topic's settings are not valid; the valid ones hold", "topic", t.Name, "err", err)
+		}
+		return partition.Topic{ID: t.ID, Name: t.Name}, settings, true
+	}
+	image := b.quorum.Image()
+	store, report, err := partition.Open(partition.Config{
+		Dir: b.dir(), FS: b.config.FS,
+		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
+			j, err := journal.Open(journal.Options{
+				Dir: filepath.Join(b.dir(), "journal"), FS: b.config.FS, CommitInterval: s.Journal.CommitInterval,
+				Now: b.config.Now, Logger: b.log.With("component", "journal"),
+			}, after)
+			if err != nil {
+				return nil, err // not a nil *Journal in an interface
+			}
+			b.journal = j
+			return j, nil
+		},
+		Known: func(id catalog.TopicID) (partition.Topic, catalog.TopicConfig, bool) {
+			return known(image.TopicByID(id))
+		},
+		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
+		Space: b.space, Now: b.config.Now, Logger: b.log.With("component", "partition"),
+		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep,
+		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
+	})
+	if err != nil {
+		return err
+	}
+	b.store = store
+	b.owns(store.Close)
+	for _, o := range report.Orphans {
+		if err := b.adopt(ctx, image, o); err != nil {
+			// Its data stays where it is; a topic of the same name may have taken its place.
+			b.log.Error("a topic on the disk is not in the catalog and cannot be adopted", "topic", o.Topic.Name, "id", o.Topic.ID, "err", err)
+		}
+	}
+	if err := b.reconcile(); err != nil {
+		b.log.Error("the disk does not hold all the catalog says; tried again with the next change", "err", err)
+	}
+	return nil
+}
+
+// adopt puts a topic that lies on the disk back into the catalog, which was damaged, or deletes it where the catalog
+// remembers that it was deleted.
+func (b *Broker) adopt(ctx context.Context, image *catalog.Image, o partition.Orphan) error {
+	if image.Deleted(o.Topic.ID) {
+		return b.store.DeleteTopic(o.Topic.ID)
+	}
+	create, err := catalog.NewTopic(b.quorum.Image(), o.Topic.Name, o.Topic.ID, int(o.Partitions), 1, nil)
+	if err != nil {
+		return err
+	}
+	for i := range create.Partitions {
+		if p := b.store.Get(o.Topic.ID, int32(i)); p != nil {
+			create.Partitions[i].LeaderEpoch = p.Epoch()
+		}
+	}
+	if _, err := b.quorum.Propose(ctx, create); err != nil {
+		return err
+	}
+	b.log.Warn("a topic on the disk was not in the catalog: adopted, its settings are the defaults",
+		"topic", o.Topic.Name, "id", o.Topic.ID, "partitions", o.Partitions)
+	return nil
+}
+
+// openPulse starts the process's one timer; everything after is told the time by it.
+func (b *Broker) openPulse(context.Context) error {
+	b.pulse = pulse.New(b.config.Now)
+	b.owns(func() error { b.pulse.Close(); return nil })
+	b.cleaner = cleaner.New(cleaner.Config{
+		Partitions: func() iter.Seq[cleaner.Partition] {
+			return func(yield func(cleaner.Partition) bool) {
+				for p := range b.store.All() {
+					if !yield(p) {
+						return
+					}
+				}
+			}
+		},
+		Space: b.space, Now: b.config.Now,
+		Elapsed: func() time.Duration { return time.Duration(b.pulse.Now()) * time.Millisecond },
+		Logger:  b.log.With("component", "cleaner"), Headroom: headroom,
+	})
+	return nil
+}
+
+// openUpkeep starts what happens by the clock: retention, checkpoints by age, and the end of what waits too long.
+func (b *Broker) openUpkeep(context.Context) error {
+	b.waits = purgatory.New[api.Key](purgatory.Config{
+		Ops: 4096, Keys: 64 << 10, Cost: b.memory.waiting.Size(), NowMS: b.pulse.Now, Wake: b.pulse.Wake,
+	})
+	b.pulse.Register(b.waits)
+	b.owns(func() error { b.waits.Close(); return nil })
+	b.every(tick, func() { b.store.Tick(b.config.Now().UnixMilli()) })
+	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b.cleaner.Run(ctx)
+	}()
+	b.owns(func() error {
+		stop()
+		<-ended
+		return nil
+	})
+	return nil
+}
+
+// every has fn called again and again, d apart, until the board closes. fn must not block.
+func (b *Broker) every(d time.Duration, fn func()) {
+	var t *pulse.Timer
+	t = b.pulse.NewTimer(func() {
+		fn()
+		t.Reset(d)
+	})
+	t.Reset(d)
+	b.owns(func() error { t.Close(); return nil })
+}
+
+// listenAddress is the host:port of a listener written as a URL.
+func listenAddress(listener string) string {
+	if _, address, ok := strings.Cut(listener, "://"); ok {
+		return address
+	}
+	return listener
+}

@@ -1,0 +1,75 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"millrace/broker/budget"
+)
+
+// memory is memory.limit as it is shared out. What a share does not grant waits or is refused; nothing takes from
+// another's.
+type memory struct {
+	budget *budget.Budget
+	// bodies are Kafka requests from before their bytes are read until they are answered.
+	bodies *budget.Share
+	// copies are answers that cannot be sent straight from a file.
+	copies *budget.Share
+	// waiting is what fetches and produces in the purgatory hold.
+	waiting *budget.Share
+	// gathering are records that wait for the next commit to become a batch.
+	gathering *budget.Share
+	// mqtt is what the MQTT door has in flight, both ways.
+	mqtt *budget.Share
+}
+
+// collectPercent is GOGC: on a board a little more work for the collector is cheaper than half as much heap again.
+const collectPercent = 50
+
+// shareOut divides limit, in bytes, and tells the Go runtime to keep to it.
+func shareOut(limit int64) (*memory, error) {
+	pages, err := binaryPages()
+	if err != nil {
+		return nil, err
+	}
+	heap, err := budget.HeapLimit(limit, pages)
+	if err != nil {
+		return nil, err
+	}
+	m := &memory{budget: budget.New(heap)}
+	for _, s := range []struct {
+		share   **budget.Share
+		name    string
+		percent int64
+	}{
+		{&m.bodies, "bodies", 25},
+		{&m.copies, "copies", 10},
+		{&m.waiting, "waiting", 5},
+		{&m.gathering, "gathering", 5},
+		{&m.mqtt, "mqtt", 15},
+		// The rest is the runtime's own, catalog, partitions, caches and what is garbage but not collected yet.
+	} {
+		if *s.share, err = m.budget.Share(s.name, heap*s.percent/100); err != nil {
+			return nil, err
+		}
+	}
+	debug.SetMemoryLimit(heap)
+	debug.SetGCPercent(collectPercent)
+	return m, nil
+}
+
+// binaryPages is how much of this program the kernel has mapped, in bytes.
+func binaryPages() (int64, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("find this program: %w", err)
+	}
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return 0, err
+	}
+	pages, err := budget.BinaryPages(maps, exe)
+	return pages, errors.Join(err, maps.Close())
+}

@@ -1,0 +1,97 @@
+package broker
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"millrace/broker/disk"
+)
+
+func TestFormattedDirectoryKeepsItsIdentity(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := ReadMeta(disk.OS{}, dir); !errors.Is(err, ErrNotFormatted) {
+		t.Fatalf("empty directory: %v, want %v", err, ErrNotFormatted)
+	}
+	made, err := Format(disk.OS{}, dir, "", 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := ReadMeta(disk.OS{}, dir)
+	if err != nil || read != made {
+		t.Fatalf("read back %+v, %v; want %+v", read, err, made)
+	}
+	if _, err := Format(disk.OS{}, dir, "", 7); err == nil || !strings.Contains(err.Error(), made.ClusterID) {
+		t.Fatalf("formatting twice: %v, want a refusal that names the cluster", err)
+	}
+}
+
+func TestNewerFormatIsRefusedByName(t *testing.T) {
+	dir := t.TempDir()
+	if err := WriteMeta(disk.OS{}, dir, Meta{ClusterID: RandomUUID(), DirectoryID: RandomUUID(), Format: FormatVersion + 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadMeta(disk.OS{}, dir); !errors.Is(err, ErrNewerFormat) || !strings.Contains(err.Error(), "format.version 2") {
+		t.Fatalf("have %v, want %v with the version", err, ErrNewerFormat)
+	}
+}
+
+func TestAnyFlippedBitOfMetaIsNoticedAndTheCopyServes(t *testing.T) {
+	dir := t.TempDir()
+	made, err := Format(disk.OS{}, dir, "", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, metaName)
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bit := range len(good) * 8 {
+		bad := append([]byte(nil), good...)
+		bad[bit/8] ^= 1 << (bit % 8)
+		if m, err := parseMeta(bad); err == nil {
+			t.Fatalf("bit %d flipped: read as %+v", bit, m)
+		}
+		if bit%97 != 0 {
+			continue
+		}
+		if err := os.WriteFile(name, bad, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := ReadMeta(disk.OS{}, dir); err != nil || m != made {
+			t.Fatalf("bit %d flipped: the copy gave %+v, %v; want %+v", bit, m, err, made)
+		}
+	}
+}
+
+func TestRandomUUIDsAreValidClusterIDs(t *testing.T) {
+	for range 1000 {
+		if id := RandomUUID(); ValidClusterID(id) != nil || len(id) != 22 || id[0] == '-' {
+			t.Fatalf("RandomUUID = %q", id)
+		}
+	}
+}
+
+func TestDirectoryHasOneOwner(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockDir(dir); err == nil || !strings.Contains(err.Error(), "--data") {
+		t.Fatalf("second owner: %v, want a refusal that names the flag", err)
+	}
+	if err := first.release(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.release(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,41 @@
+package broker
+
+import (
+	"millrace/broker/catalog"
+	"millrace/platform/config"
+)
+
+// configure puts the settings in force that a running board can take.
+func (b *Broker) configure(s *config.Config) error {
+	patterns := make([]catalog.Pattern, len(s.Topics))
+	for i, t := range s.Topics {
+		patterns[i] = catalog.Pattern{Match: t.Pattern, Config: t.Config}
+	}
+	defaults, err := catalog.NewDefaults(patterns)
+	if err != nil {
+		return err
+	}
+	b.topics.defaults.Store(defaults)
+	b.creation.Store(&creation{
+		allowed:    s.Broker.AutoCreateTopics,
+		partitions: int(s.Broker.NumPartitions), replication: int(s.Broker.ReplicationFactor),
+	})
+	if b.journal != nil {
+		b.journal.SetInterval(s.Journal.CommitInterval)
+	}
+	return nil
+}
+
+// Reload takes from next what a running board can take. It tells the keys that are in force now and those that need a
+// restart. After an error the old settings hold.
+func (b *Broker) Reload(next *config.Config) (live, restart []string, err error) {
+	b.settingsMu.Lock()
+	defer b.settingsMu.Unlock()
+	live, restart = config.Diff(b.settings, next)
+	merged := config.Merge(b.settings, next)
+	if err := b.configure(merged); err != nil {
+		return nil, nil, err
+	}
+	b.settings = merged
+	return live, restart, b.reconcile()
+}

@@ -1,0 +1,72 @@
+package broker
+
+import (
+	"context"
+	"time"
+
+	"millrace/bridge/feed"
+	"millrace/broker/partition"
+	"millrace/broker/record"
+	"millrace/hw/bus"
+	"millrace/hw/bus/sim"
+	"millrace/platform/config"
+)
+
+// The simulated sensor of Config.Sim.
+const (
+	simBus     = "SIM0"
+	simEvery   = 2 * time.Second
+	simTimeout = time.Second
+)
+
+// openFeed starts to read the sensors.
+func (b *Broker) openFeed(context.Context) error {
+	s := b.config.Settings
+	registry := &bus.Registry{}
+	timeouts := map[string]time.Duration{}
+	for _, c := range s.Buses {
+		timeouts[c.Name] = c.Timeout
+	}
+	sensors := s.Sensors
+	if b.config.Sim {
+		registry.Add(simBus, sim.Climate(b.config.Now))
+		timeouts[simBus] = simTimeout
+		sensors = append(sensors[:len(sensors):len(sensors)], config.Sensor{
+			Name: "cabinet", Driver: "bme280", Bus: simBus, Address: sim.ClimateAddress, Every: simEvery,
+			Topic: "sensors.climate", Format: "senml+json",
+		})
+	}
+	if len(sensors) == 0 {
+		return nil
+	}
+	sources := make([]feed.Source, len(sensors))
+	for i, c := range sensors {
+		sources[i] = feed.Source{
+			Name: c.Name, Driver: c.Driver, Bus: c.Bus, Address: c.Address, Every: c.Every,
+			Topic: c.Topic, Format: feed.Format(c.Format), Deadband: c.Deadband,
+		}
+	}
+	var err error
+	b.feed, err = feed.Start(feed.Config{
+		Sources: sources,
+		OpenBus: func(name string) (feed.Bus, error) { return registry.Open(name, timeouts[name]) },
+		Append:  b.appendKeyed, Pulse: b.pulse, Now: b.config.Now, Logger: b.log.With("component", "feed"),
+	})
+	if err != nil {
+		return err
+	}
+	b.owns(b.feed.Close)
+	return nil
+}
+
+// appendKeyed puts one record into a topic, at the partition its key belongs to; done is called once, when the record is
+// durable or was refused.
+func (b *Broker) appendKeyed(ctx context.Context, topic string, r record.Record, done func(error)) {
+	list, err := b.Ensure(ctx, topic)
+	if err != nil {
+		done(err)
+		return
+	}
+	p := list[record.PartitionForKey(r.Key, len(list))]
+	p.AppendRecords([]record.Record{r}, partition.AppendOptions{Epoch: -1}, func(res partition.AppendResult) { done(res.Err) })
+}

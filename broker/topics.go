@@ -1,0 +1,195 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"millrace/broker/catalog"
+	"millrace/broker/partition"
+	"millrace/broker/quorum"
+)
+
+// topics holds the store against the catalog: what the catalog says exists, the store has, and the doors find it here.
+// All methods are safe for concurrent use.
+type topics struct {
+	quorum *quorum.Quorum
+	store  *partition.Store
+	log    *slog.Logger
+	// defaults are the [topic.*] tables, creation what is made of a topic that is asked for; a reload replaces them.
+	defaults atomic.Pointer[catalog.Defaults]
+	creation atomic.Pointer[creation]
+
+	// reconciling is held while the store is made to agree, so that two proposals do not make one partition twice.
+	reconciling sync.Mutex
+	// byName is what the doors read; it is replaced as a whole, under reconciling.
+	byName atomic.Pointer[map[string][]*partition.Partition]
+
+	listening sync.Mutex
+	listeners atomic.Pointer[[]*listener]
+}
+
+// creation says how a topic is made that somebody used without making it.
+type creation struct {
+	allowed                 bool // auto.create.topics.enable
+	partitions, replication int
+}
+
+type listener struct{ fn func(*partition.Partition) }
+
+// Image is the catalog as of the last command.
+func (t *topics) Image() *catalog.Image { return t.quorum.Image() }
+
+// Propose makes a command durable, applies it, and returns when the store agrees with it: a topic that was created can
+// be appended to. A command that was made durable while the store could not follow (a full disk) returns the new image
+// and the error; the next proposal, or the next start, tries again.
+func (t *topics) Propose(ctx context.Context, c catalog.Command) (*catalog.Image, error) {
+	img, err := t.quorum.Propose(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	err = t.reconcile()
+	switch c.(type) {
+	case catalog.CreateTopic, catalog.CreatePartitions:
+		return img, err
+	}
+	return img, nil // what else the disk has no room for is not this command's affair
+}
+
+// reconcile makes what the catalog has and the store lacks, and removes what the catalog has deleted.
+func (t *topics) reconcile() error {
+	t.reconciling.Lock()
+	defer t.reconciling.Unlock()
+	img := t.quorum.Image()
+	byName := make(map[string][]*partition.Partition, img.Len())
+	var failed []error
+	for topic := range img.Topics() {
+		settings, err := t.defaults.Load().Resolve(topic.Name, topic.Config)
+		if err != nil {
+			t.log.Error("a topic's settings are not valid; the valid ones hold", "topic", topic.Name, "err", err)
+		}
+		list := make([]*partition.Partition, len(topic.Partitions))
+		for i, state := range topic.Partitions {
+			p := t.store.Get(topic.ID, int32(i))
+			if p == nil {
+				if p, err = t.store.Create(partition.Topic{ID: topic.ID, Name: topic.Name}, int32(i), settings); err != nil {
+					failed = append(failed, fmt.Errorf("create %s-%d: %w", topic.Name, i, err))
+					list = nil
+					break
+				}
+			}
+			p.SetConfig(settings)
+			if state.LeaderEpoch > p.Epoch() {
+				if err := p.SetLeader(state.LeaderEpoch, true); err != nil {
+					failed = append(failed, err)
+				}
+			}
+			list[i] = p
+		}
+		if list != nil { // half a topic would send keys to the wrong partitions
+			byName[topic.Name] = list
+		}
+	}
+	gone := map[catalog.TopicID]bool{}
+	for p := range t.store.All() {
+		if img.TopicByID(p.TopicID()) == nil {
+			gone[p.TopicID()] = true
+		}
+	}
+	// The doors stop finding a deleted topic before its files go.
+	t.byName.Store(&byName)
+	for id := range gone {
+		if err := t.store.DeleteTopic(id); err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// Topic finds the partitions of a topic, by number. A topic the disk had no room for yet is not found.
+func (t *topics) Topic(name string) ([]*partition.Partition, bool) {
+	list, ok := (*t.byName.Load())[name]
+	return list, ok
+}
+
+// Ensure finds a topic, or creates it where auto.create.topics.enable allows; otherwise catalog.ErrUnknownTopic.
+func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partition, error) {
+	if list, ok := t.Topic(name); ok {
+		return list, nil
+	}
+	if t.Image().Topic(name) != nil {
+		err := t.reconcile()
+		if list, ok := t.Topic(name); ok {
+			return list, nil
+		}
+		return nil, errors.Join(fmt.Errorf("%s exists and has no place on the disk", name), err)
+	}
+	how := t.creation.Load()
+	if !how.allowed {
+		return nil, fmt.Errorf("%s: %w, and auto.create.topics.enable is false", name, catalog.ErrUnknownTopic)
+	}
+	create, err := catalog.NewTopic(t.Image(), name, catalog.NewTopicID(), how.partitions, how.replication, nil)
+	if err == nil {
+		_, err = t.Propose(ctx, create)
+	}
+	if err != nil && !errors.Is(err, catalog.ErrTopicExists) {
+		return nil, err
+	}
+	list, ok := t.Topic(name)
+	if !ok {
+		return nil, fmt.Errorf("%s: %w: deleted while it was being created", name, catalog.ErrUnknownTopic)
+	}
+	return list, nil
+}
+
+// Names lists the topics in no particular order.
+func (t *topics) Names() []string {
+	byName := *t.byName.Load()
+	names := make([]string, 0, len(byName))
+	for name := range byName {
+		names = append(names, name)
+	}
+	return names
+}
+
+// OnAdvance has fn called whenever the high watermark of a partition has moved, from the committer's goroutine: it must
+// be quick and must not append. After cancel has returned fn may be running once more, but is not called again.
+func (t *topics) OnAdvance(fn func(*partition.Partition)) (cancel func()) {
+	added := &listener{fn}
+	t.change(func(all []*listener) []*listener { return append(all, added) })
+	return func() {
+		t.change(func(all []*listener) []*listener {
+			kept := all[:0]
+			for _, l := range all {
+				if l != added {
+					kept = append(kept, l)
+				}
+			}
+			return kept
+		})
+	}
+}
+
+// change replaces the listeners by what edit makes of a copy of them.
+func (t *topics) change(edit func([]*listener) []*listener) {
+	t.listening.Lock()
+	defer t.listening.Unlock()
+	var all []*listener
+	if now := t.listeners.Load(); now != nil {
+		all = append(all, *now...)
+	}
+	all = edit(all)
+	t.listeners.Store(&all)
+}
+
+// advanced tells every listener.
+func (t *topics) advanced(p *partition.Partition) {
+	if all := t.listeners.Load(); all != nil {
+		for _, l := range *all {
+			l.fn(p)
+		}
+	}
+}
