@@ -10,88 +10,86 @@ import (
 	"millrace/broker/record"
 )
 
-// Topics is the broker as FromBroker needs it. All methods are safe for concurrent use.
-type Topics interface {
-	// Topic finds the partitions of a topic, by number.
+// Broker is the part of the broker the door stands on.
+type Broker interface {
+	// Topic returns a topic's partitions in order.
 	Topic(name string) ([]*partition.Partition, bool)
-	// Ensure finds a topic, or creates it where that is allowed.
+	// Ensure is Topic, after the topic was created when it did not exist and may be.
 	Ensure(ctx context.Context, name string) ([]*partition.Partition, error)
 	// Names lists all topics.
 	Names() []string
-	// OnAdvance calls fn after a partition's high watermark moved, until cancel.
+	// OnAdvance calls fn after a high watermark moved, until cancel.
 	OnAdvance(fn func(*partition.Partition)) (cancel func())
 }
 
-// FromBroker makes a Log of the broker's own partitions.
-func FromBroker(t Topics) Log { return brokerLog{t} }
+// FromBroker makes a Log of a broker.
+func FromBroker(b Broker) Log { return broker{b} }
 
-type brokerLog struct{ Topics }
+type broker struct{ b Broker }
 
-// Partitions implements Log.
-func (l brokerLog) Partitions(topic string) int {
-	list, _ := l.Topic(topic)
-	return len(list)
+func (l broker) Partitions(topic string) int {
+	ps, _ := l.b.Topic(topic)
+	return len(ps)
 }
 
-// Partition implements Log.
-func (l brokerLog) Partition(topic string, index int32) (Partition, bool) {
-	list, ok := l.Topic(topic)
-	if !ok || index < 0 || int(index) >= len(list) {
+func (l broker) Partition(topic string, index int32) (Partition, bool) {
+	ps, ok := l.b.Topic(topic)
+	if !ok || index < 0 || int(index) >= len(ps) || ps[index] == nil {
 		return nil, false
 	}
-	return brokerPartition{list[index]}, true
+	return replica{ps[index]}, true
 }
 
-// Ensure implements Log.
-func (l brokerLog) Ensure(ctx context.Context, topic string) error {
-	_, err := l.Topics.Ensure(ctx, topic)
-	if errors.Is(err, catalog.ErrInvalidTopic) || errors.Is(err, catalog.ErrUnknownTopic) {
+func (l broker) Ensure(ctx context.Context, topic string) error {
+	_, err := l.b.Ensure(ctx, topic)
+	switch {
+	case errors.Is(err, catalog.ErrUnknownTopic), errors.Is(err, catalog.ErrInvalidTopic):
 		return fmt.Errorf("%w: %w", ErrBadTopic, err)
 	}
-	return refusal(err)
+	return translate(err)
 }
 
-// OnAdvance implements Log.
-func (l brokerLog) OnAdvance(fn func(Partition)) (cancel func()) {
-	return l.Topics.OnAdvance(func(p *partition.Partition) { fn(brokerPartition{p}) })
+func (l broker) Names() []string { return l.b.Names() }
+
+func (l broker) OnAdvance(fn func(Partition)) func() {
+	return l.b.OnAdvance(func(p *partition.Partition) { fn(replica{p}) })
 }
 
-// brokerPartition is comparable: two values for one partition are equal.
-type brokerPartition struct{ *partition.Partition }
+// replica is a Partition of the broker.
+type replica struct{ p *partition.Partition }
 
-// ID implements Partition.
-func (p brokerPartition) ID() [16]byte { return p.TopicID() }
+func (r replica) Topic() string { return r.p.Topic() }
+func (r replica) ID() [16]byte  { return r.p.TopicID() }
+func (r replica) Index() int32  { return r.p.Index() }
+func (r replica) Start() int64  { return r.p.Start() }
+func (r replica) High() int64   { return r.p.High() }
 
-// AppendRecords implements Partition.
-func (p brokerPartition) AppendRecords(recs []record.Record, internal bool, done func(base int64, err error)) {
-	o := partition.AppendOptions{Epoch: -1, Internal: internal}
-	p.Partition.AppendRecords(recs, o, func(r partition.AppendResult) { done(r.Base, refusal(r.Err)) })
+func (r replica) AppendRecords(recs []record.Record, internal bool, done func(int64, error)) {
+	r.p.AppendRecords(recs, partition.AppendOptions{Epoch: -1, Internal: internal}, func(a partition.AppendResult) {
+		done(a.Base, translate(a.Err))
+	})
 }
 
-// ReadBatches implements Partition.
-func (p brokerPartition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
-	span, err := p.Read(offset, maxBytes)
+func (r replica) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
+	span, err := r.p.Read(offset, maxBytes)
 	if err != nil {
-		return dst, refusal(err)
+		return dst, translate(err)
 	}
-	dst, err = span.Append(dst)
-	span.Release()
-	return dst, err
+	defer span.Release()
+	return span.Append(dst)
 }
 
-// refusal gives the broker's errors the meaning this door acts on; the rest pass as they are.
-func refusal(err error) error {
-	for _, m := range []struct{ is, means error }{
+// translate puts the door's own sentinel before the broker's error, where one says what the door has to do.
+func translate(err error) error {
+	for _, known := range []struct{ is, as error }{
 		{partition.ErrDiskFull, ErrFull},
 		{partition.ErrOverloaded, ErrFull},
-		{catalog.ErrTooMany, ErrFull},
 		{partition.ErrTooLarge, ErrTooLarge},
-		{record.ErrTooLarge, ErrTooLarge},
 		{partition.ErrOffsetOutOfRange, ErrOutOfRange},
 		{partition.ErrDeleted, ErrGone},
 	} {
-		if errors.Is(err, m.is) {
-			return fmt.Errorf("%w: %w", m.means, err)
+		if errors.Is(err, known.is) {
+			return fmt.Errorf("%w: %w", known.as, err)
 		}
 	}
 	return err
