@@ -248,22 +248,28 @@ func (t *tail) cut() error {
 	return file.Close()
 }
 
-// place puts an empty file of a fresh inode at the name next. A roll that failed has left one behind its frame; that is
-// renamed, because a file that stays behind a missing frame would say the frame was lost.
+// place puts an empty file of a fresh inode at the name next. What a failed roll has left behind its frame goes first,
+// and durably: a file that stayed there while its frame is void would say that the frame was lost.
 func (t *tail) place(next uint64) error {
 	o := t.files.o
 	list, _, err := listWAL(o.FS, o.Dir)
 	if err != nil {
 		return err
 	}
-	for len(list) > 1 && list[len(list)-2].base > next {
-		if err := o.FS.Remove(t.files.path(list[len(list)-1].name)); err != nil {
+	removed := false
+	for _, f := range list {
+		if f.base <= next {
+			continue
+		}
+		if err := o.FS.Remove(t.files.path(f.name)); err != nil {
 			return err
 		}
-		list = list[:len(list)-1]
+		removed = true
 	}
-	if n := len(list); n > 0 && list[n-1].base > next {
-		return o.FS.Rename(t.files.path(list[n-1].name), t.files.path(walName(next)))
+	if removed {
+		if err := o.FS.SyncDir(o.Dir, syncRestart); err != nil {
+			return err
+		}
 	}
 	return t.files.fresh(next)
 }
