@@ -155,14 +155,20 @@ func (c *sessions) update(id, epoch int32, change []*want, forget []wantKey, byI
 	case byID != s.byID:
 		return nil, nil, codeSessionTopicID
 	}
+	fresh := 0
+	for _, w := range change {
+		if s.index[w.key()] == nil {
+			fresh++
+		}
+	}
+	if c.partitions+fresh > c.room {
+		return nil, nil, codeSessionNotFound // the reader begins anew, and gets full fetches
+	}
 	before := len(s.wants)
 	for _, w := range change {
 		if old := s.index[w.key()]; old != nil {
 			old.offset, old.epoch, old.lastEpoch, old.maxBytes = w.offset, w.epoch, w.lastEpoch, w.maxBytes
 			continue
-		}
-		if c.partitions+len(s.wants)-before >= c.room {
-			return nil, nil, codeSessionNotFound // the reader begins anew, and gets full fetches
 		}
 		s.index[w.key()] = w
 		s.wants = append(s.wants, w)

@@ -1,0 +1,134 @@
+package api
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"millrace/broker/wire"
+)
+
+// elsewhere are the errors of broker/... that never become an answer, and why.
+var elsewhere = map[string]string{
+	"broker.":                    "a start that fails",
+	"budget.ErrExhausted":        "a start that fails",
+	"catalog.ErrCorrupt":         "what the quorum reads at its start",
+	"catalog.ErrNewer":           "what the quorum reads at its start",
+	"cleaner.":                   "background work",
+	"journal.ErrForeign":         "a start that fails",
+	"journal.ErrInvalid":         "a broken invariant of ours",
+	"journal.ErrState":           "a broken invariant of ours",
+	"partition.ErrSlot":          "what the store reads at its start",
+	"quorum.ErrForeign":          "a start that fails",
+	"segment.ErrCheckpoint":      "what the store reads at its start",
+	"segment.ErrFull":            "the partition rolls",
+	"segment.ErrOrder":           "a broken invariant of ours",
+	"segment.ErrPosition":        "what the store reads at its start",
+	"segment.ErrSnapshot":        "what the store reads at its start",
+	"server.ErrClosed":           "a listener that is too late",
+	"server.ErrNotLoopback":      "a start that fails",
+	"wheel.ErrFull":              "the purgatory's ErrFull",
+	"wire.ErrFrameTooLarge":      "the end of a connection",
+	"wire.ErrMalformed":          "the end of a connection",
+	"wire.ErrUnknownAPI":         "the end of a connection",
+	"wire.ErrUnsupportedVersion": "the end of a connection, or ApiVersions' own answer",
+}
+
+// errorsOf lists the exported errors that a directory's package declares.
+func errorsOf(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			g, ok := d.(*ast.GenDecl)
+			if !ok || g.Tok != token.VAR {
+				continue
+			}
+			for _, s := range g.Specs {
+				for _, id := range s.(*ast.ValueSpec).Names {
+					if strings.HasPrefix(id.Name, "Err") {
+						names = append(names, f.Name.Name+"."+id.Name)
+					}
+				}
+			}
+		}
+	}
+	return names
+}
+
+func TestEveryErrorHasACode(t *testing.T) {
+	source, err := os.ReadFile("fault.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(source), "var faults = ")
+	if !found {
+		t.Fatal("fault.go has no table")
+	}
+	all := 0
+	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() || strings.HasSuffix(path, "test") || d.Name() == "testdata" || path == "../api" {
+			return err
+		}
+		for _, name := range errorsOf(t, path) {
+			all++
+			pkg, _, _ := strings.Cut(name, ".")
+			_, here := elsewhere[name]
+			if _, whole := elsewhere[pkg+"."]; whole {
+				here = true
+			}
+			if listed := strings.Contains(table, "{"+name+", "); listed == here {
+				t.Errorf("%s: in the table of faults is %v, among those that never reach a client is %v", name, listed, here)
+			}
+		}
+		return nil
+	})
+	if err != nil || all < 20 {
+		t.Errorf("%d errors found, %v", all, err)
+	}
+}
+
+// The README's table is the version table.
+func TestReadmeListsWhatIsServed(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(readme), "| key | api | versions | file |\n|---|---|---|---|\n")
+	if !found {
+		t.Fatal("README.md has no table")
+	}
+	table, _, _ := strings.Cut(rest, "\n\n")
+	if want := strings.TrimSuffix(tableOf(wire.APIs()), "\n"); table != want {
+		t.Errorf("README.md has\n%s\nwant\n%s", table, want)
+	}
+}
+
+func TestEveryAPIHasItsFile(t *testing.T) {
+	for _, a := range wire.APIs() {
+		name := fileOf(a)
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if !strings.HasPrefix(string(source), "// "+a.Name+": v") {
+			t.Errorf("%s does not begin with what it promises", name)
+		}
+	}
+}
