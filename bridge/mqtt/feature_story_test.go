@@ -26,8 +26,10 @@ func TestRetained(t *testing.T) {
 		for range 2 {
 			a := w.connect(v, "a").send(sub(1, "r/+"))
 			a.wants("connack 0x00", "suback 1 [0x01]", `publish r/2 "b" q1 id1 retain`, `publish r/1 "c" q1 id2 retain`)
-			a.send(sub(2, "r/1"), sub(3, "nothing"))
-			a.wants("suback 2 [0x01]", `publish r/1 "c" q1 id3 retain`, "suback 3 [0x01]")
+			a.send(sub(2, "r/1"))
+			a.wants("suback 2 [0x01]", `publish r/1 "c" q1 id3 retain`)
+			a.send(sub(3, "nothing"))
+			a.wants("suback 3 [0x01]")
 			w.restart()
 		}
 	})
@@ -123,7 +125,7 @@ func TestKeepAliveAndConnectTimeout(t *testing.T) {
 		mute := w.dial(v)
 		time.Sleep(10*time.Second - 1)
 		mute.wants()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		mute.wants("closed")
 		a := w.connect(v, "a", func(c *packet.Connect) { c.KeepAlive = 10 })
 		for range 5 {
@@ -133,7 +135,7 @@ func TestKeepAliveAndConnectTimeout(t *testing.T) {
 		a.wants("connack 0x00", "pingresp", "pingresp", "pingresp", "pingresp", "pingresp")
 		time.Sleep(15*time.Second - 1)
 		a.wants()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if v == packet.V5 {
 			a.wants("disconnect 0x8D", "closed")
 		} else {
@@ -200,7 +202,7 @@ func TestProtocolErrorsCloseWithTheirReason(t *testing.T) {
 				bystander := w.connect(packet.V5, "other")
 				bystander.wants("connack 0x00")
 				a := w.connect(packet.V5, "a")
-				go a.send(tt.send)
+				a.sendSlowly(tt.send)
 				a.wants("connack 0x00", tt.want, "closed")
 				bystander.send(&packet.Ping{})
 				bystander.wants("pingresp")
@@ -212,13 +214,14 @@ func TestProtocolErrorsCloseWithTheirReason(t *testing.T) {
 func TestTopicAliases(t *testing.T) {
 	story(t, func(w *world) {
 		s := w.connect(packet.V5, "s").send(sub(1, "#"))
+		s.wants("connack 0x00", "suback 1 [0x01]")
 		a := w.connect(packet.V5, "a")
 		for _, topic := range []string{"t/1", "", "t/2", ""} {
 			p := pub(topic, "x", 0, 0)
 			p.Properties = &packet.Properties{Present: packet.Of(packet.TopicAlias), TopicAlias: 16}
 			a.send(p)
 		}
-		s.wants("connack 0x00", "suback 1 [0x01]", `publish t/1 "x" q0`, `publish t/1 "x" q0`, `publish t/2 "x" q0`, `publish t/2 "x" q0`)
+		s.wants(`publish t/1 "x" q0`, `publish t/1 "x" q0`, `publish t/2 "x" q0`, `publish t/2 "x" q0`)
 	})
 }
 

@@ -80,8 +80,6 @@ type replay struct {
 	next, end int64 // offsets of the retained topic
 }
 
-func (ss *session) durable() bool { return ss.expiry > 0 }
-
 // begins is the first offset the subscription wants of st. Under ss.mu.
 func (sub *subscription) begins(st *stream) int64 {
 	for _, p := range sub.starts {

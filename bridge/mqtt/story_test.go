@@ -124,6 +124,19 @@ func (p *peer) send(pkts ...packet.Packet) *peer {
 	return p
 }
 
+// sendSlowly sends without waiting for the server to read.
+func (p *peer) sendSlowly(pkts ...packet.Packet) {
+	var all []byte
+	for _, pkt := range pkts {
+		all = pkt.Append(all, p.v)
+	}
+	go func() {
+		if _, err := p.conn.Write(all); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			p.t.Error(err)
+		}
+	}()
+}
+
 // wants waits until all is quiet and compares what has come since.
 func (p *peer) wants(want ...string) {
 	p.t.Helper()
@@ -259,7 +272,7 @@ func TestReadingStopsAtReceiveMaximum(t *testing.T) {
 		w.cfg.ReceiveMaximum = 2
 		a := w.connect(v, "a")
 		w.log.Hold()
-		go a.send(pub("t", "1", 1, 1), pub("t", "2", 1, 2), pub("t", "3", 1, 3), pub("t", "4", 1, 4))
+		a.sendSlowly(pub("t", "1", 1, 1), pub("t", "2", 1, 2), pub("t", "3", 1, 3), pub("t", "4", 1, 4))
 		a.wants("connack 0x00")
 		if n := w.log.Held(); n != 2 {
 			a.t.Errorf("%d publishes on their way, want 2", n)

@@ -44,9 +44,7 @@ type job interface{ run() }
 type streams struct {
 	s      *Server
 	cancel func() // of OnAdvance
-	quit   chan struct{}
 	wg     sync.WaitGroup
-	failed *deadline
 
 	mu    sync.Mutex
 	byKey map[streamKey]*stream
@@ -66,7 +64,7 @@ type streamKey struct {
 }
 
 func newStreams(s *Server) *streams {
-	a := &streams{s: s, quit: make(chan struct{}), byKey: make(map[streamKey]*stream)}
+	a := &streams{s: s, byKey: make(map[streamKey]*stream)}
 	a.tail, a.scan = sync.NewCond(&a.mu), sync.NewCond(&a.mu)
 	a.cancel = s.cfg.Log.OnAdvance(a.advanced)
 	for _, name := range s.cfg.Log.Names() {
