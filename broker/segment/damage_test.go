@@ -60,7 +60,7 @@ func consume(t *testing.T, s *Segment, end, limit int64, maxBytes int) (served m
 func sealed(t *testing.T, count int) (files map[string][]byte, batches []record.Batch, cfg Config) {
 	t.Helper()
 	cfg = Config{IndexIntervalBytes: 600, EpochAt: func(offset int64) (int32, bool) {
-		if offset < 120 {
+		if offset < 110 {
 			return 4, true
 		}
 		return 5, true
@@ -156,7 +156,7 @@ func judge(t *testing.T, dir string, files map[string][]byte, batches []record.B
 }
 
 func TestEveryBitFlipOfTheLog(t *testing.T) {
-	files, batches, cfg := sealed(t, 12)
+	files, batches, cfg := sealed(t, 7)
 	log, dir := files[LogSuffix], t.TempDir()
 	step := 1
 	if testing.Short() {

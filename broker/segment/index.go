@@ -190,9 +190,19 @@ func (s *Segment) loadLocked() (err error) {
 // confirmEnds drops entries from the ends of both indexes until the log confirms the last ones, and leaves the cursor
 // at the batch from which on the log must be walked.
 func (s *Segment) confirmEnds(c *cursor, state *indexState) error {
+	offsets, err := s.openEntries(kindIndex)
+	if err != nil {
+		return err
+	}
+	defer offsets.close()
+	times, err := s.openEntries(kindTime)
+	if err != nil {
+		return err
+	}
+	defer times.close()
 	var last anchor
 	for ; state.entries > 0; state.entries-- {
-		offset, position, err := s.offsetEntry(state.entries - 1)
+		offset, position, err := offsets.offset(state.entries - 1)
 		if err != nil {
 			return err
 		}
@@ -208,7 +218,7 @@ func (s *Segment) confirmEnds(c *cursor, state *indexState) error {
 	s.index = *state // lookups below may use what is confirmed
 	s.mu.Unlock()
 	for ; state.times > 0; state.times-- {
-		ts, offset, err := s.timeEntry(state.times - 1)
+		ts, offset, err := times.time(state.times - 1)
 		if err != nil {
 			return err
 		}
@@ -372,34 +382,58 @@ func (s *Segment) cutIndex(k kind, size int64) (err error) {
 	return f.file.Truncate(size)
 }
 
-// offsetEntry is entry i of the offset index, absolute.
-func (s *Segment) offsetEntry(i int64) (offset, position int64, err error) {
-	var p [indexEntry]byte
-	if err := s.readIndex(kindIndex, p[:], i*indexEntry); err != nil {
-		return 0, 0, err
-	}
-	return s.base + int64(binary.BigEndian.Uint32(p[:])), int64(binary.BigEndian.Uint32(p[4:])), nil
+// entries is an index file open for lookups.
+type entries struct {
+	s    *Segment
+	file *handle
+	w    *window
 }
 
-// timeEntry is entry i of the time index, absolute.
-func (s *Segment) timeEntry(i int64) (ts, offset int64, err error) {
-	var p [timeEntry]byte
-	if err := s.readIndex(kindTime, p[:], i*timeEntry); err != nil {
-		return 0, 0, err
-	}
-	return int64(binary.BigEndian.Uint64(p[:])), s.base + int64(binary.BigEndian.Uint32(p[8:])), nil
-}
+// entriesRead is how much of an index is read at a time: the last steps of a search fall into it.
+const entriesRead = 512
 
-func (s *Segment) readIndex(k kind, p []byte, at int64) (err error) {
+// openEntries opens an index for lookups; an index without a file has no entries to look up. The caller closes it.
+func (s *Segment) openEntries(k kind) (entries, error) {
 	f, err := s.handles.acquire(s, k, false)
+	if errors.Is(err, os.ErrNotExist) {
+		return entries{s: s}, nil
+	}
 	if err != nil {
-		return err
+		return entries{}, err
 	}
-	defer s.handles.release(f)
-	if n, err := f.file.ReadAt(p, at); n < len(p) {
-		return err
+	return entries{s: s, file: f, w: openWindow(f.file)}, nil
+}
+
+func (e entries) close() {
+	if e.file != nil {
+		e.w.close()
+		e.s.handles.release(e.file)
 	}
-	return nil
+}
+
+func (e entries) read(i int64, width int) ([]byte, error) {
+	if e.file == nil {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return e.w.peek(i*int64(width), width, entriesRead, math.MaxInt64)
+}
+
+// offset is entry i of the offset index, absolute.
+func (e entries) offset(i int64) (offset, position int64, err error) {
+	p, err := e.read(i, indexEntry)
+	if err != nil {
+		return 0, 0, err
+	}
+	return e.s.base + int64(binary.BigEndian.Uint32(p)), int64(binary.BigEndian.Uint32(p[4:])), nil
+}
+
+// time is entry i of the time index, absolute.
+func (e entries) time(i int64) (ts, offset int64, err error) {
+	p, err := e.read(i, timeEntry)
+	if err != nil {
+		return 0, 0, err
+	}
+	return int64(binary.BigEndian.Uint64(p)), e.s.base + int64(binary.BigEndian.Uint32(p[8:])), nil
 }
 
 // floorEntry is the number of the last entry of n for which ok holds, -1 for none; ok holds for a first part of them.
@@ -425,13 +459,18 @@ func (s *Segment) indexKnows(h header) (bool, error) {
 	s.mu.Lock()
 	n := s.index.entries
 	s.mu.Unlock()
+	e, err := s.openEntries(kindIndex)
+	if err != nil {
+		return false, err
+	}
+	defer e.close()
 	i, err := floorEntry(n, func(i int64) (bool, error) {
-		_, position, err := s.offsetEntry(i)
+		_, position, err := e.offset(i)
 		return position <= h.pos, err
 	})
 	if err != nil || i < 0 {
 		return false, err
 	}
-	offset, position, err := s.offsetEntry(i)
+	offset, position, err := e.offset(i)
 	return position == h.pos && offset == h.next-1, err
 }

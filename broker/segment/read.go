@@ -246,14 +246,19 @@ func (s *Segment) skipAhead(c *cursor, stop int64) error {
 	s.mu.Lock()
 	n := s.index.entries
 	s.mu.Unlock()
+	e, err := s.openEntries(kindIndex)
+	if err != nil {
+		return err
+	}
+	defer e.close()
 	i, err := floorEntry(n, func(i int64) (bool, error) {
-		_, position, err := s.offsetEntry(i)
+		_, position, err := e.offset(i)
 		return position < stop, err
 	})
 	if err != nil || i < 0 {
 		return err
 	}
-	offset, position, err := s.offsetEntry(i)
+	offset, position, err := e.offset(i)
 	if err != nil || position <= c.pos {
 		return err
 	}
@@ -314,15 +319,20 @@ func (s *Segment) nearest(c *cursor, offset int64) error {
 	s.mu.Lock()
 	n := s.index.entries
 	s.mu.Unlock()
+	e, err := s.openEntries(kindIndex)
+	if err != nil {
+		return err
+	}
+	defer e.close()
 	i, err := floorEntry(n, func(i int64) (bool, error) {
-		o, position, err := s.offsetEntry(i)
+		o, position, err := e.offset(i)
 		return o <= offset && position < c.limit, err
 	})
 	if err != nil {
 		return err
 	}
 	for ; i >= 0; i-- {
-		o, position, err := s.offsetEntry(i)
+		o, position, err := e.offset(i)
 		if err != nil {
 			return err
 		}

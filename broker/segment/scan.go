@@ -233,15 +233,20 @@ func (c *cursor) stepOver() (header, error) {
 // nearestTime moves the cursor to a batch before which no record is at or after ms: one the time index and the log
 // agree on, else the first.
 func (s *Segment) nearestTime(c *cursor, ms, times int64) error {
+	e, err := s.openEntries(kindTime)
+	if err != nil {
+		return err
+	}
+	defer e.close()
 	i, err := floorEntry(times, func(i int64) (bool, error) {
-		ts, _, err := s.timeEntry(i)
+		ts, _, err := e.time(i)
 		return ts <= ms, err
 	})
 	if err != nil {
 		return err
 	}
 	for ; i >= 0; i-- {
-		ts, offset, err := s.timeEntry(i)
+		ts, offset, err := e.time(i)
 		if err != nil {
 			return err
 		}

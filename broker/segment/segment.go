@@ -418,7 +418,13 @@ func (s *Segment) cutIndexes(position int64) error {
 	}
 	last := s.base - 1
 	if n > 0 {
-		if last, _, err = s.offsetEntry(n - 1); err != nil {
+		e, err := s.openEntries(kindIndex)
+		if err != nil {
+			return err
+		}
+		last, _, err = e.offset(n - 1)
+		e.close()
+		if err != nil {
 			return err
 		}
 	}
@@ -426,8 +432,13 @@ func (s *Segment) cutIndexes(position int64) error {
 	if err != nil {
 		return err
 	}
+	e, err := s.openEntries(kindTime)
+	if err != nil {
+		return err
+	}
+	defer e.close()
 	for ; times > 0; times-- {
-		_, offset, err := s.timeEntry(times - 1)
+		_, offset, err := e.time(times - 1)
 		if err != nil {
 			return err
 		}
