@@ -59,7 +59,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 func TestAnyDirectoryOpens(t *testing.T) {
-	for _, seed := range seeds(t, 400) {
+	for _, seed := range seeds(t, 150) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		program := make([]byte, rng.IntN(120))
 		for i := range program {
