@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// patience is how long a command waits for a broker that does not answer.
+const patience = 10 * time.Second
+
+// endpoint is the broker a command talks to.
+type endpoint struct{ bootstrap []string }
+
+func (e *endpoint) flags(cmd *cobra.Command) {
+	cmd.PersistentFlags().StringSliceVarP(&e.bootstrap, "bootstrap-server", "b", []string{"127.0.0.1:9092"}, "the broker's Kafka address")
+}
+
+func (e *endpoint) client(ctx context.Context, options ...kgo.Opt) (*kgo.Client, error) {
+	options = append([]kgo.Opt{
+		kgo.SeedBrokers(e.bootstrap...), kgo.ClientID("millrace-cli"),
+		kgo.RetryTimeout(patience), kgo.RecordDeliveryTimeout(patience),
+	}, options...)
+	client, err := kgo.NewClient(options...)
+	if err != nil {
+		return nil, coded{err, exitUsage}
+	}
+	ping, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := client.Ping(ping); err != nil {
+		client.Close()
+		return nil, fail(exitFailed, "no answer from %v: %w", e.bootstrap, err)
+	}
+	return client, nil
+}
+
+// admin runs fn with an administrative client.
+func (e *endpoint) admin(ctx context.Context, fn func(context.Context, *kadm.Client) error) error {
+	client, err := e.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return answered(fn(ctx, kadm.NewClient(client)))
+}
+
+// answered gives an error of the broker its exit code.
+func answered(err error) error {
+	var code coded
+	switch {
+	case err == nil, errors.As(err, &code):
+		return err
+	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+		return coded{err, exitMissing}
+	}
+	return coded{err, exitFailed}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"millrace/bridge/route"
+	"millrace/broker/catalog"
+	"millrace/hw/sensor"
+	"millrace/platform/config"
+)
+
+// checks is what the packages that use a value know about it.
+func checks() config.Checks {
+	settings := map[string]catalog.Setting{}
+	var names []string
+	for _, s := range catalog.TopicSettings() {
+		settings[s.Name] = s
+		names = append(names, s.Name)
+	}
+	return config.Checks{
+		TopicKeys: names,
+		Topic: func(key, value string) error {
+			s := settings[key]
+			return s.Check(value)
+		},
+		Route: func(r config.Route) error {
+			_, err := route.New([]route.Rule{{Filter: r.Filter, Topic: r.Topic, Key: r.Key}}, nil)
+			return err
+		},
+		Driver: sensor.Known,
+	}
+}
+
+// load reads a file, or the defaults when there is none.
+func load(file string) (*config.Config, error) {
+	var c *config.Config
+	var err error
+	if file == "" {
+		c, err = config.Parse("defaults", nil, config.BoardNames(), checks())
+	} else {
+		c, err = config.Load(file, config.BoardNames(), checks())
+	}
+	if err != nil {
+		return nil, coded{err, exitUsage}
+	}
+	return c, nil
+}
+
+func (c *command) config() *cobra.Command {
+	parent := &cobra.Command{Use: "config", Short: "Check or show the configuration"}
+	var defaults bool
+	show := &cobra.Command{
+		Use: "show [FILE]", Short: "Print what a file means, defaults included", Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if defaults && len(args) > 0 {
+				return fail(exitUsage, "--defaults needs no file")
+			}
+			if defaults && c.format == "text" {
+				_, err := c.out.Write(config.DefaultFile())
+				return err
+			}
+			cfg, err := load(append(args, "")[0])
+			if err != nil {
+				return err
+			}
+			if c.format == "json" {
+				return c.json(cfg.Values())
+			}
+			return cfg.Show(c.out)
+		},
+	}
+	show.Flags().BoolVar(&defaults, "defaults", false, "print the complete commented file")
+	check := &cobra.Command{
+		Use: "check FILE", Short: "Say what is wrong with a file", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			_, err := load(args[0])
+			if c.format == "json" {
+				problems := fmt.Sprint(err)
+				if err == nil {
+					problems = ""
+				}
+				if jsonErr := c.json(map[string]any{"file": args[0], "ok": err == nil, "problems": problems}); jsonErr != nil {
+					return jsonErr
+				}
+				return err
+			}
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.out, "%s is good\n", args[0])
+			return err
+		},
+	}
+	parent.AddCommand(check, show)
+	return parent
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	// lineMax bounds one line of input, in bytes.
+	lineMax = 16 << 20
+	// pendingMax bounds the records that wait for their acknowledgement.
+	pendingMax = 1000
+	// progressEvery records a line of progress is written to stderr.
+	progressEvery = 100_000
+)
+
+func (c *command) produce() *cobra.Command {
+	var e endpoint
+	var key, separator string
+	var partition int32
+	var headers []string
+	cmd := &cobra.Command{
+		Use: "produce TOPIC", Short: "Write the lines of standard input to a topic", Args: cobra.ExactArgs(1),
+		Long: "Write the lines of standard input to a topic, one record a line. It ends when all of them are acknowledged: on flash.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			record := kgo.Record{Topic: args[0], Partition: partition}
+			if cmd.Flags().Changed("key") {
+				record.Key = []byte(key)
+			}
+			if err := pairs(headers, func(k, v string) {
+				record.Headers = append(record.Headers, kgo.RecordHeader{Key: k, Value: []byte(v)})
+			}); err != nil {
+				return err
+			}
+			options := []kgo.Opt{
+				kgo.AllowAutoTopicCreation(), kgo.MaxBufferedRecords(pendingMax), kgo.RequiredAcks(kgo.AllISRAcks()),
+				kgo.ProducerBatchCompression(kgo.NoCompression()),
+			}
+			if partition >= 0 {
+				options = append(options, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+			}
+			client, err := e.client(cmd.Context(), options...)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			return c.lines(cmd.Context(), client, record, separator)
+		},
+	}
+	e.flags(cmd)
+	cmd.Flags().StringVarP(&key, "key", "k", "", "of every record; default: none")
+	cmd.Flags().StringVarP(&separator, "key-separator", "K", "", "what stands between key and value in a line")
+	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: by the key")
+	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "KEY=VALUE on every record; may repeat")
+	return cmd
+}
+
+// lines produces every line of the input with what the record has.
+func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record, separator string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var acknowledged int64 // counted by the client's promises, one at a time, and read after Flush
+	promise := func(_ *kgo.Record, err error) {
+		if err != nil {
+			cancel(err)
+			return
+		}
+		if acknowledged++; acknowledged%progressEvery == 0 {
+			c.note("%d acknowledged", acknowledged)
+		}
+	}
+	scan := bufio.NewScanner(c.in)
+	scan.Buffer(nil, lineMax)
+	sent := int64(0)
+	for ctx.Err() == nil && scan.Scan() {
+		record := like
+		value := scan.Text()
+		if separator != "" {
+			k, v, ok := strings.Cut(value, separator)
+			if !ok {
+				cancel(fail(exitUsage, "line %d has no %q", sent+1, separator))
+				break
+			}
+			record.Key, value = []byte(k), v
+		}
+		record.Value = []byte(value)
+		sent++
+		client.Produce(ctx, &record, promise)
+	}
+	flushErr := client.Flush(ctx)
+	err := errors.Join(context.Cause(ctx), scan.Err())
+	if err == nil {
+		err = flushErr
+	}
+	if err != nil && acknowledged > 0 {
+		return fail(exitPartial, "%d of %d records acknowledged: %w", acknowledged, sent, err)
+	}
+	if err != nil {
+		return answered(err)
+	}
+	if c.format == "json" {
+		return c.json(map[string]any{"topic": like.Topic, "records": acknowledged})
+	}
+	c.note("%d records acknowledged", acknowledged)
+	return nil
+}
+
+func (c *command) consume() *cobra.Command {
+	var e endpoint
+	var from string
+	var partition int32
+	var count int64
+	var untilEnd bool
+	cmd := &cobra.Command{
+		Use: "consume TOPIC", Short: "Print the records of a topic", Args: cobra.ExactArgs(1),
+		Long: "Print the records of a topic, until interrupted. Text is the value, a line each; -o json has everything.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			offset, err := parseOffset(from)
+			if err != nil {
+				return err
+			}
+			client, err := e.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			ends, err := kadm.NewClient(client).ListEndOffsets(cmd.Context(), args[0])
+			if err == nil {
+				err = ends.Error()
+			}
+			if err != nil {
+				return answered(fmt.Errorf("%s: %w", args[0], err))
+			}
+			left := map[int32]int64{}
+			start := map[int32]kgo.Offset{}
+			for p, end := range ends[args[0]] {
+				if partition < 0 || p == partition {
+					left[p], start[p] = end.Offset, offset
+				}
+			}
+			if len(start) == 0 {
+				return fail(exitMissing, "%s has no partition %d", args[0], partition)
+			}
+			if !untilEnd {
+				left = nil
+			} else if err := c.alreadyRead(cmd.Context(), kadm.NewClient(client), args[0], from, left); err != nil || len(left) == 0 {
+				return err
+			}
+			client.AddConsumePartitions(map[string]map[int32]kgo.Offset{args[0]: start})
+			return c.records(cmd.Context(), client, left, count)
+		},
+	}
+	e.flags(cmd)
+	cmd.Flags().StringVar(&from, "from", "beginning", "beginning, end, or an offset")
+	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: all")
+	cmd.Flags().Int64VarP(&count, "count", "n", 0, "end after so many records; 0: never")
+	cmd.Flags().BoolVar(&untilEnd, "until-end", false, "end where the topic ended when this began")
+	return cmd
+}
+
+func parseOffset(s string) (kgo.Offset, error) {
+	switch s {
+	case "beginning":
+		return kgo.NewOffset().AtStart(), nil
+	case "end":
+		return kgo.NewOffset().AtEnd(), nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return kgo.Offset{}, fail(exitUsage, "--from %s: want beginning, end or an offset", s)
+	}
+	return kgo.NewOffset().At(n), nil
+}
+
+// alreadyRead takes out of left the partitions that have nothing between from and their end.
+func (c *command) alreadyRead(ctx context.Context, a *kadm.Client, topic, from string, left map[int32]int64) error {
+	starts, err := a.ListStartOffsets(ctx, topic)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return answered(err)
+	}
+	at, isOffset := strconv.ParseInt(from, 10, 64)
+	for p, end := range left {
+		start, _ := starts.Lookup(topic, p)
+		if from == "end" || start.Offset >= end || isOffset == nil && at >= end {
+			delete(left, p)
+		}
+	}
+	return nil
+}
+
+// records prints until count records are printed, the ends in left are reached, or ctx is done. A nil left and a zero
+// count bound nothing.
+func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, count int64) error {
+	bounded := left != nil
+	out := bufio.NewWriter(c.out)
+	sink := &command{out: out, errs: c.errs, format: c.format}
+	printed := int64(0)
+	for {
+		fetches := client.PollRecords(ctx, pendingMax)
+		if ctx.Err() != nil {
+			return out.Flush()
+		}
+		for _, f := range fetches.Errors() {
+			return errors.Join(answered(fmt.Errorf("%s-%d: %w", f.Topic, f.Partition, f.Err)), out.Flush())
+		}
+		for it := fetches.RecordIter(); !it.Done(); {
+			r := it.Next()
+			end, wanted := left[r.Partition]
+			if bounded && !wanted {
+				continue
+			}
+			if !bounded || r.Offset < end {
+				if err := sink.record(out, r); err != nil {
+					return err
+				}
+				if printed++; printed == count {
+					return out.Flush()
+				}
+			}
+			if r.Offset+1 >= end {
+				delete(left, r.Partition)
+			}
+		}
+		if err := out.Flush(); err != nil || bounded && len(left) == 0 {
+			return err
+		}
+	}
+}
+
+func (c *command) record(out io.Writer, r *kgo.Record) error {
+	if c.format != "json" {
+		_, err := fmt.Fprintf(out, "%s\n", r.Value)
+		return err
+	}
+	headers := make([]map[string]any, len(r.Headers))
+	for i, h := range r.Headers {
+		headers[i] = map[string]any{"key": h.Key, "value": textOrBytes(h.Value)}
+	}
+	return c.json(map[string]any{
+		"topic": r.Topic, "partition": r.Partition, "offset": r.Offset, "timestamp": r.Timestamp.UnixMilli(),
+		"key": textOrBytes(r.Key), "value": textOrBytes(r.Value), "headers": headers,
+	})
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// board is a broker that a script runs in the background.
+type board struct {
+	cmd  *exec.Cmd
+	log  *bufio.Reader
+	file *os.File
+}
+
+func (b *board) end() error {
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return errors.Join(b.cmd.Wait(), b.file.Close())
+}
+
+var boards = map[*testscript.TestScript]*board{}
+
+// serveInBackground runs `millrace serve` with the arguments on free ports and sets $kafka and $mqtt from its ready line.
+func serveInBackground(ts *testscript.TestScript, _ bool, args []string) {
+	args = append([]string{"serve", "-o", "json", "--kafka", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--http", ""}, args...)
+	cmd := exec.Command(program(ts), args...)
+	cmd.Dir = ts.Getenv("WORK")
+	cmd.Env = append(os.Environ(), "PATH="+ts.Getenv("PATH"))
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	// The log goes through a pipe of the test's own, so that hup can wait for a line of it.
+	read, write, err := os.Pipe()
+	ts.Check(err)
+	cmd.Stderr = write
+	ts.Check(cmd.Start())
+	ts.Check(write.Close())
+	b := &board{cmd: cmd, log: bufio.NewReader(read), file: read}
+	var ready struct{ Kafka, MQTT []string }
+	if err := json.NewDecoder(out).Decode(&ready); err != nil {
+		rest, _ := b.log.ReadString(0)
+		ts.Fatalf("no ready line: %v\n%s", errors.Join(err, cmd.Wait()), rest)
+	}
+	boards[ts] = b
+	ts.Setenv("kafka", ready.Kafka[0])
+	ts.Setenv("mqtt", ready.MQTT[0])
+	ts.Defer(func() {
+		if boards[ts] == b {
+			ts.Check(b.end())
+		}
+	})
+}
+
+// halt stops the broker with SIGTERM, which must be a clean end.
+func halt(ts *testscript.TestScript, _ bool, _ []string) {
+	b := boards[ts]
+	delete(boards, ts)
+	ts.Check(b.end())
+}
+
+// hup makes the broker read its configuration again and wants the text in a line of its log.
+func hup(ts *testscript.TestScript, _ bool, args []string) {
+	b := boards[ts]
+	ts.Check(b.cmd.Process.Signal(syscall.SIGHUP))
+	for {
+		line, err := b.log.ReadString('\n')
+		ts.Check(err)
+		if strings.Contains(line, `"configuration`) {
+			if !strings.Contains(line, args[0]) {
+				ts.Fatalf("want %q in: %s", args[0], line)
+			}
+			return
+		}
+	}
+}
+
+// status runs the rest of the line and wants the exit code: status 2 serve --kafka nonsense.
+func status(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(program(ts), args[1:]...)
+	have := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		have = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if have != want {
+		ts.Fatalf("exit code %d, want %d", have, want)
+	}
+}
+
+func program(ts *testscript.TestScript) string {
+	dir, _, _ := strings.Cut(ts.Getenv("PATH"), string(filepath.ListSeparator))
+	return filepath.Join(dir, "millrace")
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"millrace/broker"
+	"millrace/platform/config"
+	"millrace/platform/systemd"
+)
+
+// serveFlags override the file.
+type serveFlags struct {
+	file, data        string
+	kafka, mqtt, http string
+	level             string
+	sim               bool
+	changed           func(flag string) bool
+}
+
+func (c *command) serve() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the broker", Args: cobra.NoArgs,
+		Long: "Run the broker until SIGTERM. It needs no file; an empty data directory is formatted. Standard output gets one\nline when it is ready and serves. SIGHUP reads the configuration again.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f.changed = cmd.Flags().Changed
+			return c.board(cmd.Context(), f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.data, "data", "", "data directory; default: log.dirs")
+	flags.StringVar(&f.file, "config", "", "configuration file")
+	flags.StringVar(&f.kafka, "kafka", "", "Kafka address; default: 127.0.0.1:9092")
+	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address; default: 127.0.0.1:1883")
+	flags.StringVar(&f.http, "http", "", "address for health and figures; default: 127.0.0.1:8080; empty: none")
+	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
+	return cmd
+}
+
+// settings is the file with the flags over it.
+func (f *serveFlags) settings() (*config.Config, error) {
+	cfg, err := load(f.file)
+	if err != nil {
+		return nil, err
+	}
+	if f.changed("data") {
+		cfg.Broker.LogDirs = f.data
+	}
+	for _, flag := range []struct {
+		name, address, scheme string
+		to                    *[]string
+	}{
+		{"kafka", f.kafka, "PLAINTEXT://", &cfg.Broker.Listeners},
+		{"mqtt", f.mqtt, "tcp://", &cfg.MQTT.Listeners},
+	} {
+		if !f.changed(flag.name) {
+			continue
+		}
+		if err := config.Loopback(flag.address); err != nil {
+			return nil, fail(exitUsage, "--%s: %w", flag.name, err)
+		}
+		*flag.to = []string{flag.scheme + flag.address}
+	}
+	if f.changed("http") {
+		if f.http != "" {
+			if err := config.Loopback(f.http); err != nil {
+				return nil, fail(exitUsage, "--http: %w", err)
+			}
+		}
+		cfg.HTTP.Listener = f.http
+	}
+	return cfg, nil
+}
+
+// board runs the broker from open to close.
+func (c *command) board(ctx context.Context, f serveFlags) error {
+	cfg, err := f.settings()
+	if err != nil {
+		return err
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.level)); err != nil {
+		return fail(exitUsage, "--log-level %s: there are debug, info, warn and error", f.level)
+	}
+	var handler slog.Handler = slog.NewTextHandler(c.errs, &slog.HandlerOptions{Level: level})
+	if c.format == "json" {
+		handler = slog.NewJSONHandler(c.errs, &slog.HandlerOptions{Level: level})
+	}
+	logger := slog.New(handler)
+
+	// Before the broker opens: a SIGHUP must not end it.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, Logger: logger})
+	if err != nil {
+		return err
+	}
+	if err := c.ready(b.Addresses(), f); err != nil {
+		return closed(err, b)
+	}
+	tell(logger, systemd.Ready("serving "+strings.Join(b.Addresses().Kafka, " ")))
+	for {
+		select {
+		case <-ctx.Done():
+			logger.Info("stopping")
+			tell(logger, systemd.Stopping())
+			return closed(nil, b)
+		case <-hangup:
+			tell(logger, systemd.Reloading())
+			reload(b, &f, logger)
+			tell(logger, systemd.Ready("serving "+strings.Join(b.Addresses().Kafka, " ")))
+		}
+	}
+}
+
+func closed(err error, b *broker.Broker) error {
+	if closeErr := b.Close(); closeErr != nil {
+		return fmt.Errorf("stop: %w", closeErr)
+	}
+	return err
+}
+
+// reload reads the file again and gives the broker what it can take. A bad file changes nothing.
+func reload(b *broker.Broker, f *serveFlags, logger *slog.Logger) {
+	next, err := f.settings()
+	if err != nil {
+		logger.Error("configuration refused; the old one stays", "error", err)
+		return
+	}
+	live, restart, err := b.Reload(next)
+	if err != nil {
+		logger.Error("configuration not taken", "error", err)
+		return
+	}
+	logger.Info("configuration read", "changed", live, "waiting for a restart", restart)
+}
+
+// ready prints where it serves, and with a simulated sensor two lines to paste.
+func (c *command) ready(a broker.Addresses, f serveFlags) error {
+	if c.format == "json" {
+		return c.json(map[string]any{"ready": true, "kafka": a.Kafka, "mqtt": a.MQTT, "http": a.HTTP})
+	}
+	line := fmt.Sprintf("millrace is ready: kafka %s, mqtt %s", strings.Join(a.Kafka, " "), strings.Join(a.MQTT, " "))
+	if len(a.HTTP) > 0 {
+		line += ", http://" + a.HTTP[0]
+	}
+	if _, err := fmt.Fprintln(c.out, line); err != nil || !f.sim {
+		return err
+	}
+	host, port, _ := strings.Cut(a.MQTT[0], ":")
+	_, err := fmt.Fprintf(c.out, "publish:  mosquitto_pub -h %s -p %s -q 1 -t hello/world -m hi\nconsume:  %s consume mqtt -b %s   (the simulated sensor: sensors.climate)\n",
+		host, port, called(), a.Kafka[0])
+	return err
+}
+
+// called is how this one was called.
+func called() string { return os.Args[0] }
+
+// tell logs that the service manager could not be told: the broker serves all the same.
+func tell(logger *slog.Logger, err error) {
+	if err != nil {
+		logger.Warn("service manager not told", "error", err)
+	}
+}
