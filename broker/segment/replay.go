@@ -1,0 +1,177 @@
+package segment
+
+import "fmt"
+
+// WriteAt is Append for replay: batches belong at position, which may lie before the end of the log, and the log ends
+// behind them. Bytes that are there already are read, not written, unless a failed sync left them in doubt. It
+// returns ErrPosition for a position behind the end.
+func (s *Segment) WriteAt(position int64, batches []byte) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	size, physical, suspect := s.size, s.physical, s.suspect
+	s.mu.Unlock()
+	if position < 0 || position > size {
+		return fmt.Errorf("%s: %w: %d of %d", s.Path(), ErrPosition, position, size)
+	}
+	next, err := s.walkNew(batches, position, -1, nil)
+	if err != nil {
+		return err
+	}
+	if err := s.doubtIndexes(position); err != nil {
+		return err
+	}
+	end := position + int64(len(batches))
+	same := false
+	if end <= physical && (suspect < 0 || end <= suspect) {
+		if same, err = s.holds(position, batches); err != nil {
+			return err
+		}
+	}
+	if !same {
+		if err := s.writeLog(position, batches); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if same && (s.unsynced < 0 || position < s.unsynced) {
+		s.unsynced = position // the last life may not have synced them
+	}
+	s.size = end
+	s.physical = max(s.physical, end)
+	s.changedFrom(position)
+	s.tail = end
+	s.next = next
+	return nil
+}
+
+// doubtIndexes drops index entries for batches at or behind position, once for a run of replay that moves forward.
+// What was never synced may be of batches that lie there no more, and look right. write is held.
+func (s *Segment) doubtIndexes(position int64) error {
+	if position >= s.indexEnd {
+		return nil
+	}
+	s.mu.Lock()
+	s.indexed = false
+	s.mu.Unlock()
+	if err := s.cutIndexes(position); err != nil {
+		return err
+	}
+	s.indexEnd = position
+	return nil
+}
+
+// changedFrom forgets what is known of the log from position on. mu is held, size is already the new one.
+func (s *Segment) changedFrom(position int64) {
+	s.prefix = min(s.prefix, position)
+	s.tail = min(s.tail, s.size)
+	s.prefix = min(s.prefix, s.tail)
+	s.hints = [hintsKept]hint{}
+	kept := s.damages[:0]
+	for _, d := range s.damages {
+		if d.Next <= position {
+			kept = append(kept, d)
+		}
+	}
+	clear(s.damages[len(kept):])
+	s.damages = kept
+	s.indexed = false
+}
+
+// holds says whether the log has exactly p at position.
+func (s *Segment) holds(position int64, p []byte) (bool, error) {
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err != nil {
+		return false, err
+	}
+	defer s.handles.release(f)
+	w := openWindow(f.file)
+	defer w.close()
+	for end := position + int64(len(p)); len(p) > 0; {
+		n := min(len(p), windowSize)
+		have, err := w.peek(position, n, n, end)
+		if err != nil {
+			return false, err
+		}
+		if string(have) != string(p[:n]) {
+			return false, nil
+		}
+		p, position = p[n:], position+int64(n)
+	}
+	s.handles.wrote(f)
+	return true, nil
+}
+
+// Truncate ends the log at position, which must be where a batch starts or the log ends, and drops the index entries
+// behind it. Nothing is synced: the caller's journal repeats it. It returns ErrPosition for a position behind the end.
+func (s *Segment) Truncate(position int64) error {
+	s.write.Lock()
+	defer s.write.Unlock()
+	s.mu.Lock()
+	size, physical := s.size, s.physical
+	s.mu.Unlock()
+	if position < 0 || position > size {
+		return fmt.Errorf("%s: %w: %d of %d", s.Path(), ErrPosition, position, size)
+	}
+	if physical > position {
+		if err := s.cutLog(position); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	if s.suspect >= position {
+		s.suspect = -1
+	}
+	if position == size {
+		s.mu.Unlock()
+		return nil
+	}
+	s.size = position
+	s.changedFrom(position)
+	s.next = -1
+	s.mu.Unlock()
+	return s.cutIndexes(position)
+}
+
+// cutIndexes drops the entries for batches at or behind position, and all time index entries that may be of one.
+func (s *Segment) cutIndexes(position int64) error {
+	n, err := s.plausible(kindIndex, position)
+	if err != nil {
+		return err
+	}
+	if err := s.cutIndex(kindIndex, n*indexEntry); err != nil {
+		return err
+	}
+	last := s.base - 1
+	if n > 0 {
+		e, err := s.openEntries(kindIndex)
+		if err != nil {
+			return err
+		}
+		last, _, err = e.offset(n - 1)
+		e.close()
+		if err != nil {
+			return err
+		}
+	}
+	times, err := s.plausible(kindTime, position)
+	if err != nil {
+		return err
+	}
+	e, err := s.openEntries(kindTime)
+	if err != nil {
+		return err
+	}
+	defer e.close()
+	for ; times > 0; times-- {
+		_, offset, err := e.time(times - 1)
+		if err != nil {
+			return err
+		}
+		if offset <= last {
+			break
+		}
+	}
+	return s.cutIndex(kindTime, times*timeEntry)
+}
