@@ -1,0 +1,343 @@
+package broker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"millrace/broker/catalog"
+	"millrace/broker/disk"
+	"millrace/broker/journal"
+	"millrace/broker/partition"
+	"millrace/broker/record"
+	"millrace/broker/segment"
+)
+
+// Finding is one thing Fsck noticed.
+type Finding struct {
+	// Damage: acknowledged bytes are not what was written. Otherwise the next start puts it right by itself.
+	Damage bool   `json:"damage"`
+	Path   string `json:"path"`
+	Text   string `json:"text"`
+	// Repair says what --repair would do; empty where only the broker, or nobody, can do something.
+	Repair string `json:"repair,omitempty"`
+
+	repair func(disk.FS) error
+}
+
+// FsckReport is what Fsck found in a data directory.
+type FsckReport struct {
+	Dir        string    `json:"directory"`
+	Partitions int       `json:"partitions"`
+	Segments   int       `json:"segments"`
+	Batches    int64     `json:"batches"`
+	Bytes      int64     `json:"bytes"`
+	Frames     int64     `json:"frames"`
+	Findings   []Finding `json:"findings"`
+}
+
+// findingsMax bounds a report.
+const findingsMax = 10_000
+
+// Damaged reports whether a finding is damage.
+func (r *FsckReport) Damaged() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Damage })
+}
+
+// Repair does what the findings say under Repair and keeps the ones that are left.
+func (r *FsckReport) Repair(fsys disk.FS) error {
+	var failed []error
+	r.Findings = slices.DeleteFunc(r.Findings, func(f Finding) bool {
+		if f.repair == nil {
+			return false
+		}
+		err := f.repair(fsys)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		return err == nil
+	})
+	return errors.Join(failed...)
+}
+
+// Fsck checks every byte of a data directory that no broker has open: meta.properties, both checkpoint slots, every
+// journal frame, every batch of every segment, every index entry. It changes nothing. progress, which may be nil, is
+// told each partition. Damage is in the report; an error means that the check itself did not work.
+func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) {
+	c := &fsck{FsckReport: FsckReport{Dir: dir, Findings: []Finding{}}, fs: readOnly{fsys}, progress: progress}
+	release, err := unused(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := c.meta(); err != nil {
+		return nil, err
+	}
+	c.slots()
+	if err := c.frames(); err != nil {
+		return nil, err
+	}
+	if err := c.topics(); err != nil {
+		return nil, err
+	}
+	return &c.FsckReport, nil
+}
+
+// unused takes the lock of the directory, where there is one, without making it.
+func unused(dir string) (release func(), err error) {
+	f, err := os.Open(filepath.Join(dir, ".lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is in use by a running millrace: stop it first", dir), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // nothing was written
+}
+
+type fsck struct {
+	FsckReport
+	fs       disk.FS
+	progress func(string)
+	slot     partition.Slot // the newest valid one
+	checked  bool           // there is one
+}
+
+func (c *fsck) found(f Finding) {
+	if len(c.Findings) < findingsMax {
+		c.Findings = append(c.Findings, f)
+	}
+}
+
+func (c *fsck) meta() error {
+	name := filepath.Join(c.Dir, metaName)
+	m, err := ReadMeta(c.fs, c.Dir)
+	if errors.Is(err, ErrNotFormatted) || errors.Is(err, ErrNewerFormat) {
+		return err
+	}
+	if err != nil {
+		c.found(Finding{Damage: true, Path: name, Text: err.Error()})
+		return nil
+	}
+	if _, err := readMetaFile(c.fs, name); err != nil {
+		c.found(Finding{
+			Path: name, Text: "unreadable, its copy is good: " + err.Error(), Repair: "write " + metaName + " from its copy",
+			repair: func(fsys disk.FS) error { return WriteMeta(fsys, c.Dir, m) },
+		})
+	}
+	return nil
+}
+
+func (c *fsck) slots() {
+	for n := range 2 {
+		slot, err := partition.ReadSlot(c.fs, c.Dir, n)
+		switch {
+		case err == nil:
+			if !c.checked || slot.Sequence > c.slot.Sequence {
+				c.slot, c.checked = slot, true
+			}
+		case !errors.Is(err, fs.ErrNotExist):
+			// A cut inside the writing of a slot leaves this too: the other one then holds.
+			c.found(Finding{Path: partition.SlotPath(c.Dir, n), Text: err.Error() + "; the other slot is used"})
+		}
+	}
+	if !c.checked && len(c.Findings) > 0 {
+		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
+	}
+}
+
+func (c *fsck) frames() error {
+	dir := filepath.Join(c.Dir, "journal")
+	r, err := journal.Scan(c.fs, dir, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.Frames = r.Frames
+	if r.TornBytes > 0 {
+		c.found(Finding{Path: dir, Text: fmt.Sprintf("%d bytes after the last frame: a commit that was never acknowledged", r.TornBytes)})
+	}
+	if r.DamagedBytes > 0 {
+		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("%d bytes between valid frames are unreadable", r.DamagedBytes)})
+	}
+	for _, g := range r.Gaps {
+		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d are missing", g.From, g.To)})
+	}
+	if first := c.slot.Mark.Index + 1; r.Frames > 0 && c.checked && r.ID == c.slot.Mark.ID && r.First > first {
+		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d after the checkpoint are missing", first, r.First-1)})
+	}
+	return nil
+}
+
+func (c *fsck) topics() error {
+	root := filepath.Join(c.Dir, "topics")
+	dirs, err := c.fs.ReadDir(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, d := range dirs {
+		if !d.IsDir() || strings.HasSuffix(d.Name(), segment.DeletedSuffix) {
+			continue
+		}
+		if c.progress != nil {
+			c.progress(d.Name())
+		}
+		if err := c.partition(filepath.Join(root, d.Name())); err != nil {
+			return fmt.Errorf("%s: %w", d.Name(), err)
+		}
+		c.Partitions++
+	}
+	return nil
+}
+
+func (c *fsck) partition(dir string) error {
+	names, err := c.fs.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var bases []int64
+	for _, n := range names {
+		if base, ok := segment.ParseName(n.Name(), segment.LogSuffix); ok {
+			bases = append(bases, base)
+		}
+		if strings.HasSuffix(n.Name(), ".snapshot") {
+			if err := c.snapshot(filepath.Join(dir, n.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	flushed := c.flushed(dir)
+	for _, base := range bases {
+		if err := c.segment(dir, base, flushed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flushed says up to where the checkpoint vouches for the segments of a partition: below it, bytes that do not check
+// are damage; above it the journal has them.
+func (c *fsck) flushed(dir string) (at partition.SlotEntry) {
+	id, err := segment.ReadMetadata(c.fs, dir)
+	if err != nil {
+		c.found(Finding{Path: filepath.Join(dir, "partition.metadata"), Text: err.Error()})
+		return at
+	}
+	for _, e := range c.slot.Partitions {
+		if e.Topic == catalog.TopicID(id) && strings.HasSuffix(dir, fmt.Sprintf("-%d", e.Partition)) {
+			return e
+		}
+	}
+	return at
+}
+
+func (c *fsck) snapshot(path string) error {
+	raw, err := readWhole(c.fs, path)
+	if err != nil {
+		return err
+	}
+	if _, err := segment.ParseSnapshot(raw); err != nil {
+		c.found(Finding{
+			Path: path, Text: err.Error() + "; producer state is rebuilt from the log", Repair: "remove it",
+			repair: func(fsys disk.FS) error { return fsys.Remove(path) },
+		})
+	}
+	return nil
+}
+
+func (c *fsck) segment(dir string, base int64, flushed partition.SlotEntry) error {
+	s, err := segment.Open(c.fs, dir, base, segment.Config{})
+	if err != nil {
+		return err
+	}
+	c.Segments++
+	c.Bytes += s.Size()
+	index, err := c.index(dir, base)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	for from := int64(0); from < s.Size(); {
+		valid, err := s.Scan(from, func(b record.Batch, position int64) error {
+			c.Batches++
+			index.pass(b, position)
+			return nil
+		})
+		if err != nil {
+			return errors.Join(err, s.Close())
+		}
+		if valid == s.Size() {
+			break
+		}
+		d, err := s.Resync(valid, s.Size())
+		if err != nil {
+			return errors.Join(err, s.Close())
+		}
+		vouched := base < flushed.Segment || base == flushed.Segment && valid < flushed.Position
+		text := d.Error()
+		if !vouched {
+			text += "; after the checkpoint: the journal has what was acknowledged"
+		}
+		c.found(Finding{Damage: vouched, Path: s.Path(), Text: text})
+		if d.NextOffset < 0 {
+			break
+		}
+		from = d.Next
+	}
+	if lie := index.lie(); lie != "" {
+		c.found(Finding{
+			Path: index.path, Text: lie, Repair: "remove it; it is rebuilt from the log",
+			repair: func(fsys disk.FS) error { return fsys.Remove(index.path) },
+		})
+	}
+	return s.Close()
+}
+
+// indexCheck holds the entries of an offset index against the batches as they pass.
+type indexCheck struct {
+	path    string
+	base    int64
+	entries []byte
+	missed  int
+}
+
+func (c *fsck) index(dir string, base int64) (*indexCheck, error) {
+	path := filepath.Join(dir, fmt.Sprintf("%020d%s", base, segment.IndexSuffix))
+	raw, err := readWhole(c.fs, path)
+	if errors.Is(err, fs.ErrNotExist) { // it is rebuilt
+		return &indexCheck{path: path, base: base}, nil
+	}
+	// Zeros at the end are what Kafka preallocates.
+	for len(raw) >= 8 && binary.BigEndian.Uint64(raw[len(raw)-8:]) == 0 {
+		raw = raw[:len(raw)-8]
+	}
+	return &indexCheck{path: path, base: base, entries: raw[:len(raw)/8*8]}, err
+}
+
+func (i *indexCheck) pass(b record.Batch, position int64) {
+	for len(i.entries) > 0 && int64(binary.BigEndian.Uint32(i.entries[4:])) <= position {
+		offset, at := i.base+int64(binary.BigEndian.Uint32(i.entries)), int64(binary.BigEndian.Uint32(i.entries[4:]))
+		if at != position || offset != b.LastOffset() {
+			i.missed++
+		}
+		i.entries = i.entries[8:]
+	}
+}
+
+func (i *indexCheck) lie() string {
+	if wrong := i.missed + len(i.entries)/8; wrong > 0 {
+		return fmt.Sprintf("%d index entries do not fit the log", wrong)
+	}
+	return ""
+}
