@@ -13,12 +13,13 @@ import (
 	"millrace/broker/catalog"
 )
 
-// One wal entry is one raft log entry: {CRC32C of the rest u32, magic u8, type u8, index u64, term u64, appended ns i64,
-// extension length u32, extension, data}, big endian. The wal itself has neither checksum nor index in its frames, so
-// both are here; the magic lets a scan find the next entry behind damaged bytes.
+// One wal entry is one raft log entry: {CRC32C of the rest u32, magic u8, type u8, place u16, index u64, term u64,
+// appended ns i64, extension length u32, extension, data}, big endian. The wal itself has neither checksum nor index in
+// its frames, so both are here. The magic lets a scan find the next entry behind damaged bytes. The place is the entry's
+// in the write that stored it: an entry at place 0 proves that every write before its own was confirmed.
 const (
 	entryMagic  = 0xC7
-	entryHeader = 4 + 1 + 1 + 8 + 8 + 8 + 4
+	entryHeader = 4 + 1 + 1 + 2 + 8 + 8 + 8 + 4
 	// entryMax bounds one entry: the largest command and room for raft's own entries.
 	entryMax = catalog.MaxCommandSize + 64<<10
 )
@@ -31,9 +32,10 @@ var errEntry = errors.New("not a log entry")
 func entrySize(l *raft.Log) int { return entryHeader + len(l.Extensions) + len(l.Data) }
 
 // appendEntry appends l as a wal payload.
-func appendEntry(b []byte, l *raft.Log) []byte {
+func appendEntry(b []byte, l *raft.Log, place int) []byte {
 	at := len(b)
 	b = append(b, 0, 0, 0, 0, entryMagic, byte(l.Type))
+	b = binary.BigEndian.AppendUint16(b, uint16(min(place, math.MaxUint16)))
 	b = binary.BigEndian.AppendUint64(b, l.Index)
 	b = binary.BigEndian.AppendUint64(b, l.Term)
 	var appended int64
@@ -55,23 +57,29 @@ func decodeEntry(p []byte, l *raft.Log) error {
 	if crc32.Checksum(p[4:], castagnoli) != binary.BigEndian.Uint32(p) {
 		return fmt.Errorf("%w: CRC mismatch", errEntry)
 	}
-	ext := binary.BigEndian.Uint32(p[30:])
+	ext := binary.BigEndian.Uint32(p[32:])
 	if uint64(ext) > uint64(len(p)-entryHeader) {
 		return fmt.Errorf("%w: extension of %d bytes", errEntry, ext)
 	}
 	*l = raft.Log{
 		Type:  raft.LogType(p[5]),
-		Index: binary.BigEndian.Uint64(p[6:]),
-		Term:  binary.BigEndian.Uint64(p[14:]),
+		Index: binary.BigEndian.Uint64(p[8:]),
+		Term:  binary.BigEndian.Uint64(p[16:]),
 		Data:  p[entryHeader+int(ext):],
 	}
 	if ext > 0 {
 		l.Extensions = p[entryHeader : entryHeader+int(ext)]
 	}
-	if ns := int64(binary.BigEndian.Uint64(p[22:])); ns != 0 {
+	if ns := int64(binary.BigEndian.Uint64(p[24:])); ns != 0 {
 		l.AppendedAt = time.Unix(0, ns)
 	}
 	return nil
+}
+
+// entryPlace is the place of the whole entry whose frame begins b.
+func entryPlace(b []byte) uint16 {
+	_, w := binary.Uvarint(b)
+	return binary.BigEndian.Uint16(b[w+6:])
 }
 
 // nextEntry reads the frame at the start of b, the wal's {uvarint length, payload}, and returns its size.

@@ -32,6 +32,9 @@ type logStore struct {
 	fs     disk.FS
 	dir    string
 	logger *slog.Logger
+	// ready is asked before entries are stored; failed is told when that did not work.
+	ready  func() error
+	failed func(error)
 
 	mu sync.Mutex
 	// segments are in order and dense; the last one is the wal's tail. Empty: the log has no entry and no file.
@@ -60,6 +63,12 @@ func openLog(fs disk.FS, dir string, sc *scanned, logger *slog.Logger) (*logStor
 	s := &logStore{fs: fs, dir: dir, logger: logger, segments: sc.segments}
 	for _, name := range sc.remove {
 		if err := fs.Remove(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	if len(sc.remove) > 0 {
+		// Else one of them may come back and claim indexes that were given anew meanwhile.
+		if err := fs.SyncDir(dir, syncLogDir); err != nil {
 			return nil, err
 		}
 	}
@@ -179,6 +188,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 			return fmt.Errorf("log entry %d does not follow %d", l.Index, s.acked+uint64(i))
 		}
 	}
+	if s.ready != nil {
+		if err := s.ready(); err != nil {
+			return err
+		}
+	}
 	if s.broken != nil {
 		if err := s.rebuild(s.acked); err != nil {
 			return fmt.Errorf("raft log is broken (%w) and not repaired yet: %w", s.broken, err)
@@ -206,7 +220,7 @@ func (s *logStore) append(logs []*raft.Log) error {
 		}
 	}
 	for i, l := range logs {
-		s.buf = appendEntry(s.buf[:0], l)
+		s.buf = appendEntry(s.buf[:0], l, i)
 		s.batch.Write(l.Index, s.buf)
 		g := &s.segments[len(s.segments)-1]
 		g.starts = append(g.starts, uint32(g.size))
@@ -336,20 +350,20 @@ func (s *logStore) rebuild(index uint64) error {
 	if err := s.closeWAL(); err != nil {
 		return err
 	}
-	for len(s.segments) > 0 {
-		g := &s.segments[len(s.segments)-1]
-		if g.first <= index {
-			break
-		}
-		if err := s.fs.Remove(s.path(g.first)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		s.segments = s.segments[:len(s.segments)-1]
-	}
-	// The wal may have begun a file we never noted.
-	if err := s.fs.Remove(s.path(index + 1)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// By the directory, not by our list: the wal may have begun a file we never noted.
+	files, err := s.fs.ReadDir(s.dir)
+	if err != nil {
 		return err
 	}
+	for _, f := range slices.Backward(files) {
+		if f.Name() <= segmentName(index) {
+			break
+		}
+		if err := s.fs.Remove(filepath.Join(s.dir, f.Name())); err != nil {
+			return err
+		}
+	}
+	s.segments = slices.DeleteFunc(s.segments, func(g segment) bool { return g.first > index })
 	if len(s.segments) > 0 {
 		g := &s.segments[len(s.segments)-1]
 		if keep := index + 1 - g.first; keep < uint64(len(g.starts)) {
@@ -437,6 +451,9 @@ func (s *logStore) breakDown(cause error) {
 		s.logger.Error("raft log failed again while it was closed", "error", err)
 	}
 	s.batch.Clear()
+	if s.failed != nil {
+		s.failed(cause)
+	}
 }
 
 func (s *logStore) closeTail() error {

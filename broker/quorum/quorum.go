@@ -142,6 +142,8 @@ func Open(cfg Config) (_ *Quorum, err error) {
 	}
 	select {
 	case <-q.machine.reached:
+	case err := <-st.failures:
+		return nil, err
 	case <-time.After(patience):
 		return nil, fmt.Errorf("the log was not applied within %v", patience)
 	}
@@ -238,6 +240,10 @@ func (q *Quorum) lead(ctx context.Context) error {
 	if q.raft.State() == raft.Leader {
 		return nil
 	}
+	select {
+	case <-q.stores.failures: // an old one
+	default:
+	}
 	if err := q.trans.stand(q.stop); err != nil {
 		return err
 	}
@@ -249,6 +255,8 @@ func (q *Quorum) lead(ctx context.Context) error {
 			if leads {
 				return nil
 			}
+		case err := <-q.stores.failures:
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		case <-late.C:
 			return fmt.Errorf("%w: no election within %v", ErrUnavailable, patience)
 		case <-ctx.Done():

@@ -25,6 +25,8 @@ type stores struct {
 	// goal is the index of the last command in the log that is not in the snapshot, 0 when there is none.
 	goal   uint64
 	report Report
+	// failures holds the last write of log or vote that failed, until somebody takes it.
+	failures chan error
 }
 
 // recoverStores opens a quorum directory, whatever state it is in.
@@ -39,7 +41,7 @@ type stores struct {
 // Whole bytes of a newer version are never dropped: they are an error (catalog.ErrNewer).
 func recoverStores(cfg *Config) (_ *stores, err error) {
 	fs := cfg.FS
-	st := &stores{}
+	st := &stores{failures: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, st.close())
@@ -54,7 +56,7 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open vote: %w", err)
 	}
-	st.votes = votes
+	st.votes, votes.failed = votes, st.fail
 	if made || errors.Is(statErr, os.ErrNotExist) {
 		if err := errors.Join(fs.SyncDir(cfg.Dir, syncCreate), fs.SyncDir(filepath.Dir(cfg.Dir), syncCreate)); err != nil {
 			return nil, err
@@ -131,9 +133,18 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 	if st.log, err = openLog(fs, path, sc, cfg.Logger); err != nil {
 		return nil, err
 	}
+	st.log.ready, st.log.failed = votes.flush, st.fail
 	st.log.Keep(st.snapshots.covered())
 	st.snapshots.dropped = st.log.Keep
 	return st, nil
+}
+
+// fail notes a failed write for those who wait for its outcome elsewhere.
+func (st *stores) fail(err error) {
+	select {
+	case st.failures <- err:
+	default:
+	}
 }
 
 func (r *Report) damage(sentence string) { r.Damage = append(r.Damage, sentence) }

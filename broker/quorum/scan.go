@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/hashicorp/raft"
 
@@ -78,26 +79,41 @@ func scanLog(fs disk.FS, dir string, covered uint64, fn func(*raft.Log) error) (
 		}
 	}
 	slices.Sort(firsts)
-	for i, first := range firsts {
-		limit := uint64(1<<63 - 1) // entries from here on belong to the next file
-		if i+1 < len(firsts) {
-			limit = firsts[i+1]
-		}
-		if err := sc.file(fs, dir, first, limit, covered, fn); err != nil {
+	for len(firsts) > 0 {
+		torn, err := sc.file(fs, dir, firsts, covered, fn)
+		if err != nil {
 			return nil, err
+		}
+		if firsts = firsts[1:]; torn {
+			for _, first := range firsts {
+				sc.remove = append(sc.remove, segmentName(first))
+			}
+			break
 		}
 	}
 	return sc, nil
 }
 
-// file scans one segment file.
-func (sc *scanned) file(fs disk.FS, dir string, first, limit, covered uint64, fn func(*raft.Log) error) error {
+// file scans the first of the segment files. torn is true when the log ends in it, whatever the others hold.
+func (sc *scanned) file(fs disk.FS, dir string, firsts []uint64, covered uint64, fn func(*raft.Log) error) (torn bool, err error) {
+	first, limit := firsts[0], uint64(1<<63-1)
+	if len(firsts) > 1 {
+		limit = firsts[1] // entries from there on belong to the next file
+	}
 	name := segmentName(first)
 	b, size, err := readFile(fs, filepath.Join(dir, name), segmentMax)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if len(sc.segments) > 0 && first != sc.last+1 || len(sc.segments) == 0 && first > covered+1 {
+		if first > covered+1 && sc.entries > 0 {
+			if confirmed, err := confirmedLater(fs, dir, b, firsts[1:]); err != nil {
+				return false, err
+			} else if !confirmed {
+				sc.remove = append(sc.remove, name)
+				return true, nil
+			}
+		}
 		sc.hole(first, covered)
 	}
 	seg := segment{first: first}
@@ -108,6 +124,13 @@ func (sc *scanned) file(fs disk.FS, dir string, first, limit, covered uint64, fn
 		if err != nil || l.Index != want {
 			skip := findEntry(b[at:], want)
 			if skip < 0 || want >= limit {
+				break
+			}
+			confirmed, err := confirmedLater(fs, dir, b[at+skip:], firsts[1:])
+			if err != nil {
+				return false, err
+			}
+			if torn = !confirmed; torn {
 				break
 			}
 			at += skip
@@ -124,7 +147,7 @@ func (sc *scanned) file(fs disk.FS, dir string, first, limit, covered uint64, fn
 			break // a failed write left it; its index was given anew in the next file
 		}
 		if err := fn(&l); err != nil {
-			return err
+			return false, err
 		}
 		seg.starts = append(seg.starts, uint32(at))
 		sc.entries++
@@ -141,7 +164,29 @@ func (sc *scanned) file(fs disk.FS, dir string, first, limit, covered uint64, fn
 		sc.torn += size - seg.size
 	}
 	sc.segments = append(sc.segments, seg)
-	return nil
+	return torn, nil
+}
+
+// confirmedLater tells whether what lies behind a hole proves that the hole was once confirmed: an entry that begins a
+// write of its own, in b or in one of the later files. Without it the hole lies in the last write, of which a power cut
+// may keep any part.
+func confirmedLater(fs disk.FS, dir string, b []byte, firsts []uint64) (bool, error) {
+	for {
+		for at := findEntry(b, 0); at >= 0; at = findEntry(b, 0) {
+			if b = b[at:]; entryPlace(b) == 0 {
+				return true, nil
+			}
+			b = b[1:]
+		}
+		if len(firsts) == 0 {
+			return false, nil
+		}
+		var err error
+		if b, _, err = readFile(fs, filepath.Join(dir, segmentName(firsts[0])), segmentMax); err != nil {
+			return false, err
+		}
+		firsts = firsts[1:]
+	}
 }
 
 // hole notes that the entries before next are missing. Below covered that is what an unfinished removal of the front
@@ -172,7 +217,17 @@ func readFile(fs disk.FS, name string, limit int64) (b []byte, size int64, err e
 	size = st.Size()
 	b = make([]byte, min(size, limit))
 	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, syscall.EIO):
+		// A bad block reads as zeros: the checksums call it damage, and what lies around it is saved.
+		for at := 0; at < len(b); at += 4096 {
+			block := b[at:min(at+4096, len(b))]
+			if _, err := f.ReadAt(block, int64(at)); err != nil {
+				clear(block)
+			}
+		}
+		n = len(b)
+	case err != nil && !errors.Is(err, io.EOF):
 		return nil, 0, err
 	}
 	return b[:n], size, nil

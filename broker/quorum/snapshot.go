@@ -206,7 +206,8 @@ func (s *snapshotStore) save(meta *raft.SnapshotMeta, data []byte) error {
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	name := filepath.Join(s.dir, meta.ID)
 	if err := writeFile(s.fs, name+tempSuffix, b); err != nil {
-		return err
+		// After a failed sync the page cache calls these pages clean: another try must begin with another file.
+		return errors.Join(err, s.fs.Remove(name+tempSuffix))
 	}
 	if err := s.fs.Rename(name+tempSuffix, name); err != nil {
 		return err

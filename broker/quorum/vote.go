@@ -39,11 +39,18 @@ type vote struct {
 }
 
 // voteStore is raft's stable store. Safe for concurrent use.
+//
+// Raft panics when a term cannot be saved. So a term the disk refused is kept in memory, and what depends on it, a vote
+// or an entry of the log, is refused until it is durable (flush): the term alone promises nothing to anybody.
 type voteStore struct {
+	// failed is told about every write that failed.
+	failed func(error)
+
 	mu   sync.Mutex
 	file disk.File
-	now  vote
-	slot int64 // the slot now lies in
+	// now is durable and lies in slot; want is what raft has set. They differ only after a failed write.
+	now, want vote
+	slot      int64
 }
 
 var _ raft.StableStore = (*voteStore)(nil)
@@ -73,6 +80,7 @@ func openVote(fs disk.FS, dir string) (s *voteStore, made, damaged bool, err err
 			s.now, s.slot, whole = v, slot, true
 		}
 	}
+	s.want = s.now
 	if whole {
 		return s, false, false, nil
 	}
@@ -110,35 +118,57 @@ func (s *voteStore) write(slot int64, v vote) error {
 	return err
 }
 
-// update makes a changed vote durable. After an error the old one holds, and the same slot is written again: the other
-// one is whole.
+// update changes the vote durably. After an error the old one holds.
 func (s *voteStore) update(change func(*vote)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := s.now
-	change(&next)
-	if next == s.now {
-		return nil // raft repeats itself at every start; flash is not written for that
-	}
-	if len(next.candidate) > voteText || len(next.cluster) > voteText {
+	before := s.want
+	change(&s.want)
+	if len(s.want.candidate) > voteText || len(s.want.cluster) > voteText {
+		s.want = before
 		return fmt.Errorf("vote: names above %d bytes", voteText)
 	}
-	next.sequence++
+	err := s.save()
+	if err != nil {
+		s.want = before
+	}
+	return err
+}
+
+// flush makes a term durable that the disk refused before.
+func (s *voteStore) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.save()
+}
+
+// save writes what is wanted, unless it is durable already: raft repeats itself at every start, and flash is not written
+// for that. After a failed write the same slot is written again; the other one is whole.
+func (s *voteStore) save() error {
+	if s.want == s.now {
+		return nil
+	}
+	next := s.want
+	next.sequence = s.now.sequence + 1
 	slot := 1 - s.slot
-	if err := s.write(slot, next); err != nil {
-		return fmt.Errorf("write vote: %w", err)
+	err := s.write(slot, next)
+	if err == nil {
+		err = s.file.Sync(syncVote)
 	}
-	if err := s.file.Sync(syncVote); err != nil {
-		return fmt.Errorf("sync vote: %w", err)
+	if err != nil {
+		if s.failed != nil {
+			s.failed(err)
+		}
+		return fmt.Errorf("save vote: %w", err)
 	}
-	s.now, s.slot = next, slot
+	s.now, s.want, s.slot = next, next, slot
 	return nil
 }
 
 func (s *voteStore) load() vote {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.now
+	return s.want
 }
 
 // The keys raft uses; there are no others.
@@ -170,7 +200,13 @@ func (s *voteStore) Get(key []byte) ([]byte, error) {
 func (s *voteStore) SetUint64(key []byte, val uint64) error {
 	switch string(key) {
 	case keyTerm:
-		return s.update(func(v *vote) { v.term = val })
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.want.term = val
+		if err := s.save(); err != nil && s.failed == nil {
+			return err
+		}
+		return nil // see voteStore
 	case keyVotedTerm:
 		return s.update(func(v *vote) { v.votedTerm = val })
 	}
