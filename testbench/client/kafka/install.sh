@@ -1,9 +1,9 @@
 #!/bin/sh
-# Fetches Apache Kafka's jars from Maven Central into the directory $1, for the test lanes that run Kafka's own tools
-# and clients. A second run with everything in place does nothing.
+# Fetches Apache Kafka's jars from Maven Central into the directory $1, or where kafka.Dir looks for them, for the test
+# lanes that run Kafka's own tools and clients. A second run with everything in place does nothing.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-dir=${1:?usage: install.sh DIRECTORY}
+dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace-test/kafka}
 if [ -e "$dir/complete" ] && cmp -s "$here/pom.xml" "$dir/complete"; then
 	exit 0
 fi
