@@ -32,6 +32,7 @@ type Config struct {
 	MaxPacketSize      int           // bytes; 0: 1 MiB
 	MaxSubscriptions   int           // of one session; 0: 256
 	MaxTopicLevels     int           // of a topic or filter; 0: 64
+	MaxTopicBytes      int           // of a topic or filter; 0: 1024
 	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
 	MaxInflight        int           // QoS 1 messages to one client it has not acknowledged; 0: 64
 	MaxOutput          int           // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
@@ -74,6 +75,7 @@ func (c *Config) fill() error {
 		{&c.MaxPacketSize, 1 << 20, 128, packet.MaxRemaining, "max_packet_size"},
 		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
 		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
+		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"},
 		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
 		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
 		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},

@@ -144,8 +144,9 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	}
 	m := payload.Message{Topic: p.Topic, Client: c.id, QoS: p.QoS, Retain: p.Retain}
 	take(&m, p.Properties)
-	if strings.Count(p.Topic, "/") >= c.s.cfg.MaxTopicLevels {
-		c.acks.land(n, fmt.Errorf("topic of more than %d levels: %w", c.s.cfg.MaxTopicLevels, ErrBadTopic))
+	if c.tooLong(p.Topic) {
+		c.acks.land(n, fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
+			c.s.cfg.MaxTopicBytes, ErrBadTopic))
 		return nil
 	}
 	if err := c.s.cfg.Inflight.Acquire(c.ctx, int64(size)); err != nil {
@@ -159,6 +160,11 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	return nil
 }
 
+// tooLong reports whether a topic or filter is over the limits: what a client may make us remember is bounded.
+func (c *client) tooLong(topic string) bool {
+	return len(topic) > c.s.cfg.MaxTopicBytes || strings.Count(topic, "/") >= c.s.cfg.MaxTopicLevels
+}
+
 // resolveAlias gives the publish its topic and remembers what the client maps (3.3.2.3.4).
 func (c *client) resolveAlias(p *packet.Publish) error {
 	if !p.Properties.Has(packet.TopicAlias) {
@@ -169,6 +175,9 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 		return &packet.Error{Reason: packet.InvalidTopicAlias, Why: "topic alias over the maximum"} // [MQTT-3.3.2-9]
 	}
 	if p.Topic != "" {
+		if c.tooLong(p.Topic) {
+			return &packet.Error{Reason: packet.InvalidTopicName, Why: "a topic alias for too long a topic"}
+		}
 		if c.aliases == nil {
 			c.aliases = make(map[uint16]string)
 		}

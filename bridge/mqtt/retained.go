@@ -90,6 +90,13 @@ func (t *retained) attach(p Partition) *stream {
 	return t.st
 }
 
+// stream is what retained messages are read through, nil while there never was one.
+func (t *retained) stream() *stream {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.st
+}
+
 // put appends rec, whose key is an MQTT topic and whose value is nil to end its retained message [MQTT-3.3.1-6]
 // [MQTT-3.3.1-7] [MQTT-3.3.1-11]. The index follows before done is called [MQTT-3.3.1-5].
 func (t *retained) put(ctx context.Context, rec record.Record, done func(error)) {

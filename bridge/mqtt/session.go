@@ -243,39 +243,72 @@ func (ss *session) run() {
 	}
 }
 
-// step does one redelivery or one retained message; false when there is none or no room.
+// step does one redelivery or one retained message; false when there is none or no room. The log is read without the
+// session's lock, so that a slow disk holds up nobody else.
 func (ss *session) step(epoch uint64, scratch *[]byte) bool {
 	ss.mu.Lock()
+	t, more := ss.task(epoch)
+	ss.mu.Unlock()
+	if !more {
+		return false
+	}
+	m, err := t.st.message(t.offset, scratch)
+	if m == nil {
+		ss.s.log.Warn("mqtt: message is no longer in the log", "client", ss.id, "topic", t.st.topic,
+			"partition", t.st.index, "offset", t.offset, "error", err)
+	}
+	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if ss.epoch != epoch || ss.client == nil {
-		return false
+	if now, more := ss.task(epoch); !more || now != t {
+		return more // acknowledged, unsubscribed or taken over meanwhile
 	}
-	if !ss.client.out.hasRoom() {
-		ss.blocked = true
-		return false
-	}
-	if ss.resent < len(ss.inflight) {
-		ss.redeliver(scratch)
+	if t.again {
+		ss.redeliver(m)
 		return true
 	}
-	if len(ss.replays) == 0 {
-		return false
+	return ss.replay(t.offset, m)
+}
+
+// task is one message to send again, or one retained message.
+type task struct {
+	st     *stream
+	offset int64
+	again  bool
+}
+
+// task is what step has to do next. Under ss.mu.
+func (ss *session) task(epoch uint64) (task, bool) {
+	switch {
+	case ss.epoch != epoch || ss.client == nil:
+		return task{}, false
+	case !ss.client.out.hasRoom():
+		ss.blocked = true
+		return task{}, false
+	case ss.resent < len(ss.inflight):
+		d := ss.inflight[ss.resent]
+		return task{d.st, d.offset, true}, true
 	}
-	return ss.replay(scratch)
+	for len(ss.replays) > 0 {
+		r := ss.replays[0]
+		if offset, ok := ss.s.retained.next(r.sub.filter, r.next, r.end); ok && !r.sub.gone {
+			return task{ss.s.retained.stream(), offset, false}, true
+		}
+		if ss.replays = slices.Delete(ss.replays, 0, 1); len(ss.replays) == 0 {
+			ss.replays = nil
+		}
+	}
+	return task{}, false
 }
 
 // redeliver sends the next unacknowledged message again, with its packet identifier and DUP [MQTT-4.4.0-1]
-// [MQTT-3.3.1-1]. One the log has dropped meanwhile is forgotten and counted.
-func (ss *session) redeliver(scratch *[]byte) {
+// [MQTT-3.3.1-1]. m is nil when the log has dropped it meanwhile: it is forgotten. Under ss.mu.
+func (ss *session) redeliver(m *message) {
 	d := ss.inflight[ss.resent]
-	m, err := d.st.message(d.offset, scratch)
 	if m == nil {
-		ss.s.log.Warn("mqtt: message to redeliver is no longer in the log", "client", ss.id, "topic", d.st.topic,
-			"partition", d.st.index, "offset", d.offset, "error", err)
 		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
 		return
 	}
-	head := packet.Publish{QoS: 1, ID: d.id, Dup: true, Retain: d.st == ss.s.retained.st}
+	head := packet.Publish{QoS: 1, ID: d.id, Dup: true, Retain: d.st == ss.s.retained.stream()}
 	var ids []uint32
 	for _, sub := range ss.subs {
 		if matches(sub.filter, m.topic) {
@@ -286,37 +319,26 @@ func (ss *session) redeliver(scratch *[]byte) {
 		}
 	}
 	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
-	ss.client.publish(m, head, max(left, 1), ids)
+	if !ss.client.publish(m, head, max(left, 1), ids) {
+		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1) // larger than the client takes now [MQTT-3.1.2-25]
+		return
+	}
 	ss.resent++
 }
 
-// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room.
-func (ss *session) replay(scratch *[]byte) bool {
+// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room. m is
+// nil when it cannot be read. Under ss.mu.
+func (ss *session) replay(offset int64, m *message) bool {
 	r := &ss.replays[0]
-	offset, ok := ss.s.retained.next(r.sub.filter, r.next, r.end)
-	if !ok || r.sub.gone {
-		if ss.replays = slices.Delete(ss.replays, 0, 1); len(ss.replays) == 0 {
-			ss.replays = nil
+	if m != nil && (!r.sub.noLocal || m.props.Client != ss.id) {
+		var ids []uint32
+		if r.sub.id != 0 {
+			ids = []uint32{r.sub.id}
 		}
-		return true
-	}
-	m, err := ss.s.retained.st.message(offset, scratch)
-	if m == nil {
-		ss.s.log.Warn("mqtt: retained message cannot be read", "offset", offset, "error", err)
-		r.next = offset + 1
-		return true
-	}
-	var ids []uint32
-	if r.sub.id != 0 {
-		ids = []uint32{r.sub.id}
-	}
-	if r.sub.noLocal && m.props.Client == ss.id {
-		r.next = offset + 1
-		return true
-	}
-	// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
-	if ss.send(ss.s.retained.st, m, min(r.sub.qos, m.props.QoS, 1), true, ids) == blocked {
-		return false
+		// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
+		if ss.send(ss.s.retained.stream(), m, min(r.sub.qos, m.props.QoS, 1), true, ids) == blocked {
+			return false
+		}
 	}
 	r.next = offset + 1
 	return true

@@ -263,7 +263,7 @@ func (o *store) load() error {
 }
 
 func (o *store) find(key streamKey) *stream {
-	if st := o.s.retained.st; st != nil && key == (streamKey{st.part.ID(), st.index}) {
+	if st := o.s.retained.stream(); st != nil && key == (streamKey{st.part.ID(), st.index}) {
 		return st
 	}
 	return o.s.streams.find(key)

@@ -68,7 +68,7 @@ func (c *client) saved() error {
 
 func (c *client) refusesFilter(filter string) packet.Reason {
 	switch {
-	case !packet.ValidFilter(filter), strings.Count(filter, "/") >= c.s.cfg.MaxTopicLevels:
+	case !packet.ValidFilter(filter), c.tooLong(filter):
 		return packet.InvalidTopicFilter
 	case strings.HasPrefix(filter, packet.SharePrefix):
 		return packet.NoSharedSubscriptions // CONNACK said so; 3.1.1 clients hear it here

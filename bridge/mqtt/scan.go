@@ -1,0 +1,185 @@
+package mqtt
+
+import (
+	"slices"
+
+	"millrace/broker/record"
+)
+
+// wait enters a session that lags in st and may be sent to.
+func (st *stream) wait(ss *session) {
+	st.waitMu.Lock()
+	if !slices.Contains(st.waiting, ss) {
+		st.waiting = append(st.waiting, ss)
+	}
+	st.waitMu.Unlock()
+	st.queue()
+}
+
+func (st *stream) queue() {
+	st.waitMu.Lock()
+	push := !st.queued && len(st.waiting) > 0
+	if push {
+		st.queued = true
+	}
+	st.waitMu.Unlock()
+	if push {
+		st.all.push(st)
+	}
+}
+
+// scanner is one session in a scan.
+type scanner struct {
+	ss    *session
+	epoch uint64
+	next  int64
+}
+
+// owns reports whether c still is the one that moves the session's cursor: the session is connected as it was, has
+// room, and no other scan took it further. Under ss.mu.
+func (c *scanner) owns(st *stream) bool {
+	next, behind := c.ss.lag[st]
+	return behind && next == c.next && c.ss.epoch == c.epoch && c.ss.client != nil && !c.ss.blocked
+}
+
+// run is one turn of the stream's shared scan: from the furthest behind of the waiting sessions on, each gets what it
+// wants from the offset it is at, until it has no room or is at the tail.
+func (st *stream) run() {
+	st.waitMu.Lock()
+	waiting := st.waiting
+	st.waiting, st.queued = nil, false
+	st.waitMu.Unlock()
+	var in []*scanner
+	for _, ss := range waiting {
+		ss.mu.Lock()
+		next, behind := ss.lag[st]
+		if behind && ss.client != nil && !ss.blocked {
+			in = append(in, &scanner{ss, ss.epoch, next})
+		}
+		ss.mu.Unlock()
+	}
+	var buf []byte
+	for range turnReads {
+		in = slices.DeleteFunc(in, func(c *scanner) bool { return !st.behind(c) })
+		if len(in) == 0 {
+			return
+		}
+		var ok bool
+		if in, buf, ok = st.scan(in, buf); !ok {
+			break
+		}
+	}
+	// Not through yet: the others in the queue first.
+	for _, c := range in {
+		c.ss.mu.Lock()
+		again := c.owns(st)
+		c.ss.mu.Unlock()
+		if again {
+			st.wait(c.ss)
+		}
+	}
+}
+
+// behind reports whether c still has records before the tail to read. One that has none is at the tail from here on.
+func (st *stream) behind(c *scanner) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	c.ss.mu.Lock()
+	defer c.ss.mu.Unlock()
+	if !c.owns(st) {
+		return false
+	}
+	if c.next < st.pos {
+		return true
+	}
+	delete(c.ss.lag, st)
+	return false
+}
+
+// scan reads once and hands out. ok is false when reading has to wait.
+func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
+	from := slices.MinFunc(in, func(a, b *scanner) int { return int(min(max(a.next-b.next, -1), 1)) }).next
+	buf, err := st.part.ReadBatches(buf[:0], from, readBytes)
+	st.mu.Lock()
+	tail := st.pos
+	st.mu.Unlock()
+	next := from
+	if err == nil {
+		var m message
+		next, err = each(buf, from, recordBytes, func(r *record.Record) bool {
+			if r.Offset >= tail {
+				return false // the tail reader's
+			}
+			if m.read(st.all.s, st.topic, st.index, r) {
+				in = slices.DeleteFunc(in, func(c *scanner) bool { return !c.take(st, &m) })
+			}
+			return len(in) > 0
+		})
+		if len(buf) == 0 {
+			next = tail // nothing readable before it
+		}
+	}
+	if err != nil {
+		moved := next
+		if !st.failed(err, &moved) {
+			st.save(in, next)
+			return nil, buf, st.park(in)
+		}
+		next = moved
+	}
+	st.save(in, min(next, tail))
+	return in, buf, true
+}
+
+// park leaves the scanners waiting for the retry that failed has asked for.
+func (st *stream) park(in []*scanner) bool {
+	st.waitMu.Lock()
+	defer st.waitMu.Unlock()
+	for _, c := range in {
+		if !slices.Contains(st.waiting, c.ss) {
+			st.waiting = append(st.waiting, c.ss)
+		}
+	}
+	return false
+}
+
+// take offers m to the scanner's session; false when the session drops out of the scan.
+func (c *scanner) take(st *stream, m *message) bool {
+	c.ss.mu.Lock()
+	defer c.ss.mu.Unlock()
+	if m.offset < c.next {
+		return true
+	}
+	if !c.owns(st) {
+		return false
+	}
+	var few [8]*subscription
+	hits := few[:0]
+	for _, sub := range c.ss.subs {
+		if matches(sub.filter, m.topic) {
+			hits = append(hits, sub)
+		}
+	}
+	if len(hits) == 0 {
+		return true
+	}
+	if c.ss.offer(st, m, hits) == blocked {
+		c.ss.lag[st] = m.offset
+		return false
+	}
+	c.next = m.offset + 1
+	c.ss.lag[st] = c.next
+	return true
+}
+
+// save moves the cursors of those still in the scan.
+func (st *stream) save(in []*scanner, next int64) {
+	for _, c := range in {
+		c.ss.mu.Lock()
+		if c.next < next && c.owns(st) {
+			c.next = next
+			c.ss.lag[st] = next
+		}
+		c.ss.mu.Unlock()
+	}
+}
