@@ -11,7 +11,6 @@ package config
 
 import (
 	_ "embed"
-	"path"
 	"time"
 )
 
@@ -77,7 +76,7 @@ type Flash struct {
 
 // Topic is one [topic."PATTERN"] table.
 type Topic struct {
-	Pattern string            // as path.Match has it, on the whole topic name
+	Pattern string            // of the whole topic name: * stands for any run of characters
 	Config  map[string]string // Kafka's topic settings; times in ms, sizes in bytes
 }
 
@@ -167,22 +166,3 @@ func Default() *Config {
 }
 
 func (c *Config) reserveFloor() int64 { return 2*c.Journal.BytesMax + 16*mib }
-
-// TopicConfig is what a new topic of that name starts with: the "*" table, and over it the first other pattern that
-// matches. The map is the caller's.
-func (c *Config) TopicConfig(name string) map[string]string {
-	settings := map[string]string{}
-	for _, t := range c.Topics {
-		matched, err := path.Match(t.Pattern, name)
-		if err != nil || !matched { // Parse refused what is no pattern
-			continue
-		}
-		for k, v := range t.Config {
-			settings[k] = v
-		}
-		if t.Pattern != "*" {
-			break
-		}
-	}
-	return settings
-}

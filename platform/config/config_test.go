@@ -116,12 +116,15 @@ humidity = 1
 		c.Sensors[0].Every != time.Second || c.Sensors[1].Every != 10*time.Second || c.Sensors[1].Address != 0x77 {
 		t.Errorf("sensors: %+v", c.Sensors)
 	}
-	hot := c.TopicConfig("sensors.hot") // the first other pattern wins, over "*"
-	if hot["retention.ms"] != "2592000000" || hot["segment.bytes"] != "1048576" || hot["cleanup.policy"] != "compact,delete" {
-		t.Errorf("sensors.hot: %v", hot)
+	if len(c.Topics) != 3 || c.Topics[0].Config["segment.bytes"] != "1048576" || c.Topics[0].Config["retention.ms"] != "604800000" ||
+		c.Topics[1].Pattern != "sensors.*" || c.Topics[1].Config["retention.ms"] != "2592000000" ||
+		c.Topics[1].Config["cleanup.policy"] != "compact,delete" || c.Topics[2].Config["retention.ms"] != "5" {
+		t.Errorf("topics: %v", c.Topics)
 	}
-	if other := c.TopicConfig("mqtt"); other["retention.ms"] != "604800000" || other["flush.messages"] != "1" {
-		t.Errorf("mqtt: %v", other)
+	kafka := c.BrokerSettings()
+	if kafka["node.id"] != "7" || kafka["socket.request.max.bytes"] != "4194304" || kafka["connections.max.idle.ms"] != "600000" ||
+		kafka["listeners"] != "PLAINTEXT://[::1]:9192" {
+		t.Errorf("as Kafka writes it: %v", kafka)
 	}
 }
 
@@ -157,7 +160,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"placeholder", "[broker]\nlog.dirs = '/x/{nod}'", "m.toml:2: broker.log.dirs: {nod} stands for nothing"},
 		{"topic key", "[topic.'*']\nretention.mss = 1", "m.toml:2: topic.*.retention.mss: unknown topic setting; nearest is retention.ms"},
 		{"topic value", "[topic.'*']\ncleanup.policy = 'shred'", "m.toml:2: topic.*.cleanup.policy: want delete"},
-		{"topic pattern", "[topic.'[']\nretention.ms = 1", `m.toml:1: topic.[: "[" is no pattern`},
+		{"topic pattern", "[topic.'[']\nretention.ms = 1", `m.toml:1: topic.[: "[" matches no topic`},
 		{"topic without pattern", "[topic]\nretention = 1", "m.toml:2: "},
 		{"route", "\n[[mqtt.route]]\nfilter = 'a/#/b'\ntopic = 'x'", "m.toml:2: mqtt.route: bad filter a/#/b"},
 		{"half a route", "[[mqtt.route]]\nfilter = 'a'", "m.toml:1: mqtt.route: needs a filter and a topic"},
@@ -189,7 +192,7 @@ func TestAnUnknownNameOfTheBoardIsAnErrorOnlyWhereItIsUsed(t *testing.T) {
 
 func TestShowReadsBackTheSame(t *testing.T) {
 	c := parsed(t, `
-[topic."a\"\\*"]
+[topic."a_*"]
 full = "reject"
 [[mqtt.route]]
 filter = "a"
@@ -220,7 +223,7 @@ func TestReloadTakesWhatItCan(t *testing.T) {
 	next := parsed(t, `
 [broker]
 node.id = 2
-num.partitions = 3
+auto.create.topics.enable = false
 [journal]
 commit.interval.ms = 100
 bytes.max = "16MiB"
@@ -231,7 +234,7 @@ filter = "a"
 topic = "b"
 `)
 	live, restart := Diff(old, next)
-	if !slices.Equal(live, []string{"broker.num.partitions", "journal.commit.interval.ms", "topic"}) {
+	if !slices.Equal(live, []string{"broker.auto.create.topics.enable", "journal.commit.interval.ms", "topic"}) {
 		t.Errorf("live: %v", live)
 	}
 	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "flash.reserve.bytes", "mqtt.route"}) {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,13 +138,16 @@ func (p *parse) unknown(e entry, name string) {
 	p.problem(e.line, name, "unknown key; nearest is %s", nearest(e.key, keys))
 }
 
+// topicPattern is Kafka's characters of a topic name, and *.
+var topicPattern = regexp.MustCompile(`^[A-Za-z0-9._*-]+$`)
+
 // topic files one setting of a topic table. The order of the tables is kept: the first match wins.
 func (p *parse) topic(e entry, name string, val any) {
-	switch _, err := path.Match(e.pattern, "x"); {
-	case e.pattern == "":
+	if e.pattern == "" {
 		return // [topic] alone says nothing
-	case err != nil:
-		p.problem(e.line, name, "%q is no pattern: *, ? and [a-z] stand for characters", e.pattern)
+	}
+	if !topicPattern.MatchString(e.pattern) {
+		p.problem(e.line, name, "%q matches no topic: names have letters, digits, dots, dashes and underscores; * stands for any of them", e.pattern)
 		return
 	}
 	at := slices.IndexFunc(p.Topics, func(t Topic) bool { return t.Pattern == e.pattern })

@@ -65,7 +65,7 @@ func brokerSettings(c *Config) []setting {
 		{"listeners", texts(&b.Listeners, listener("PLAINTEXT")), false},
 		{"advertised.listeners", texts(&b.AdvertisedListeners, address("PLAINTEXT")), false},
 		{"log.dirs", text(&b.LogDirs, filled), false},
-		{"num.partitions", number(&b.NumPartitions, 1, 1000), true},
+		{"num.partitions", number(&b.NumPartitions, 1, 1000), false},
 		{"default.replication.factor", number(&b.ReplicationFactor, 1, 1), false},
 		{"auto.create.topics.enable", flag(&b.AutoCreateTopics), true},
 		{"process.roles", choice(&b.ProcessRoles, "broker,controller"), false},

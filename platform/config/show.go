@@ -51,6 +51,26 @@ func (c *Config) Values() map[string]any {
 	return values
 }
 
+// BrokerSettings are the keys of [broker] as Kafka's DescribeConfigs writes them: times in ms, sizes in bytes, lists with
+// commas.
+func (c *Config) BrokerSettings() map[string]string {
+	settings := map[string]string{}
+	for _, s := range brokerSettings(c) {
+		switch v := s.bind.get().(type) {
+		case []string:
+			settings[s.key] = strings.Join(v, ",")
+		case string:
+			settings[s.key] = v
+			if n, err := parseSize(v); err == nil && strings.HasSuffix(s.key, ".bytes") {
+				settings[s.key] = strconv.FormatInt(n, 10)
+			}
+		default:
+			settings[s.key] = fmt.Sprint(v)
+		}
+	}
+	return settings
+}
+
 func each[T any](list []T, settings func(*T) []setting) []map[string]any {
 	out := make([]map[string]any, len(list))
 	for i := range list {
