@@ -289,7 +289,7 @@ func TestManyHostilePeersAtOnce(t *testing.T) {
 					return
 				}
 				key := []int16{0, 1, 2, 3, 18, 19, 32, 44, 75}[r.IntN(9)]
-				body := make([]byte, r.IntN(100<<10))
+				body := make([]byte, r.IntN(16<<10))
 				for i := range body {
 					body[i] = byte(r.Uint32() >> r.IntN(32))
 				}
@@ -301,7 +301,7 @@ func TestManyHostilePeersAtOnce(t *testing.T) {
 		})
 	}
 	c := dial(t, addr)
-	for i := range int32(300) {
+	for i := range int32(150) {
 		c.send(produce(20<<10, i))
 		c.expect(i)
 	}

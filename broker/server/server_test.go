@@ -93,7 +93,7 @@ func dial(t testing.TB, addr string) *client {
 			t.Errorf("close the client: %v", err)
 		}
 	})
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // so that a hang is a failure
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil { // so that a hang is a failure
 		t.Fatal(err)
 	}
 	return &client{t, c}
@@ -294,6 +294,8 @@ func TestBodiesOfManySizesArrive(t *testing.T) {
 		c.expect(int32(i), int32(100+i))
 	}
 	<-done
+	mu.Lock()
+	defer mu.Unlock()
 	if fmt.Sprint(sizes) != fmt.Sprint(want) {
 		t.Errorf("records of %v bytes arrived, want %v", sizes, want)
 	}
