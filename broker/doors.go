@@ -40,7 +40,7 @@ func (b *Broker) openKafka() error {
 		},
 		Defaults:  b.topics.defaults.Load,
 		ClusterID: b.meta.ClusterID, NodeID: b.meta.NodeID, Advertised: advertised,
-		LogDir: b.dir(),
+		LogDir: b.dir(), Static: s.BrokerSettings(),
 		Usage: func() (total, free int64, err error) {
 			u, err := b.config.FS.Usage(b.dir())
 			return u.Total, u.Free, err
