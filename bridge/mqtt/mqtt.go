@@ -116,6 +116,8 @@ type Server struct {
 	life     sync.Mutex
 	sessions map[string]*session
 
+	creating sync.Mutex // one topic is made at a time; taken after life
+
 	index     *index
 	streams   *streams
 	store     *store

@@ -260,8 +260,8 @@ func both(done func(error)) func(error) {
 func (s *Server) partition(ctx context.Context, to *route.Target) (Partition, error) {
 	n := s.cfg.Log.Partitions(to.Topic)
 	if n == 0 {
-		if err := s.cfg.Log.Ensure(ctx, to.Topic); err != nil {
-			return nil, fmt.Errorf("create topic %s: %w", to.Topic, err)
+		if err := s.ensure(ctx, to.Topic); err != nil {
+			return nil, err
 		}
 		if n = s.cfg.Log.Partitions(to.Topic); n == 0 {
 			return nil, fmt.Errorf("topic %s: %w", to.Topic, ErrGone)
@@ -276,6 +276,19 @@ func (s *Server) partition(ctx context.Context, to *route.Target) (Partition, er
 		return nil, fmt.Errorf("route %s: topic %s has no partition %d: %w", to.Rule, to.Topic, i, ErrBadTopic)
 	}
 	return p, nil
+}
+
+// ensure makes a topic. A thousand clients may want the same new one at once: one of them makes it.
+func (s *Server) ensure(ctx context.Context, topic string) error {
+	s.creating.Lock()
+	defer s.creating.Unlock()
+	if s.cfg.Log.Partitions(topic) > 0 {
+		return nil
+	}
+	if err := s.cfg.Log.Ensure(ctx, topic); err != nil {
+		return fmt.Errorf("create topic %s: %w", topic, err)
+	}
+	return nil
 }
 
 // sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15].

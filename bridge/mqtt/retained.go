@@ -40,8 +40,8 @@ func (s *Server) own(ctx context.Context, topic string) (Partition, error) {
 	if p, ok := s.cfg.Log.Partition(topic, 0); ok {
 		return p, nil
 	}
-	if err := s.cfg.Log.Ensure(ctx, topic); err != nil {
-		return nil, fmt.Errorf("create %s: %w", topic, err)
+	if err := s.ensure(ctx, topic); err != nil {
+		return nil, err
 	}
 	if p, ok := s.cfg.Log.Partition(topic, 0); ok {
 		return p, nil

@@ -1,0 +1,115 @@
+package mqtt
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"millrace/bridge/mqtt/packet"
+	"millrace/bridge/route"
+)
+
+// wants is 4.7 said another way: level lists, recursively.
+func wants(f, t []string, first bool) bool {
+	switch {
+	case len(f) == 0:
+		return len(t) == 0
+	case f[0] == "#":
+		return !first || len(t) == 0 || !strings.HasPrefix(t[0], "$")
+	case len(t) == 0:
+		return false
+	case f[0] == "+":
+		return (!first || !strings.HasPrefix(t[0], "$")) && wants(f[1:], t[1:], false)
+	}
+	return f[0] == t[0] && wants(f[1:], t[1:], false)
+}
+
+func TestTheIndexFindsWhatTheFiltersMean(t *testing.T) {
+	levels := rapid.SampledFrom([]string{"a", "b", "", "$s", "+", "+", "#"})
+	filters := rapid.Custom(func(t *rapid.T) string {
+		return strings.Join(rapid.SliceOfN(levels, 1, 4).Draw(t, "levels"), "/")
+	}).Filter(packet.ValidFilter)
+	topics := filters.Filter(packet.ValidTopic)
+	router, err := route.New(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		x := newIndex(router)
+		reached := x.interest("a")
+		var in []*subscription
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			if len(in) > 0 && rapid.IntRange(0, 2).Draw(t, "what") == 0 {
+				i := rapid.IntRange(0, len(in)-1).Draw(t, "which")
+				x.remove(in[i])
+				in = slices.Delete(in, i, i+1)
+			} else {
+				s := &subscription{filter: filters.Draw(t, "filter")}
+				x.add(s)
+				in = append(in, s)
+			}
+		}
+		topic := topics.Draw(t, "topic")
+		got := x.match(topic, nil)
+		for _, s := range in {
+			want := wants(strings.Split(s.filter, "/"), strings.Split(topic, "/"), true)
+			if matches(s.filter, topic) != want {
+				t.Fatalf("matches(%q, %q) is %v", s.filter, topic, !want)
+			}
+			if i := slices.Index(got, s); (i >= 0) != want {
+				t.Fatalf("index: %q for %q is %v", s.filter, topic, !want)
+			} else if want {
+				got = slices.Delete(got, i, i+1)
+			}
+		}
+		if len(got) != 0 {
+			t.Fatalf("%d subscriptions too many", len(got))
+		}
+		n := 0
+		for f := range x.filters {
+			if router.Reaches(f, "a") {
+				n++
+			}
+		}
+		if int(reached.n.Load()) != n {
+			t.Fatalf("interest is %d, want %d", reached.n.Load(), n)
+		}
+		for _, s := range in {
+			x.remove(s)
+		}
+		if len(x.root.next) != 0 || len(x.root.deep) != 0 || len(x.filters) != 0 || reached.n.Load() != 0 {
+			t.Fatal("something is left in an empty index")
+		}
+	})
+}
+
+// FuzzSessionRecord: a session record never panics the decoder, and what decodes encodes to something that decodes the same.
+func FuzzSessionRecord(f *testing.F) {
+	st := &stream{index: 3, part: fixedPartition{}}
+	find := func(streamKey) *stream { return st }
+	ss := &session{expiry: 60, lastID: 9, lag: map[*stream]int64{st: 5}, inflight: []delivery{{st, 4, 9}}}
+	ss.subs = []*subscription{{filter: "a/#", qos: 1, noLocal: true, asIs: true, retain: 2, id: 77, starts: []position{{st, 8}}}}
+	f.Add(encodeSession(ss, ss.lag, 12345))
+	f.Add(encodeSession(&session{expiry: never}, nil, 0))
+	f.Fuzz(func(t *testing.T, p []byte) {
+		got := &session{}
+		away, err := decodeSession(p, got, find)
+		if err != nil {
+			return
+		}
+		one := encodeSession(got, got.lag, away)
+		again := &session{}
+		if away2, err := decodeSession(one, again, find); err != nil || away2 != away {
+			t.Fatalf("%x: %v", one, err)
+		}
+		if two := encodeSession(again, again.lag, away); string(one) != string(two) {
+			t.Fatalf("%x became %x", one, two)
+		}
+	})
+}
+
+type fixedPartition struct{ Partition }
+
+func (fixedPartition) ID() [16]byte { return [16]byte{1} }
