@@ -99,6 +99,9 @@ func (f *FS) OpenFile(name string, flag int, perm os.FileMode) (disk.File, error
 		return &file{File: base, fs: f}, nil
 	}
 	change := flag&(os.O_CREATE|os.O_TRUNC) != 0
+	if flag&os.O_WRONLY != 0 {
+		flag = flag&^os.O_WRONLY | os.O_RDWR // a sync reads what there is to make durable
+	}
 	var opened disk.File
 	err := r.do(change, func() (err error) {
 		opened, err = f.base.OpenFile(name, flag, perm)

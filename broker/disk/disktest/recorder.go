@@ -32,11 +32,13 @@ type recorder struct {
 	mu    sync.Mutex
 	nodes map[uint64]*node // by inode number; a number is forgotten when its file is removed
 	top   *node
-	ops   int64         // changing operations so far
-	last  int64         // the operation the power is cut in, 0 for none
-	cut   *picture      // what the disk and the page cache held at the cut, nil before
-	over  chan struct{} // closed at the cut
-	err   error         // why the picture could not be taken
+	ops   int64    // changing operations so far
+	last  int64    // the operation the power is cut in, 0 for none
+	cut   *picture // what the disk and the page cache held at the cut, nil before
+	err   error    // why the picture could not be taken
+
+	ending sync.Once
+	over   chan struct{} // closed when the last operation begins
 }
 
 // node is a file or directory, however it is named now.
@@ -101,7 +103,7 @@ func (f *FS) Stop() {
 	r.stop()
 }
 
-// Stopped is closed when the power is cut.
+// Stopped is closed when the power is cut: before anybody sees ErrCut.
 func (f *FS) Stopped() <-chan struct{} { return f.record().over }
 
 // Ops is the number of changing operations since Record.
@@ -140,8 +142,10 @@ func (r *recorder) enter(change bool) (last bool, err error) {
 		return false, ErrCut // cut, or about to be by an operation that is still under way
 	}
 	if change {
-		r.ops++
-		return r.ops == r.last, nil
+		if r.ops++; r.ops == r.last {
+			r.ending.Do(func() { close(r.over) })
+			return true, nil
+		}
 	}
 	return false, nil
 }
@@ -232,7 +236,7 @@ func (r *recorder) stop() {
 	}
 	r.cut = &picture{entries: make(map[*node]map[string]*node), bytes: make(map[*node][]byte)}
 	r.err = r.take(r.root, r.top)
-	close(r.over)
+	r.ending.Do(func() { close(r.over) })
 }
 
 // picture is what programs saw in the moment of the cut.

@@ -1,0 +1,38 @@
+package powercut
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+)
+
+var (
+	cuts = flag.Int("cuts", envInt("MILLRACE_CUTS", 4000), "power cuts to try, all worlds together (MILLRACE_CUTS)")
+	seed = flag.Uint64("seed", 0, "seed of the first world; 0 takes one from the clock")
+	// Every step of every world, on standard error: for one world at a time.
+	steps = flag.Bool("steps", false, "print every step")
+	// Where the disks are. Nothing is ever really synced, so any directory will do.
+	dir = flag.String("dir", "", "directory for the disks, default the test's own")
+)
+
+// worldCuts is how many cuts one world lives through, one after the other.
+const worldCuts = 20
+
+func envInt(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
+		return n
+	}
+	return otherwise
+}
+
+func scratch(t *testing.T) string {
+	base := *dir
+	if base == "" {
+		base = t.TempDir()
+	}
+	return filepath.Join(base, fmt.Sprintf("world-%d", rand.Uint64()))
+}

@@ -1,0 +1,96 @@
+package powercut
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"millrace/broker/disk"
+)
+
+func TestAcknowledgedMeansOnFlash(t *testing.T) {
+	if testing.Short() {
+		*cuts = min(*cuts, 200)
+	}
+	first := *seed
+	if first == 0 {
+		first = uint64(time.Now().UnixNano())
+	}
+	t.Logf("%d cuts from seed %d", *cuts, first)
+	var next atomic.Int64
+	var mu sync.Mutex
+	var sum Tally
+	var workers sync.WaitGroup
+	for range 2 {
+		workers.Go(func() {
+			for {
+				n := int(next.Add(1) - 1)
+				if n*worldCuts >= *cuts || t.Failed() {
+					return
+				}
+				tally, err := live(scratch(t), first+uint64(n), "", min(worldCuts, *cuts-n*worldCuts))
+				if err != nil {
+					t.Errorf("%v\nagain: go test ./testbench/powercut -run %s -seed %d -cuts %d -v", err, t.Name(), first+uint64(n), worldCuts)
+				}
+				mu.Lock()
+				sum.add(tally)
+				mu.Unlock()
+			}
+		})
+	}
+	workers.Wait()
+	t.Logf("%+v", sum)
+	// A run that did not do these things proved nothing about them.
+	if *cuts >= 1000 && !t.Failed() {
+		for what, n := range map[string]int{
+			"cuts in recovery": sum.InRecovery, "acknowledged": sum.Acked, "refused": sum.Refused, "unanswered": sum.Unanswered,
+			"served": sum.Served, "unanswered that survived": sum.Survived, "pointed": sum.Pointed, "removed segments": sum.Rolls,
+			"start moves": sum.Starts, "truncations": sum.Truncations, "deletions": sum.Deletes, "checkpoints": sum.Checkpoints,
+			"faults": sum.Faults, "clean stops": sum.Stops,
+		} {
+			if n == 0 {
+				t.Errorf("%s: none in %d cuts", what, sum.Cuts)
+			}
+		}
+	}
+}
+
+// live takes one world through its cuts.
+func live(dir string, seed uint64, skip disk.Point, cuts int) (Tally, error) {
+	var trace func(string, ...any)
+	if *steps {
+		trace = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+	}
+	w, err := New(Config{Dir: dir, Seed: seed, Skip: skip, Trace: trace})
+	if err != nil {
+		return Tally{}, err
+	}
+	for range cuts {
+		if err := w.Cut(); err != nil {
+			return w.Tally(), err
+		}
+	}
+	return w.Tally(), os.RemoveAll(dir)
+}
+
+func (t *Tally) add(o Tally) {
+	t.Cuts += o.Cuts
+	t.InRecovery += o.InRecovery
+	t.Acked += o.Acked
+	t.Refused += o.Refused
+	t.Unanswered += o.Unanswered
+	t.Served += o.Served
+	t.Survived += o.Survived
+	t.Pointed += o.Pointed
+	t.Rolls += o.Rolls
+	t.Starts += o.Starts
+	t.Truncations += o.Truncations
+	t.Creates += o.Creates
+	t.Deletes += o.Deletes
+	t.Checkpoints += o.Checkpoints
+	t.Faults += o.Faults
+	t.Stops += o.Stops
+}
