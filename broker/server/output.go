@@ -60,10 +60,12 @@ func (c *conn) writeBytes(p []byte, more bool) error {
 // writeCopy reads a span into budgeted memory and writes it.
 func (c *conn) writeCopy(span wire.Span, more bool) error {
 	n := int64(span.Len())
-	if err := c.server.config.Copies.Acquire(c.server.ctx, n); err != nil {
+	// A span larger than the share takes all of it, and so goes alone.
+	taken := min(n, c.server.config.Copies.Size())
+	if err := c.server.config.Copies.Acquire(c.server.ctx, taken); err != nil {
 		return fmt.Errorf("copy a span: %w", err)
 	}
-	defer c.server.config.Copies.Release(n)
+	defer c.server.config.Copies.Release(taken)
 	p, err := span.Append(make([]byte, 0, n))
 	if err != nil {
 		return fmt.Errorf("read a span: %w", err)

@@ -1,0 +1,56 @@
+// Package board starts a whole broker inside a test, for the lanes that drive it with foreign clients.
+package board
+
+import (
+	"testing"
+
+	"millrace/broker"
+	"millrace/platform/config"
+)
+
+// Board is a running broker with its data in a directory of the test.
+type Board struct {
+	t testing.TB
+	*broker.Broker
+	dir string
+}
+
+// Start opens a broker on free ports of loopback. It is closed when the test ends, and must close without complaint.
+func Start(t testing.TB) *Board {
+	t.Helper()
+	b := &Board{t: t, dir: t.TempDir()}
+	b.open()
+	t.Cleanup(b.close)
+	return b
+}
+
+// Restart closes the broker and opens it again, at other ports.
+func (b *Board) Restart() {
+	b.t.Helper()
+	b.close()
+	b.open()
+}
+
+// Kafka is the address of the Kafka door.
+func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }
+
+func (b *Board) open() {
+	b.t.Helper()
+	settings := config.Default()
+	settings.Broker.LogDirs = b.dir
+	settings.Broker.Listeners = []string{"PLAINTEXT://127.0.0.1:0"}
+	settings.MQTT.Listeners = []string{"tcp://127.0.0.1:0"}
+	settings.HTTP.Listener = ""
+	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings})
+	if err != nil {
+		b.t.Fatalf("open the broker: %v", err)
+	}
+	b.Broker = opened
+}
+
+func (b *Board) close() {
+	b.t.Helper()
+	if err := b.Close(); err != nil {
+		b.t.Errorf("close the broker: %v", err)
+	}
+}
