@@ -183,14 +183,14 @@ func TestSnapshotsBoundTheLog(t *testing.T) {
 	propose(t, q, register())
 	propose(t, q, topic(0))
 	ops := make([]catalog.ConfigOp, 1)
-	for i := range 6000 {
+	for i := range 3000 {
 		ops[0] = catalog.ConfigOp{Name: "retention.ms", Value: fmt.Sprintf("%0128d", i)}
 		propose(t, q, catalog.AlterTopicConfig{Topic: topic(0).ID, Ops: ops})
 	}
 	live := q.Image()
 	shut(t, q)
-	if size := logSize(t, dir); size > 700<<10 {
-		t.Errorf("1.2 MB of commands left a log of %d bytes", size)
+	if size := logSize(t, dir); size > 500<<10 {
+		t.Errorf("600 KB of commands left a log of %d bytes", size)
 	}
 	snapshots, err := filepath.Glob(filepath.Join(dir, "*.snapshot"))
 	if err != nil || len(snapshots) != 2 {
