@@ -31,7 +31,11 @@ func (s *Store) Checkpoint() error {
 
 func (s *Store) checkpoint() error {
 	s.touched.Store(false)
-	slot := Slot{Mark: s.barrier()}
+	mark, ok := s.barrier()
+	if !ok {
+		return ErrDeleted
+	}
+	slot := Slot{Mark: mark}
 	// Each partition's place is noted when its turn comes, which is after the mark: it is at least what the journal
 	// says up to there, and more does no harm, because replay writes the same bytes to the same places.
 	var errs []error
@@ -60,10 +64,16 @@ func (s *Store) checkpoint() error {
 
 // barrier is the last committed frame, at a moment when everything up to it has reached the partitions. Asked between
 // commits: Mark alone may be ahead of the callbacks.
-func (s *Store) barrier() journal.Mark {
+// False when the store is abandoned.
+func (s *Store) barrier() (journal.Mark, bool) {
 	at := make(chan journal.Mark, 1)
 	s.journal.Defer(func() { at <- s.journal.Mark() })
-	return <-at
+	select {
+	case mark := <-at:
+		return mark, true
+	case <-s.abandoned:
+		return journal.Mark{}, false
+	}
 }
 
 // flush makes the partition's log durable up to its durable end, with producer state and leader epochs, and tells

@@ -30,7 +30,7 @@ func (l *log) finish() *Partition {
 }
 
 func (l *log) settle() error {
-	p, f := l.p, l.r.facts.log(l.key())
+	p, f := l.p, l.r.fact(l.key())
 	if l.hole || len(l.r.report.Journal.Gaps) > 0 || l.walked {
 		// What the journal lost may still be in the segment, and may have been acknowledged.
 		if err := l.accept(math.MaxInt64); err != nil {
@@ -38,10 +38,20 @@ func (l *log) settle() error {
 		}
 	}
 	l.tellDamage()
+	if l.next < f.start {
+		// Everything that replay would have written lies below the start and was stepped over.
+		l.ends[l.at] = l.pos
+		l.stray(l.at.Base(), f.start)
+		at, err := l.piece(f.start)
+		if err != nil {
+			return err
+		}
+		l.at, l.pos, l.next = at, 0, f.start
+	}
 	if err := l.cut(); err != nil {
 		return err
 	}
-	start := min(max(l.start, f.start, l.pieces[0].Base()), l.next)
+	start := min(max(f.start, l.pieces[0].Base()), l.next)
 	for len(l.pieces) > 1 && l.pieces[1].Base() <= start && l.pieces[0] != l.at {
 		if err := l.pieces[0].Remove(); err != nil {
 			return err
@@ -89,11 +99,10 @@ func (l *log) cut() error {
 		}
 	}
 	errs = append(errs, l.at.Truncate(l.pos))
-	last := slices.Index(l.pieces, l.at)
-	for _, s := range l.pieces[last+1:] {
+	l.stray(l.at.Base(), math.MaxInt64)
+	for _, s := range l.strays {
 		errs = append(errs, s.Remove())
 	}
-	l.pieces = l.pieces[:last+1]
 	l.at.flushed.Store(min(l.at.flushed.Load(), l.pos))
 	if l.pos == 0 {
 		l.at.opened.Store(0)

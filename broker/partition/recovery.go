@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"millrace/broker/catalog"
@@ -36,9 +37,9 @@ type facts struct {
 // fact is what the journal says of one partition as a whole.
 type fact struct {
 	made  bool    // its TopicCreated is in the journal
-	start int64   // highest start moved to, -1 for none
+	start int64   // where the log starts in the end, -1 where only its first segment says so
 	cuts  []cut   // in order
-	bases []int64 // segments that entries name, each once
+	bases []int64 // segments that entries name and no truncation removes; the checkpoint's first
 }
 
 // cut is one truncation: everything at or past base in entries before this one is cancelled.
@@ -246,19 +247,20 @@ func (r *recovery) collect(f journal.Frame) error {
 			r.facts.deleted[e.Topic] = true
 		case journal.TopicCreated:
 			r.facts.created[e.Topic] = string(e.Bytes)
-			r.facts.log(k).made = true
+			r.fact(k).made = true
 		case journal.StartMoved:
-			fact := r.facts.log(k)
+			fact := r.fact(k)
 			fact.start = max(fact.start, e.Base)
 		case journal.Truncate:
-			fact := r.facts.log(k)
+			fact := r.fact(k)
 			fact.start = min(fact.start, e.Base)
+			fact.bases = slices.DeleteFunc(fact.bases, func(base int64) bool { return base > e.Segment })
 			fact.cuts = append(fact.cuts, cut{place{f.Index, i}, e.Base, e.Segment, e.Position})
 		case journal.Append, journal.Pointer:
 			if f.Index == r.torn {
 				continue
 			}
-			fact := r.facts.log(k)
+			fact := r.fact(k)
 			if n := len(fact.bases); n == 0 || fact.bases[n-1] != e.Segment {
 				fact.bases = append(fact.bases, e.Segment)
 			}
@@ -267,13 +269,17 @@ func (r *recovery) collect(f journal.Frame) error {
 	return nil
 }
 
-func (f *facts) log(k key) *fact {
-	l := f.logs[k]
-	if l == nil {
-		l = &fact{start: -1}
-		f.logs[k] = l
+// fact is what is known of one partition, beginning with what the checkpoint says.
+func (r *recovery) fact(k key) *fact {
+	f := r.facts.logs[k]
+	if f == nil {
+		f = &fact{start: -1}
+		if l := r.found[k]; l != nil && l.slot != nil {
+			f.start, f.bases = l.slot.Start, []int64{l.slot.Segment}
+		}
+		r.facts.logs[k] = f
 	}
-	return l
+	return f
 }
 
 // pointersHold says whether the pointed bytes of the last frame are there. Only that frame can miss them, because

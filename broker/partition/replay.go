@@ -22,7 +22,6 @@ type log struct {
 	slot    *SlotEntry // what the checkpoint says, nil for nothing
 	missing bool       // there is no directory
 	pieces  []*piece   // ascending
-	start   int64
 
 	// The cursor: the next entry is expected at byte pos of piece at, with offset next.
 	at        *piece
@@ -34,13 +33,14 @@ type log struct {
 	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
 	safeSegment, safePos int64
 	ends                 map[*piece]int64 // where segments that were rolled end
+	strays               map[int64]*piece // segments that are not of the log any more, by base
 	producersFrom        int64            // batches from here on are not in the producer snapshot
 }
 
 // begin opens the segments and puts the cursor where the checkpoint says, or where a walk over the active one ends.
 func (l *log) begin() error {
 	p := l.p
-	l.ends = make(map[*piece]int64)
+	l.ends, l.strays = make(map[*piece]int64), make(map[int64]*piece)
 	l.safeSegment = -1
 	if l.missing {
 		if err := l.create(); err != nil {
@@ -58,9 +58,8 @@ func (l *log) begin() error {
 	if l.slot != nil {
 		return l.fromSlot()
 	}
-	l.start = l.pieces[0].Base()
 	l.producersFrom = l.restoreProducers(math.MaxInt64)
-	if l.r.complete && l.r.facts.log(l.key()).made {
+	if l.r.complete && l.r.fact(l.key()).made {
 		// Younger than the checkpoint: the journal has all of it that was ever acknowledged.
 		l.at, l.next = l.pieces[0], l.pieces[0].Base()
 		l.safeSegment = -1
@@ -81,14 +80,14 @@ func (l *log) create() error {
 		start = l.slot.Next
 		l.r.lost("%s: the directory is gone; offsets %d to %d are lost", l.p, l.slot.Start, l.slot.Next-1)
 		l.slot = nil
-	} else if f := l.r.facts.log(l.key()); len(f.bases) > 0 {
-		start = slices.Min(f.bases)
+	} else if f := l.r.fact(l.key()); len(f.bases) > 0 {
+		start = slices.Min(f.bases) // older segments went before the journal's first frame
 	}
 	made, err := l.p.store.create(l.p.topic, l.p.index, *l.p.config.Load(), start)
 	if err != nil {
 		return err
 	}
-	l.p, l.pieces, l.start = made, made.pieces, start
+	l.p, l.pieces = made, made.pieces
 	return nil
 }
 
@@ -145,12 +144,30 @@ func (l *log) piece(base int64) (*piece, error) {
 	if ok {
 		return l.pieces[i], nil
 	}
+	if s := l.strays[base]; s != nil {
+		delete(l.strays, base)
+		l.pieces = slices.Insert(l.pieces, i, s)
+		return s, nil
+	}
 	s, err := segment.Create(l.p.store.cfg.FS, l.p.dir, base, l.p.segmentConfig())
 	if err != nil {
 		return nil, err
 	}
 	l.pieces = slices.Insert(l.pieces, i, &piece{Segment: s})
 	return l.pieces[i], nil
+}
+
+// stray takes the segments with bases between from and to out of the log: a truncation has cut them, or the journal
+// rolls past them. Their files stay until the end, because the journal may yet point into them.
+func (l *log) stray(from, to int64) {
+	l.pieces = slices.DeleteFunc(l.pieces, func(s *piece) bool {
+		if s.Base() <= from || s.Base() >= to {
+			return false
+		}
+		l.strays[s.Base()] = s
+		delete(l.ends, s)
+		return true
+	})
 }
 
 // fromSlot puts the cursor where the checkpoint saw the log's end. What it says is synced is believed as far as the
@@ -161,14 +178,27 @@ func (l *log) fromSlot() error {
 	if l.at, err = l.piece(e.Segment); err != nil {
 		return err
 	}
-	l.pos, l.next, l.start = e.Position, e.Next, e.Start
+	l.pos, l.next = e.Position, e.Next
 	l.safeSegment, l.safePos = e.Segment, e.Position
 	for _, s := range l.pieces {
 		if s.Base() < e.Segment {
 			s.flushed.Store(s.Size())
 		}
 	}
-	if l.at.Size() < e.Position {
+	f := l.r.fact(l.key())
+	cutBack := slices.ContainsFunc(f.cuts, func(c cut) bool {
+		return c.seg < e.Segment || c.seg == e.Segment && c.pos < e.Position
+	})
+	switch {
+	case cutBack:
+		// The file may be shorter since: the journal says where the log goes on.
+	case l.at.Size() < e.Position && f.start >= e.Next:
+		// Removed since then, with everything in it.
+		if l.at, err = l.piece(e.Next); err != nil {
+			return err
+		}
+		l.pos, l.safeSegment, l.safePos = 0, e.Next, 0
+	case l.at.Size() < e.Position:
 		l.pos, l.next = 0, l.at.Base()
 		if err := l.walk(0); err != nil {
 			return err
@@ -176,7 +206,7 @@ func (l *log) fromSlot() error {
 		if err := l.fill(e.Position, e.Next); err != nil {
 			return err
 		}
-	} else {
+	default:
 		l.at.flushed.Store(e.Position)
 	}
 	l.producersFrom = l.restoreProducers(e.Next)
@@ -215,11 +245,14 @@ func (l *log) note(b record.Batch) {
 
 // apply carries out one entry.
 func (l *log) apply(at place, e *journal.Entry) error {
-	f := l.r.facts.log(l.key())
+	f := l.r.fact(l.key())
 	switch e.Kind {
 	case journal.StartMoved:
 		return nil // with the cuts, at the end
 	case journal.Truncate:
+		if slices.ContainsFunc(f.cuts, func(c cut) bool { return at.before(c.at) && c.base <= e.Base }) {
+			return nil // a later one cut as much
+		}
 		return l.cutTo(e)
 	case journal.Append, journal.Pointer:
 	default:
@@ -255,15 +288,11 @@ func (l *log) apply(at place, e *journal.Entry) error {
 
 // obsolete says whether a segment lies wholly below the start, so that nothing of it is wanted any more.
 func (l *log) obsolete(base int64, f *fact) bool {
-	start := max(l.start, f.start)
-	below := func(next int64) bool { return next > base && next <= start }
-	if slices.ContainsFunc(f.bases, below) {
-		return true
-	}
-	return slices.ContainsFunc(l.pieces, func(s *piece) bool { return below(s.Base()) })
+	below := func(next int64) bool { return next > base && next <= f.start }
+	return slices.ContainsFunc(f.bases, below)
 }
 
-// cutTo moves the cursor back to where a truncation cut.
+// cutTo moves the cursor to where a truncation cut.
 func (l *log) cutTo(e *journal.Entry) error {
 	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position < l.safePos {
 		l.safeSegment, l.safePos = e.Segment, e.Position
@@ -276,7 +305,7 @@ func (l *log) cutTo(e *journal.Entry) error {
 		}
 	}
 	if e.Segment > l.at.Base() || e.Segment == l.at.Base() && e.Position >= l.pos {
-		return nil
+		return l.moveTo(e) // over what is below the start, or lost
 	}
 	s, err := l.piece(e.Segment)
 	if err != nil {
@@ -284,6 +313,7 @@ func (l *log) cutTo(e *journal.Entry) error {
 	}
 	l.at, l.pos, l.next, l.hole, l.walked = s, e.Position, e.Base, false, false
 	delete(l.ends, s)
+	l.stray(s.Base(), math.MaxInt64)
 	l.p.epochs.cut(e.Base)
 	l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
 	return nil
@@ -305,6 +335,7 @@ func (l *log) moveTo(e *journal.Entry) error {
 		}
 		l.at, l.pos, l.next, l.hole = s, min(e.Position, s.Size()), e.Base, false
 		delete(l.ends, s)
+		l.stray(s.Base(), math.MaxInt64)
 		l.p.epochs.cut(e.Base)
 		l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
 	case e.Segment > l.at.Base():
@@ -312,11 +343,12 @@ func (l *log) moveTo(e *journal.Entry) error {
 			if err := l.accept(e.Segment); err != nil {
 				return err
 			}
-			if l.next < e.Segment {
-				l.r.lost("%s: offsets %d to %d are lost", l.p, l.next, e.Segment-1)
+			if from := max(l.next, l.r.fact(l.key()).start); from < e.Segment {
+				l.r.lost("%s: offsets %d to %d are lost", l.p, from, e.Segment-1)
 			}
 		}
 		l.ends[l.at] = l.pos
+		l.stray(l.at.Base(), e.Segment)
 		s, err := l.piece(e.Segment)
 		if err != nil {
 			return err

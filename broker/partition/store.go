@@ -74,6 +74,7 @@ type Store struct {
 	kick           chan struct{}
 	stop           chan struct{}
 	stopped        chan struct{}
+	abandoned      chan struct{} // closed by Abandon: nothing waits for the journal any more
 	deletes        atomic.Uint64 // makes the names of deleted directories differ
 }
 
@@ -139,6 +140,7 @@ func Open(cfg Config) (*Store, Report, error) {
 		kick:       make(chan struct{}, 1),
 		stop:       make(chan struct{}),
 		stopped:    make(chan struct{}),
+		abandoned:  make(chan struct{}),
 	}
 	r := recovery{s: s}
 	if err := r.run(); err != nil {
@@ -348,6 +350,25 @@ func (s *Store) Close() error {
 	}
 	errs = append(errs, s.journal.Close(), s.closePartitions())
 	return errors.Join(errs...)
+}
+
+// Abandon closes the files and ends the store's goroutine without a commit, a checkpoint or a word to the journal: the
+// next Open finds what kill -9 would have left.
+func (s *Store) Abandon() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	for p := range s.All() {
+		p.gone.Store(true)
+	}
+	close(s.abandoned)
+	close(s.stop)
+	<-s.stopped
+	return s.closePartitions()
 }
 
 func (s *Store) closePartitions() error {

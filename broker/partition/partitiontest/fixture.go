@@ -134,6 +134,9 @@ func (w *World) Kill() {
 	if w.Journal != nil {
 		w.Journal.Crash()
 	}
+	if err := w.Store.Abandon(); err != nil {
+		w.t.Errorf("abandon: %v", err)
+	}
 	w.Store = nil
 }
 
