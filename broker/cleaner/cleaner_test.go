@@ -1,0 +1,86 @@
+package cleaner
+
+import (
+	"iter"
+	"testing"
+	"time"
+
+	"millrace/broker/catalog"
+	"millrace/broker/partition"
+)
+
+type fake struct {
+	arrival, shifted int64
+	kept             int
+	config           catalog.TopicConfig
+}
+
+func (f *fake) String() string                           { return "fake-0" }
+func (f *fake) Config() *catalog.TopicConfig             { return &f.config }
+func (f *fake) ShiftArrivals(step, _ int64)              { f.shifted += step }
+func (f *fake) Oldest() (int64, bool)                    { return f.arrival, f.kept > 1 }
+func (f *fake) Retain(int64) (partition.Retained, error) { return partition.Retained{}, nil }
+
+func (f *fake) DropOldest() (partition.Retained, error) {
+	f.kept--
+	f.arrival += 100
+	return partition.Retained{Segments: 1, Bytes: 10, From: 0, To: 5}, nil
+}
+
+type room struct{ needed int }
+
+func (r *room) Refresh(int64) {}
+
+func (r *room) Low(int64) bool {
+	r.needed--
+	return r.needed >= 0
+}
+
+func clean(space Space, now *time.Time, elapsed *time.Duration, fakes ...*fake) *Cleaner {
+	return New(Config{
+		Partitions: func() iter.Seq[Partition] {
+			return func(yield func(Partition) bool) {
+				for _, f := range fakes {
+					if !yield(f) {
+						return
+					}
+				}
+			}
+		},
+		Space: space, Now: func() time.Time { return *now }, Elapsed: func() time.Duration { return *elapsed },
+	})
+}
+
+func TestAClockThatIsSetMovesArrivalsAndOneThatRunsDoesNot(t *testing.T) {
+	now, elapsed := time.UnixMilli(1000), time.Duration(0)
+	f := &fake{}
+	c := clean(nil, &now, &elapsed, f)
+	for _, tt := range []struct {
+		wall, ran time.Duration
+		want      int64
+	}{
+		{0, 0, 0},
+		{time.Hour, time.Hour, 0},
+		{time.Hour + 50*365*24*time.Hour, time.Hour, (50 * 365 * 24 * time.Hour).Milliseconds()},
+		{0, time.Hour, -time.Hour.Milliseconds()},
+	} {
+		now, elapsed, f.shifted = now.Add(tt.wall), elapsed+tt.ran, 0
+		if err := c.Pass(); err != nil || f.shifted != tt.want {
+			t.Errorf("wall %v in %v: shifted by %d, want %d, %v", tt.wall, tt.ran, f.shifted, tt.want, err)
+		}
+	}
+}
+
+func TestAFullDiskDropsTheOldestOfThoseThatAllowIt(t *testing.T) {
+	now, elapsed := time.UnixMilli(1000), time.Duration(0)
+	old := &fake{arrival: 10, kept: 9}
+	a := &fake{arrival: 50, kept: 3, config: catalog.TopicConfig{DropOldest: true}}
+	b := &fake{arrival: 90, kept: 3, config: catalog.TopicConfig{DropOldest: true}}
+	c := clean(&room{needed: 3}, &now, &elapsed, old, a, b)
+	if err := c.Pass(); err != nil {
+		t.Fatal(err)
+	}
+	if old.kept != 9 || a.kept != 1 || b.kept != 2 || c.Dropped() != 15 || c.Removed() != 3 || c.Freed() != 30 {
+		t.Errorf("kept %d, %d, %d; dropped %d, removed %d, freed %d", old.kept, a.kept, b.kept, c.Dropped(), c.Removed(), c.Freed())
+	}
+}
