@@ -195,6 +195,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	if s.broken != nil {
 		if err := s.rebuild(s.acked); err != nil {
+			s.tell(err)
 			return fmt.Errorf("raft log is broken (%w) and not repaired yet: %w", s.broken, err)
 		}
 		s.logger.Warn("raft log repaired", "last", s.acked, "after", s.broken)
@@ -451,8 +452,13 @@ func (s *logStore) breakDown(cause error) {
 		s.logger.Error("raft log failed again while it was closed", "error", err)
 	}
 	s.batch.Clear()
+	s.tell(cause)
+}
+
+// tell wakes whoever waits for an election that this failure ends.
+func (s *logStore) tell(err error) {
 	if s.failed != nil {
-		s.failed(cause)
+		s.failed(err)
 	}
 }
 
