@@ -228,8 +228,8 @@ func (p *Partition) write(c *commit, cfg *catalog.TopicConfig) error {
 		next, rest = b.NextOffset(), after
 	}
 	active := p.active()
-	pos, err := active.Append(c.batches)
-	if err != nil {
+	pos := active.Size() // Append tells no position when it fails
+	if _, err := active.Append(c.batches); err != nil {
 		p.broken = err // until the tail is cut, nothing may follow it
 		if undo := p.cutLocked(active, active.Base(), base, pos); undo == nil {
 			p.broken = nil
