@@ -267,6 +267,22 @@ func TestPubackWaitsForTheCommitAndKeepsOrder(t *testing.T) {
 	})
 }
 
+func TestNoPubackBeforeItsOwnCommitOrOutOfOrder(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		w.log.NumPartitions = 4
+		a := w.connect(v, "a")
+		w.log.Hold()
+		a.send(pub("t/1", "1", 1, 1), pub("t/2", "2", 1, 2), pub("t/3", "3", 1, 3))
+		a.wants("connack 0x00")
+		w.log.ReleaseOne(1)
+		a.wants() // the first is not durable
+		w.log.ReleaseOne(0)
+		a.wants("puback 1 0x00", "puback 2 0x00") // the third is not
+		w.log.Release()
+		a.wants("puback 3 0x00")
+	})
+}
+
 func TestReadingStopsAtReceiveMaximum(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		w.cfg.ReceiveMaximum = 2

@@ -124,6 +124,15 @@ func (l *Log) Release() {
 	}
 }
 
+// ReleaseOne commits the i-th of what Hold keeps, before the others.
+func (l *Log) ReleaseOne(i int) {
+	l.mu.Lock()
+	commit := l.held[i]
+	l.held = slices.Delete(l.held, i, i+1)
+	l.mu.Unlock()
+	commit()
+}
+
 // Held is the number of commits that wait for Release.
 func (l *Log) Held() int {
 	l.mu.Lock()
