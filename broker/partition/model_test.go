@@ -39,7 +39,6 @@ func (m *model) want() (v []string) {
 // burst issues several appends of both kinds at once; order of the calls is order of the records.
 func (m *model) burst(t *rapid.T) {
 	type call struct {
-		base   int64
 		values []string
 		result partition.AppendResult
 	}
