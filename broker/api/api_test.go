@@ -156,12 +156,13 @@ func (l *memoryLog) EpochEnd(epoch int32) (int32, int64) {
 	if epoch == l.Epoch() {
 		return epoch, l.End()
 	}
-	for e := epoch; e >= 0; e-- {
-		if end, ok := l.epochEnds[e]; ok {
-			return e, end
+	best, end := int32(-1), int64(-1)
+	for e, ends := range l.epochEnds {
+		if e <= epoch && e > best {
+			best, end = e, ends
 		}
 	}
-	return -1, -1
+	return best, end
 }
 
 func (l *memoryLog) DeleteRecords(before int64, done func(int64, error)) {
