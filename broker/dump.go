@@ -129,15 +129,25 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {
 	r, err := journal.Scan(fsys, dir, func(f journal.FrameInfo) error {
 		if err := emit(Line{
-			{"frame", f.Index}, {"journal", fmt.Sprintf("%016x", f.ID)}, {"file", f.File}, {"at", f.Offset},
-			{"size", f.Size}, {"entries", len(f.Entries)},
+			{"frame", f.Index},
+			{"journal", fmt.Sprintf("%016x", f.ID)},
+			{"file", f.File},
+			{"at", f.Offset},
+			{"size", f.Size},
+			{"entries", len(f.Entries)},
 		}); err != nil {
 			return err
 		}
 		for _, e := range f.Entries {
 			line := Line{
-				{"frame", f.Index}, {"kind", e.Kind.String()}, {"topic", catalog.TopicID(e.Topic).String()}, {"partition", e.Partition},
-				{"segment", e.Segment}, {"position", e.Position}, {"base", e.Base}, {"length", e.Length},
+				{"frame", f.Index},
+				{"kind", e.Kind.String()},
+				{"topic", catalog.TopicID(e.Topic).String()},
+				{"partition", e.Partition},
+				{"segment", e.Segment},
+				{"position", e.Position},
+				{"base", e.Base},
+				{"length", e.Length},
 			}
 			switch e.Kind {
 			case journal.Pointer:
@@ -155,8 +165,14 @@ func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {
 		return err
 	}
 	if err := emit(Line{
-		{"frames", r.Frames}, {"first", r.First}, {"last", r.Last}, {"bytes", r.Bytes}, {"zeros", r.ZeroBytes},
-		{"torn", r.TornBytes}, {"damaged", r.DamagedBytes}, {"missing", r.Missing},
+		{"frames", r.Frames},
+		{"first", r.First},
+		{"last", r.Last},
+		{"bytes", r.Bytes},
+		{"zeros", r.ZeroBytes},
+		{"torn", r.TornBytes},
+		{"damaged", r.DamagedBytes},
+		{"missing", r.Missing},
 	}); err != nil {
 		return err
 	}
@@ -173,10 +189,20 @@ func dumpLog(fsys disk.FS, dir string, base int64, records bool, emit func(Line)
 	}
 	valid, err := s.Scan(0, func(b record.Batch, position int64) error {
 		if err := emit(Line{
-			{"position", position}, {"size", len(b)}, {"base", b.BaseOffset()}, {"last", b.LastOffset()}, {"count", b.Count()},
-			{"epoch", b.LeaderEpoch()}, {"codec", fmt.Sprint(b.Codec())}, {"maxTimestamp", b.MaxTimestamp()},
-			{"producer", b.ProducerID()}, {"producerEpoch", b.ProducerEpoch()}, {"sequence", b.BaseSequence()},
-			{"transactional", b.Transactional()}, {"control", b.Control()}, {"crc", fmt.Sprintf("%08x", b.CRC())},
+			{"position", position},
+			{"size", len(b)},
+			{"base", b.BaseOffset()},
+			{"last", b.LastOffset()},
+			{"count", b.Count()},
+			{"epoch", b.LeaderEpoch()},
+			{"codec", fmt.Sprint(b.Codec())},
+			{"maxTimestamp", b.MaxTimestamp()},
+			{"producer", b.ProducerID()},
+			{"producerEpoch", b.ProducerEpoch()},
+			{"sequence", b.BaseSequence()},
+			{"transactional", b.Transactional()},
+			{"control", b.Control()},
+			{"crc", fmt.Sprintf("%08x", b.CRC())},
 		}); err != nil || !records {
 			return err
 		}
@@ -215,8 +241,12 @@ func dumpSnapshot(raw []byte, emit func(Line) error) error {
 	}
 	for _, s := range states {
 		if err := emit(Line{
-			{"producer", s.ID}, {"epoch", s.Epoch}, {"lastSequence", s.LastSequence}, {"lastOffset", s.LastOffset},
-			{"offsetDelta", s.OffsetDelta}, {"lastTime", time.UnixMilli(s.LastTime).UTC().Format(time.RFC3339Nano)},
+			{"producer", s.ID},
+			{"epoch", s.Epoch},
+			{"lastSequence", s.LastSequence},
+			{"lastOffset", s.LastOffset},
+			{"offsetDelta", s.OffsetDelta},
+			{"lastTime", time.UnixMilli(s.LastTime).UTC().Format(time.RFC3339Nano)},
 		}); err != nil {
 			return err
 		}
@@ -230,15 +260,22 @@ func dumpSlot(raw []byte, emit func(Line) error) error {
 		return errors.Join(err, ErrDamage)
 	}
 	if err := emit(Line{
-		{"sequence", slot.Sequence}, {"journal", fmt.Sprintf("%016x", slot.Mark.ID)}, {"frame", slot.Mark.Index},
+		{"sequence", slot.Sequence},
+		{"journal", fmt.Sprintf("%016x", slot.Mark.ID)},
+		{"frame", slot.Mark.Index},
 		{"partitions", len(slot.Partitions)},
 	}); err != nil {
 		return err
 	}
 	for _, e := range slot.Partitions {
 		if err := emit(Line{
-			{"topic", e.Topic.String()}, {"partition", e.Partition}, {"segment", e.Segment}, {"position", e.Position},
-			{"next", e.Next}, {"start", e.Start}, {"snapshot", e.Snapshot},
+			{"topic", e.Topic.String()},
+			{"partition", e.Partition},
+			{"segment", e.Segment},
+			{"position", e.Position},
+			{"next", e.Next},
+			{"start", e.Start},
+			{"snapshot", e.Snapshot},
 		}); err != nil {
 			return err
 		}

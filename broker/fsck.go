@@ -139,6 +139,7 @@ func (c *fsck) meta() error {
 }
 
 func (c *fsck) slots() {
+	bad := 0
 	for n := range 2 {
 		slot, err := partition.ReadSlot(c.fs, c.Dir, n)
 		switch {
@@ -148,10 +149,11 @@ func (c *fsck) slots() {
 			}
 		case !errors.Is(err, fs.ErrNotExist):
 			// A cut inside the writing of a slot leaves this too: the other one then holds.
+			bad++
 			c.found(Finding{Path: partition.SlotPath(c.Dir, n), Text: err.Error() + "; the other slot is used"})
 		}
 	}
-	if !c.checked && len(c.Findings) > 0 {
+	if !c.checked && bad > 0 {
 		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
 	}
 }
