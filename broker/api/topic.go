@@ -14,7 +14,7 @@ func reserved(name string) bool {
 	case "__consumer_offsets", "__transaction_state", "__cluster_metadata", "__share_group_state":
 		return true
 	}
-	return strings.HasPrefix(name, "__millrace")
+	return strings.HasPrefix(name, "__millrace") || strings.HasPrefix(name, "__mqtt_")
 }
 
 // replica is a partition as the catalog and this board know it.
