@@ -19,14 +19,24 @@ var pointWalked = disk.NewPoint("partition.walked")
 // finish cuts the log where replay ended and makes the partition of it. Whatever fails is told and leaves the partition
 // out: the directory stays as it is for the next start.
 func (l *log) finish() *Partition {
-	if err := l.settle(); err != nil {
-		l.r.lost("%s cannot be opened: %v", l.p, err)
+	if !l.failed {
+		l.giveUp(l.settle())
+	}
+	if l.failed {
 		if err := closePieces(l.pieces); err != nil {
 			l.r.s.log.Warn("close", "partition", l.p.String(), "err", err)
 		}
 		return nil
 	}
 	return l.p
+}
+
+// giveUp leaves a partition out whose files cannot be used: one bad file keeps no other from starting.
+func (l *log) giveUp(err error) {
+	if err != nil {
+		l.failed = true
+		l.r.lost("%s cannot be opened: %v", l.p, err)
+	}
 }
 
 func (l *log) settle() error {

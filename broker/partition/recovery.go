@@ -222,9 +222,7 @@ func (r *recovery) replay() error {
 		}
 	}
 	for _, l := range r.found {
-		if err := l.begin(); err != nil {
-			return fmt.Errorf("recover %s: %w", l.p, err)
-		}
+		l.giveUp(l.begin())
 	}
 	if _, err := r.s.journal.Replay(r.apply); err != nil {
 		return fmt.Errorf("replay, second pass: %w", err)
@@ -322,15 +320,17 @@ func (r *recovery) apply(f journal.Frame) error {
 		if err != nil {
 			return err
 		}
-		if l == nil {
+		if l == nil || l.failed {
 			r.report.Quarantined++
 			if err := r.quarantine(f.Index, e); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := l.apply(place{f.Index, i}, e); err != nil {
-			return fmt.Errorf("replay frame %d into %s: %w", f.Index, l.p, err)
+		if err := l.apply(place{f.Index, i}, e); errors.Is(err, errOrder) {
+			r.lost("frame %d: %v", f.Index, err)
+		} else {
+			l.giveUp(err)
 		}
 	}
 	return nil
@@ -351,7 +351,8 @@ func (r *recovery) log(e *journal.Entry) (*log, error) {
 	}
 	l := &log{r: r, p: r.s.blank(t, e.Partition, cfg), missing: true}
 	r.found[k] = l
-	return l, l.begin()
+	l.giveUp(l.begin())
+	return l, nil
 }
 
 // cancelTorn makes it durable that the last frame, whose pointed bytes were missing, is no commit: the places it names

@@ -25,12 +25,16 @@ type log struct {
 	pos, next int64
 	// walked is set while the cursor comes from the segments alone, and the journal may say better.
 	walked bool
+	// floating is set until the first entry that is applied has told where the cursor belongs.
+	floating bool
+	failed   bool // given up: what the journal has of it is quarantined
 	// hole is set when bytes at the cursor were lost and it is not known yet how many.
 	hole bool
 	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
 	safeSegment, safePos int64
 	ends                 map[*piece]int64 // where segments that were rolled end
 	strays               map[int64]*piece // segments that are not of the log any more, by base
+	made                 []int64          // bases of segments that recovery made
 	producersFrom        int64            // batches from here on are not in the producer snapshot
 }
 
@@ -58,11 +62,10 @@ func (l *log) begin() error {
 	l.producersFrom = l.restoreProducers(math.MaxInt64)
 	if l.r.complete && l.r.fact(l.key()).made {
 		// Younger than the checkpoint: the journal has all of it that was ever acknowledged.
-		l.at, l.next = l.pieces[0], l.pieces[0].Base()
-		l.safeSegment = -1
+		l.at, l.next, l.floating = l.pieces[0], l.pieces[0].Base(), true
 		return nil
 	}
-	l.walked = true
+	l.walked, l.floating = true, true
 	l.at = l.pieces[len(l.pieces)-1]
 	l.next = l.at.Base()
 	return l.walk(0)
@@ -151,7 +154,14 @@ func (l *log) piece(base int64) (*piece, error) {
 		return nil, err
 	}
 	l.pieces = slices.Insert(l.pieces, i, &piece{Segment: s})
+	l.made = append(l.made, base)
 	return l.pieces[i], nil
+}
+
+// lay says whether a segment was there before recovery made any.
+func (l *log) lay(base int64) bool {
+	return !slices.Contains(l.made, base) &&
+		(l.strays[base] != nil || slices.ContainsFunc(l.pieces, func(s *piece) bool { return s.Base() == base }))
 }
 
 // stray takes the segments with bases between from and to out of the log: a truncation has cut them, or the journal
@@ -273,6 +283,9 @@ func (l *log) apply(at place, e *journal.Entry) error {
 	if l.obsolete(e.Segment, f) {
 		return nil
 	}
+	if e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
+		return nil // the segment went with everything in it, and no later one is in the journal
+	}
 	l.r.report.Entries++
 	if err := l.moveTo(e); err != nil {
 		return err
@@ -312,6 +325,7 @@ func (l *log) cutTo(e *journal.Entry) error {
 		return err
 	}
 	l.at, l.pos, l.next, l.hole, l.walked = s, e.Position, e.Base, false, false
+	l.floating = false
 	delete(l.ends, s)
 	l.stray(s.Base(), math.MaxInt64)
 	l.p.epochs.cut(e.Base)
@@ -323,7 +337,7 @@ func (l *log) cutTo(e *journal.Entry) error {
 // what damage took in between.
 func (l *log) moveTo(e *journal.Entry) error {
 	back := e.Segment < l.at.Base() || e.Segment == l.at.Base() && e.Position < l.pos
-	if back && !l.walked && l.r.complete {
+	if back && !l.floating && l.r.complete {
 		return fmt.Errorf("%s: entry at byte %d of segment %d lies before the cursor at %d of %d: %w",
 			l.p, e.Position, e.Segment, l.pos, l.at.Base(), errOrder)
 	}
@@ -353,7 +367,7 @@ func (l *log) moveTo(e *journal.Entry) error {
 		}
 		l.at, l.pos, l.next, l.hole = s, 0, e.Segment, false
 	}
-	l.walked = false
+	l.walked, l.floating = false, false
 	if e.Position == l.pos && e.Base == l.next {
 		return nil
 	}
