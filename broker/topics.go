@@ -127,22 +127,39 @@ func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partitio
 		}
 		return nil, errors.Join(fmt.Errorf("%s exists and has no place on the disk", name), err)
 	}
-	how := t.creation.Load()
+	how := *t.creation.Load()
+	settings, own := internalTopics[name]
+	if own {
+		how = creation{allowed: true, partitions: 1, replication: 1}
+	}
 	if !how.allowed {
 		return nil, fmt.Errorf("%s: %w, and auto.create.topics.enable is false", name, catalog.ErrUnknownTopic)
 	}
-	create, err := catalog.NewTopic(t.Image(), name, catalog.NewTopicID(), how.partitions, how.replication, nil)
+	create, err := catalog.NewTopic(t.Image(), name, catalog.NewTopicID(), how.partitions, how.replication, settings)
 	if err == nil {
 		_, err = t.Propose(ctx, create)
 	}
-	if err != nil && !errors.Is(err, catalog.ErrTopicExists) {
-		return nil, err
+	if errors.Is(err, catalog.ErrTopicExists) { // somebody was quicker, and the store may still be following
+		err = t.reconcile()
 	}
-	list, ok := t.Topic(name)
-	if !ok {
-		return nil, fmt.Errorf("%s: %w: deleted while it was being created", name, catalog.ErrUnknownTopic)
+	if list, ok := t.Topic(name); ok {
+		return list, nil
 	}
-	return list, nil
+	if err == nil {
+		err = fmt.Errorf("%s: %w: deleted while it was being created", name, catalog.ErrUnknownTopic)
+	}
+	return nil, err
+}
+
+// internalTopics are those the board keeps its own state in, with the settings they are made with whatever the
+// configuration says of others.
+var internalTopics = map[string]map[string]string{
+	"__mqtt_sessions": internalSettings,
+	"__mqtt_retained": internalSettings,
+}
+
+var internalSettings = map[string]string{
+	"cleanup.policy": "compact", "segment.bytes": "1048576", "flush.messages": "1", "compression.type": "producer",
 }
 
 // Names lists the topics in no particular order.
