@@ -3,12 +3,13 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
+	"millrace/broker/partition"
+	"millrace/platform/metrics"
 )
 
 // openHTTP serves /metrics, /healthz and /readyz where the configuration names an address.
@@ -23,7 +24,12 @@ func (b *Broker) openHTTP() error {
 	}
 	b.addresses.HTTP = append(b.addresses.HTTP, listener.Addr().String())
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { b.writeMetrics(w) })
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		if err := b.writeMetrics(w); err != nil {
+			b.log.Debug("a scrape was not taken", "err", err)
+		}
+	})
 	mux.HandleFunc("GET /healthz", b.health)
 	mux.HandleFunc("GET /readyz", b.health)
 	s := &http.Server{
@@ -49,48 +55,51 @@ func (b *Broker) health(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "the data directory's filesystem does not answer", http.StatusServiceUnavailable)
 		return
 	}
-	_, err := io.WriteString(w, "ok\n")
-	if err != nil {
+	if _, err := io.WriteString(w, "ok\n"); err != nil {
 		b.log.Debug("health answer not taken", "err", err)
 	}
 }
 
-// writeMetrics writes the figures of this moment in the Prometheus text format.
-func (b *Broker) writeMetrics(w io.Writer) {
+// writeMetrics writes the figures of this moment.
+func (b *Broker) writeMetrics(w io.Writer) error {
+	m := metrics.NewWriter(w)
 	j := b.journal.Stats()
-	for _, c := range []struct {
+	m.Counter("millrace_journal_commits_total", float64(j.Commits))
+	m.Counter("millrace_journal_groups_total", float64(j.Groups))
+	m.Counter("millrace_journal_inline_bytes_total", float64(j.InlineBytes))
+	m.Counter("millrace_journal_pointed_bytes_total", float64(j.PointedBytes))
+	m.Counter("millrace_journal_frame_bytes_total", float64(j.FrameBytes))
+	m.Counter("millrace_journal_zero_bytes_total", float64(j.ZeroBytes))
+	m.Counter("millrace_journal_syncs_total", float64(j.Syncs))
+	m.Counter("millrace_journal_sync_seconds_total", j.SyncTime.Seconds())
+	m.Counter("millrace_journal_failures_total", float64(j.Failures))
+	m.Gauge("millrace_journal_queued_bytes", float64(j.Queued))
+	m.Gauge("millrace_journal_segments", float64(j.Segments))
+	m.Gauge("millrace_disk_free_bytes", float64(b.space.Free()))
+	m.Gauge("millrace_disk_reserve_bytes", float64(b.space.Reserve()))
+	m.Gauge("millrace_kafka_connections", float64(b.kafka.Connections()))
+	m.Gauge("millrace_mqtt_connections", float64(b.mqtt.Connections()))
+	m.Gauge("millrace_purgatory_size", float64(b.waits.Len()))
+	m.Counter("millrace_pulse_wakes_total", float64(b.pulse.Wakes()))
+	gauges := b.memory.budget.Gauges()
+	for _, g := range gauges {
+		m.Gauge("millrace_budget_size_bytes", float64(g.Size), "share", g.Name)
+	}
+	for _, g := range gauges {
+		m.Gauge("millrace_budget_used_bytes", float64(g.Used), "share", g.Name)
+	}
+	// kafka_exporter's names, so that its dashboards fit.
+	for _, of := range []struct {
 		name  string
-		value int64
+		value func(*partition.Partition) int64
 	}{
-		{"millrace_journal_commits_total", j.Commits},
-		{"millrace_journal_groups_total", j.Groups},
-		{"millrace_journal_inline_bytes_total", j.InlineBytes},
-		{"millrace_journal_pointed_bytes_total", j.PointedBytes},
-		{"millrace_journal_frame_bytes_total", j.FrameBytes},
-		{"millrace_journal_zero_bytes_total", j.ZeroBytes},
-		{"millrace_journal_syncs_total", j.Syncs},
-		{"millrace_journal_failures_total", j.Failures},
+		{"kafka_topic_partition_current_offset", (*partition.Partition).High},
+		{"kafka_topic_partition_oldest_offset", (*partition.Partition).Start},
 	} {
-		metrics.WriteCounterUint64(w, c.name, uint64(c.value))
+		for p := range b.store.All() {
+			m.Gauge(of.name, float64(of.value(p)), "topic", p.Topic(), "partition", strconv.Itoa(int(p.Index())))
+		}
 	}
-	metrics.WriteCounterFloat64(w, "millrace_journal_sync_seconds_total", j.SyncTime.Seconds())
-	metrics.WriteGaugeUint64(w, "millrace_journal_queued_bytes", uint64(j.Queued))
-	metrics.WriteGaugeUint64(w, "millrace_journal_segments", uint64(j.Segments))
-	metrics.WriteGaugeUint64(w, "millrace_disk_free_bytes", uint64(max(b.space.Free(), 0)))
-	metrics.WriteGaugeUint64(w, "millrace_disk_reserve_bytes", uint64(b.space.Reserve()))
-	metrics.WriteGaugeUint64(w, "millrace_kafka_connections", uint64(b.kafka.Connections()))
-	metrics.WriteGaugeUint64(w, "millrace_mqtt_connections", uint64(b.mqtt.Connections()))
-	metrics.WriteGaugeUint64(w, "millrace_purgatory_size", uint64(b.waits.Len()))
-	metrics.WriteCounterUint64(w, "millrace_pulse_wakes_total", uint64(b.pulse.Wakes()))
-	for _, g := range b.memory.budget.Gauges() {
-		metrics.WriteGaugeUint64(w, fmt.Sprintf("millrace_budget_used_bytes{share=%q}", g.Name), uint64(g.Used))
-		metrics.WriteGaugeUint64(w, fmt.Sprintf("millrace_budget_size_bytes{share=%q}", g.Name), uint64(g.Size))
-	}
-	for p := range b.store.All() {
-		labels := fmt.Sprintf("{topic=%q,partition=\"%d\"}", p.Topic(), p.Index())
-		// kafka_exporter's names, so that its dashboards fit.
-		metrics.WriteGaugeUint64(w, "kafka_topic_partition_current_offset"+labels, uint64(p.High()))
-		metrics.WriteGaugeUint64(w, "kafka_topic_partition_oldest_offset"+labels, uint64(p.Start()))
-	}
-	metrics.WriteProcessMetrics(w)
+	m.Process()
+	return m.Err()
 }
