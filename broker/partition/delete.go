@@ -3,7 +3,6 @@ package partition
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -100,7 +99,7 @@ func (p *Partition) unlink() error {
 func (s *Store) unusedName(dir, suffix string) string {
 	for {
 		to := fmt.Sprintf("%s.%016x%s", dir, uint64(s.nowMS())<<16|s.deletes.Add(1)&0xffff, suffix)
-		if _, err := s.cfg.FS.Stat(to); errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.cfg.FS.Stat(to); err != nil { // free, or a disk that cannot say: the rename will tell
 			return to
 		}
 	}
