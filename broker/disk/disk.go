@@ -48,6 +48,10 @@ type File interface {
 	Fd() uintptr
 }
 
+// Starter is what a File may be beside. StartSync has the device begin to take what is not synced yet, and waits for
+// nothing it can help. It promises nothing and has no point's name: what it meets, the Sync that follows reports.
+type Starter interface{ StartSync() }
+
 // Usage is the space of a filesystem, in bytes.
 type Usage struct {
 	Total int64

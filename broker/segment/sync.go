@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"millrace/broker/disk"
 )
 
 // Sync makes the log durable, its name in the directory included. The indexes are not synced: they can be built again.
@@ -41,6 +43,26 @@ func (s *Segment) Sync() error {
 	}
 	s.named = true
 	return nil
+}
+
+// StartSync has the disk begin to take what Sync would make durable, where the filesystem can. It promises nothing. Who
+// has many segments to sync starts them all first: a filesystem with a journal of its own then commits their sizes
+// together, and not one by one.
+func (s *Segment) StartSync() {
+	s.mu.Lock()
+	clean := s.unsynced < 0
+	s.mu.Unlock()
+	if clean {
+		return
+	}
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err != nil {
+		return // Sync meets it again, and tells
+	}
+	if f, ok := f.file.(disk.Starter); ok {
+		f.StartSync()
+	}
+	s.handles.release(f)
 }
 
 // syncLog syncs the bytes from position from on.
