@@ -66,7 +66,7 @@ func (k *kafkaConn) ask(req kmsg.Request) ([]byte, error) {
 	return k.in[:size], err
 }
 
-// create makes a topic and waits until its partitions have leaders.
+// create makes a topic, waits until its partitions have leaders, and writes a record to each.
 func (k *kafkaConn) create(topic string, partitions int) error {
 	req := kmsg.NewPtrCreateTopicsRequest()
 	req.Version, req.TimeoutMillis = createVersion, 10_000
@@ -88,10 +88,27 @@ func (k *kafkaConn) create(topic string, partitions int) error {
 		}
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if err = k.led(topic, partitions); err == nil || time.Now().After(deadline) {
+		if err = k.led(topic, partitions); err == nil {
+			err = k.touch(topic, partitions)
+		}
+		if err == nil || time.Now().After(deadline) {
 			return err
 		}
 	}
+}
+
+// touch writes a record to every partition: a leader that metadata names may not know it yet.
+func (k *kafkaConn) touch(topic string, partitions int) error {
+	batch, err := oneRecord([]byte("first"))
+	if err != nil {
+		return err
+	}
+	for p := range partitions {
+		if _, err := k.produce(topic, int32(p), batch); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // led says whether every partition of the topic has a leader.

@@ -15,9 +15,10 @@ import (
 
 const us = "millrace"
 
-// options are what a row wants of a server beside its defaults.
+// options are what a row wants of Millrace beside its defaults.
 type options struct {
-	config string // Millrace only: lines of its configuration file
+	config  string // lines of its configuration file
+	figures bool   // it tells its figures over HTTP
 }
 
 // peer is a kind of server that can be started.
@@ -33,6 +34,7 @@ type server struct {
 	peer        *peer
 	dir         string
 	kafka, mqtt string // addresses, whichever it has
+	http        string // Millrace's figures, with options.figures
 	options     options
 	cmd         *exec.Cmd
 	exited      chan error
@@ -48,11 +50,11 @@ func (b *bench) place(p *peer, dir string, o options) (*server, error) {
 			return nil, err
 		}
 	}
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
-	return &server{bench: b, peer: p, dir: dir, kafka: ports[0], mqtt: ports[1], options: o}, nil
+	return &server{bench: b, peer: p, dir: dir, kafka: ports[0], mqtt: ports[1], http: ports[2], options: o}, nil
 }
 
 // serve starts a server in a new directory and waits until it takes connections.

@@ -14,7 +14,11 @@ const natsVersion = "v2.15.2"
 
 func (b *bench) millrace() *peer {
 	return &peer{name: us, command: func(s *server, _ bool) (*exec.Cmd, error) {
-		args := []string{"serve", "--data", filepath.Join(s.dir, "data"), "--kafka", s.kafka, "--mqtt", s.mqtt, "--http", "", "--log-level", "warn"}
+		http := ""
+		if s.options.figures {
+			http = s.http
+		}
+		args := []string{"serve", "--data", filepath.Join(s.dir, "data"), "--kafka", s.kafka, "--mqtt", s.mqtt, "--http", http, "--log-level", "warn"}
 		if s.options.config != "" {
 			file := filepath.Join(s.dir, "millrace.toml")
 			if err := os.WriteFile(file, []byte(s.options.config), 0o600); err != nil {

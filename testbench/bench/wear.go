@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,14 +112,16 @@ func (l *loop) written() (bytes, flushes int64, err error) {
 type wearRun struct {
 	what     string
 	peer     *peer
-	interval time.Duration // as the goal says it; the run goes speed times as fast
+	interval time.Duration // as the goal says it; the run's is shorter by speed
 	json     bool
+	speed    int     // times as fast as the goal says
 	perByte  float64 // limit of device bytes per payload byte
 	flushes  float64 // limit of flushes per record, 0 without one
 	loop     *loop
 	server   *server
 
 	records, payload, bytes, flushed int64
+	frames, zeros, batches           int64 // of Millrace's journal
 	checkpoints                      int
 	failed                           error
 }
@@ -136,7 +141,7 @@ func wearConfig(bytesMax string, interval time.Duration, json bool) string {
 	return config + "[[mqtt.route]]\nfilter = \"s/{n}\"\ntopic = \"s.{n}\"\n"
 }
 
-// wear is row 2. The readings come ten or twenty times as fast as the goal says and the commit interval is that much
+// wear is row 2. The readings come ten to sixty times as fast as the goal says and the commit interval is that much
 // shorter, so that as many meet in a commit; journal.bytes.max is smaller than as shipped, so that there are
 // checkpoints enough. All runs go on at once, each on a device of its own.
 func (b *bench) wear() (err error) {
@@ -174,7 +179,14 @@ func (b *bench) wear() (err error) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		if r.server, err = b.place(r.peer, dir, options{config: wearConfig(bytesMax, r.interval/time.Duration(speed), r.json)}); err != nil {
+		limit := bytesMax
+		r.speed = speed
+		if r.json { // it is that much smaller when it is compressed
+			limit, r.speed = "2MiB", 3*speed
+		}
+		if r.server, err = b.place(r.peer, dir, options{
+			config: wearConfig(limit, r.interval/time.Duration(r.speed), r.json), figures: r.peer == ours,
+		}); err != nil {
 			return err
 		}
 		if err := r.server.start(); err != nil {
@@ -187,7 +199,7 @@ func (b *bench) wear() (err error) {
 	span := either(b, 100*time.Second, 12*time.Second)
 	var wg sync.WaitGroup
 	for _, r := range runs {
-		wg.Go(func() { r.failed = r.measure(wearRate*speed, span) })
+		wg.Go(func() { r.failed = r.measure(wearRate*r.speed, span) })
 	}
 	wg.Wait()
 	for _, r := range runs {
@@ -205,7 +217,8 @@ func (b *bench) wear() (err error) {
 		}
 		figure := fmt.Sprintf("%s %.2f bytes per payload byte, %.3f flushes a record (%d records", r.peer.name, factor, flushes, r.records)
 		if r.peer == ours {
-			figure += fmt.Sprintf(", %d checkpoints", r.checkpoints)
+			figure += fmt.Sprintf(", %d checkpoints; of it journal frames %.2f, zeros ahead of them %.2f; batches %.2f", r.checkpoints,
+				float64(r.frames)/float64(r.payload), float64(r.zeros)/float64(r.payload), float64(r.batches)/float64(r.payload))
 		}
 		b.table.add("2", "wear, 200 B × 50 sources, "+r.what, figure+")", said)
 	}
@@ -227,6 +240,9 @@ func (r *wearRun) measure(rate int, span time.Duration) error {
 		return err
 	}
 	r.records, r.payload = 0, 0
+	if err := r.readJournal(); err != nil {
+		return err
+	}
 	stop := r.countCheckpoints()
 	err = warm(span - time.Since(begin))
 	r.checkpoints = stop()
@@ -237,6 +253,38 @@ func (r *wearRun) measure(rate int, span time.Duration) error {
 		return err
 	}
 	r.bytes, r.flushed = r.bytes-bytes, r.flushed-flushes
+	r.frames, r.zeros, r.batches = -r.frames, -r.zeros, -r.batches
+	return r.readJournal()
+}
+
+// readJournal adds the counters of Millrace's journal to what was read before.
+func (r *wearRun) readJournal() error {
+	if !r.server.options.figures {
+		return nil
+	}
+	resp, err := http.Get("http://" + r.server.http + "/metrics")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<20))
+	if err != nil {
+		return err
+	}
+	for name, to := range map[string]*int64{
+		"frame": &r.frames, "zero": &r.zeros, "inline": &r.batches,
+	} {
+		_, rest, ok := strings.Cut(string(body), "\nmillrace_journal_"+name+"_bytes_total ")
+		if !ok {
+			return fmt.Errorf("no %s bytes among the figures", name)
+		}
+		line, _, _ := strings.Cut(rest, "\n")
+		n, err := strconv.ParseFloat(line, 64)
+		if err != nil {
+			return err
+		}
+		*to += int64(n)
+	}
 	return nil
 }
 
@@ -271,14 +319,13 @@ func (r *wearRun) countCheckpoints() (stop func() int) {
 	}
 }
 
-// value is the reading of a source.
+// value is the reading of a source: noise that does not compress, or SenML as a climate sensor's.
 func (r *wearRun) value(source int, n int64, noise []byte) []byte {
 	if !r.json {
 		return noise
 	}
-	v := fmt.Sprintf(`[{"bn":"urn:dev:mac:0024befffe80%04x:","bt":%d.%03d,"n":"temperature","u":"Cel","v":%.2f},{"n":"humidity","u":"%%RH","v":%.2f},{"n":"pressure","u":"Pa","v":%d}`,
-		source, 1_795_000_000+n/100, n%1000, 18+float64(n*7919%971)/100, 40+float64(n*104729%1999)/100, 100_000+n*31%997)
-	return []byte(v + strings.Repeat(" ", max(wearValue-1-len(v), 0)) + "]")
+	return fmt.Appendf(nil, `[{"bn":"urn:dev:mac:0024befffe80%04x:","bt":%d.%03d,"n":"temperature","u":"Cel","v":%.2f},{"n":"humidity","u":"%%RH","v":%.2f},{"n":"pressure","u":"Pa","v":%d},{"n":"dewpoint","u":"Cel","v":%.2f}]`,
+		source, 1_795_000_000+n/100, rand.IntN(1000), 18+10*rand.Float64(), 40+20*rand.Float64(), 100_000+rand.IntN(2000), 5+10*rand.Float64())
 }
 
 // publisher opens the connections and returns what publishes for a time and waits for every acknowledgement.
