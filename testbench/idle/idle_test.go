@@ -1,0 +1,106 @@
+package idle
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"millrace/testbench/process"
+)
+
+func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
+
+const (
+	watched = 12 * time.Second // long enough for the broker's own ten-second tick
+	// Row 13.
+	wakesMax = 5.0   // a second
+	cpuMax   = 0.002 // of one core
+	// Row 3.
+	rssMax = 16 << 20
+)
+
+// figures are what the kernel counts.
+type figures struct {
+	at       time.Time
+	switches int64
+	cpu      time.Duration
+}
+
+func look(t *testing.T, p *process.Process) (f figures) {
+	t.Helper()
+	var err error
+	f.at = time.Now()
+	if f.switches, err = p.Switches(); err != nil {
+		t.Fatal(err)
+	}
+	if f.cpu, err = p.CPU(); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func rss(t *testing.T, p *process.Process) int64 {
+	t.Helper()
+	n, err := p.RSS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestAnIdleBoardIsIdle(t *testing.T) {
+	p := process.Start(t, "")
+	begin := p.Began
+	kafka, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka), kgo.AllowAutoTopicCreation(), kgo.MetadataMaxAge(time.Hour),
+		kgo.ConnIdleTimeout(15*time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kafka.Close()
+	fresh := rss(t, p)
+	if err := kafka.ProduceSync(t.Context(), &kgo.Record{Topic: "first", Value: []byte("first")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("start to first acknowledged record: %v; goal 100 ms, not held here", time.Since(begin).Round(time.Millisecond))
+
+	mqtt := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + p.MQTT).SetClientID("idle").SetKeepAlive(time.Hour))
+	defer mqtt.Disconnect(0)
+	for _, token := range []func() paho.Token{mqtt.Connect, func() paho.Token { return mqtt.Subscribe("plant/#", 1, nil) }} {
+		token := token()
+		if token.Wait(); token.Error() != nil {
+			t.Fatal(token.Error())
+		}
+	}
+
+	before := look(t, p)
+	// Nothing is waited for: the span is what is measured.
+	<-time.After(watched)
+	after := look(t, p)
+	resident := rss(t, p)
+	if !mqtt.IsConnectionOpen() {
+		t.Error("the MQTT client is not connected any more")
+	}
+
+	seconds := after.at.Sub(before.at).Seconds()
+	wakes := float64(after.switches-before.switches) / seconds
+	cpu := (after.cpu - before.cpu).Seconds() / seconds
+	t.Logf("idle for %.0f s: %.1f wake-ups a second, %.2f %% CPU, %.1f MiB resident (%.1f when it was ready)",
+		seconds, wakes, 100*cpu, mib(resident), mib(fresh))
+	if wakes >= wakesMax {
+		t.Errorf("%.1f wake-ups a second, want fewer than %.0f", wakes, wakesMax)
+	}
+	if wakes <= 0 {
+		t.Error("no wake-ups at all: the figure is not read")
+	}
+	if cpu > cpuMax {
+		t.Errorf("%.2f %% CPU, want at most %.1f", 100*cpu, 100*cpuMax)
+	}
+	if fresh > rssMax || resident > rssMax {
+		t.Errorf("%.1f MiB resident when ready, %.1f idle; want at most %d", mib(fresh), mib(resident), rssMax>>20)
+	}
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }

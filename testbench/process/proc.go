@@ -1,0 +1,84 @@
+package process
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// userHZ is the unit of CPU time in /proc/PID/stat; it is 100 on every Linux architecture Go runs on.
+const userHZ = 100
+
+// CPU is the user and system time the process has used, in steps of 10 ms.
+func (p *Process) CPU() (time.Duration, error) {
+	raw, err := os.ReadFile(p.path("stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in brackets, may hold blanks; utime and stime are the 12th and 13th fields after it.
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("stat has %d fields", len(fields))
+	}
+	user, err := strconv.ParseInt(fields[11], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * time.Second / userHZ, err
+}
+
+// RSS is the process's resident memory in bytes.
+func (p *Process) RSS() (int64, error) { return field(p.path("status"), "VmRSS") }
+
+// Switches is how often the threads of the process have been put on and off a CPU, wanted or not. A thread that ends
+// takes its count with it.
+func (p *Process) Switches() (int64, error) {
+	tasks, err := filepath.Glob(p.path("task/*/status"))
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, t := range tasks {
+		for _, name := range []string{"voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"} {
+			n, err := field(t, name)
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
+
+func (p *Process) path(file string) string {
+	return filepath.Join("/proc", strconv.Itoa(p.PID()), file)
+}
+
+// field reads a number of a status file, in bytes where it says kB.
+func field(path, name string) (int64, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		rest, ok := strings.CutPrefix(line, name+":")
+		if !ok {
+			continue
+		}
+		words := strings.Fields(rest)
+		if len(words) == 0 {
+			break
+		}
+		n, err := strconv.ParseInt(words[0], 10, 64)
+		if len(words) > 1 && words[1] == "kB" {
+			n *= 1024
+		}
+		return n, err
+	}
+	return 0, fmt.Errorf("%s: no %s", path, name)
+}

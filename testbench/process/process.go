@@ -1,0 +1,182 @@
+// Package process runs the real millrace program for a test: built once, its doors on free ports of loopback, always
+// reaped. What the kernel knows of it (memory, CPU time, wake-ups) is read from /proc.
+package process
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// limit is how long a start or a stop may take before the test gives up. It only ends a hang on a loaded machine.
+const limit = time.Minute
+
+// binary is what Main built.
+var binary string
+
+// Main builds the program, runs the tests of a package, and removes it: call it from TestMain and exit with its result.
+func Main(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "millrace")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	binary = filepath.Join(dir, "millrace")
+	code := 1
+	if out, err := exec.Command("go", "build", "-o", binary, "millrace/platform/cmd/millrace").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+	} else {
+		code = m.Run()
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
+}
+
+// Process is one board: the same directory and addresses in every life. Its methods are for one goroutine, except those
+// that read /proc.
+type Process struct {
+	// Kafka and MQTT are where its doors are, "host:port".
+	Kafka, MQTT string
+	// Began is when the program was last started.
+	Began time.Time
+
+	t         testing.TB
+	dir, file string
+	cmd       *exec.Cmd
+	exited    chan error
+	errs      tail
+}
+
+// Start starts a board on an empty directory with the text of a configuration file, which may be empty, and returns
+// when it is ready. It is stopped when the test ends, and must stop without complaint.
+func Start(t testing.TB, configuration string) *Process {
+	t.Helper()
+	if binary == "" {
+		t.Fatal("a package that starts the program calls process.Main from its TestMain")
+	}
+	dir := t.TempDir()
+	p := &Process{
+		t: t, dir: filepath.Join(dir, "data"), file: filepath.Join(dir, "millrace.toml"),
+		Kafka: "127.0.0.1:0", MQTT: "127.0.0.1:0",
+	}
+	if err := os.WriteFile(p.file, []byte(configuration), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.cmd != nil {
+			p.Stop()
+		}
+		if t.Failed() {
+			t.Logf("what the process said last:\n%s", p.errs.String())
+		}
+	})
+	p.Start()
+	return p
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Start starts the process again after Kill or Stop, at the addresses it had.
+func (p *Process) Start() {
+	p.t.Helper()
+	cmd := exec.Command(binary, "serve", "-o", "json", "--data", p.dir, "--config", p.file,
+		"--kafka", p.Kafka, "--mqtt", p.MQTT, "--http", "")
+	cmd.Stderr = &p.errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.Began = time.Now()
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.cmd = cmd
+	ready := make(chan []byte, 1)
+	exited := make(chan error, 1)
+	p.exited = exited
+	go func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			select {
+			case ready <- append([]byte(nil), lines.Bytes()...):
+			default:
+			}
+		}
+		exited <- cmd.Wait()
+	}()
+	var first []byte
+	select {
+	case first = <-ready:
+	case err := <-exited:
+		p.cmd = nil
+		p.t.Fatalf("the process ended before it was ready: %v", err)
+	case <-time.After(limit):
+		p.t.Fatalf("the process was not ready within %v", limit)
+	}
+	var at struct{ Kafka, MQTT []string }
+	if err := json.Unmarshal(first, &at); err != nil || len(at.Kafka) != 1 || len(at.MQTT) != 1 {
+		p.t.Fatalf("the process began with %q (%v)", first, err)
+	}
+	p.Kafka, p.MQTT = at.Kafka[0], at.MQTT[0]
+}
+
+// Kill ends the process as a crash would, and waits until it is gone.
+func (p *Process) Kill() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Errorf("kill: %v", err)
+	}
+	err := <-p.exited
+	p.cmd = nil
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Exited() {
+		p.t.Errorf("the process ended by itself: %v", err)
+	}
+}
+
+// Stop ends the process as a service manager does, and waits until it is gone. It must end in time and with status 0.
+func (p *Process) Stop() {
+	p.t.Helper()
+	err := p.cmd.Process.Signal(syscall.SIGTERM)
+	late := time.AfterFunc(limit, func() { _ = p.cmd.Process.Kill() }) // Wait says whether it was needed
+	err = errors.Join(err, <-p.exited)
+	late.Stop()
+	p.cmd = nil
+	if err != nil {
+		p.t.Errorf("stop: %v", err)
+	}
+}
+
+// tail keeps the end of what a process wrote to standard error.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+const tailKept = 16 << 10
+
+// Write never fails.
+func (l *tail) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = append(l.buf, b...)
+	l.buf = l.buf[max(0, len(l.buf)-tailKept):]
+	return len(b), nil
+}
+
+func (l *tail) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.buf)
+}
