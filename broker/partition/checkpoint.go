@@ -90,6 +90,13 @@ func (s *Store) checkpoint() error {
 	return s.removeSnapshots()
 }
 
+// awaitDeletions returns when every deletion whose entry is committed has its directories renamed for good: the journal
+// must not forget one that still has its old name.
+func (s *Store) awaitDeletions() {
+	s.deleting.Lock()
+	defer s.deleting.Unlock()
+}
+
 // barrier is the last committed frame, at a moment when everything up to it has reached the partitions. Asked between
 // commits: Mark alone may be ahead of the callbacks.
 // False when the store is abandoned.

@@ -38,6 +38,8 @@ func (s *Store) DeleteTopic(id catalog.TopicID) error {
 		p.mu.Unlock()
 		failed.refuse()
 	}
+	s.deleting.RLock()
+	defer s.deleting.RUnlock()
 	err := s.stageDelete(id)
 	for _, p := range doomed {
 		p.mu.Lock()
@@ -56,11 +58,7 @@ func (s *Store) DeleteTopic(id catalog.TopicID) error {
 		delete(s.partitions, key{id, p.index})
 	}
 	s.mu.Unlock()
-	var errs []error
-	for _, p := range doomed {
-		errs = append(errs, p.unlink())
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := s.unlink(doomed); err != nil {
 		// The topic is deleted all the same; what is left goes with the next start.
 		s.log.Warn("files of a deleted topic are left", "topic", doomed[0].topic.Name, "err", err)
 	}
@@ -77,20 +75,30 @@ func (s *Store) stageDelete(id catalog.TopicID) error {
 	return <-result
 }
 
-// unlink removes the directory of a deleted partition, under another name first: the old one may be taken at once by a
-// new topic.
-func (p *Partition) unlink() error {
-	s := p.store
-	s.producers.Add(-int64(len(p.producers.byID)))
-	to := s.unusedName(p.dir, deleteSuffix)
+// unlink removes the directories of deleted partitions, under other names first: the old ones may be taken at once by
+// new topics. No file goes before the new names are durable: a directory that came back under its old name, without its
+// metadata, would pass for the new topic's.
+func (s *Store) unlink(doomed []*Partition) error {
+	var errs []error
+	var left []string
+	for _, p := range doomed {
+		s.producers.Add(-int64(len(p.producers.byID)))
+		to := s.unusedName(p.dir, deleteSuffix)
+		err := s.cfg.FS.Rename(p.dir, to)
+		if err == nil {
+			left = append(left, to)
+		}
+		p.state.Lock()
+		pieces := p.pieces
+		p.state.Unlock()
+		errs = append(errs, err, closePieces(pieces))
+	}
 	s.newTopics.Store(true)
-	renamed := s.cfg.FS.Rename(p.dir, to)
-	p.state.Lock()
-	pieces := p.pieces
-	p.state.Unlock()
-	errs := []error{renamed, closePieces(pieces)}
-	if renamed == nil {
-		errs = append(errs, removeTree(s.cfg.FS, to))
+	if err := s.syncTopics(); err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for _, dir := range left {
+		errs = append(errs, removeTree(s.cfg.FS, dir))
 	}
 	return errors.Join(errs...)
 }

@@ -22,8 +22,9 @@ type recovery struct {
 	facts facts
 	// complete is set when a slot is valid: the journal then has everything that came after it.
 	complete bool
-	torn     uint64 // index of a last frame whose pointed bytes are missing: it never became a commit; 0 for none
-	undo     []journal.Entry
+	torn     uint64   // index of a last frame whose pointed bytes are missing: it never became a commit; 0 for none
+	doomed   []string // directories of deleted topics
+	undo     []key    // the partitions it appended to
 	aside    *quarantine
 }
 
@@ -133,7 +134,7 @@ func (r *recovery) scan() error {
 		case !e.IsDir() || strings.HasSuffix(e.Name(), straySuffix):
 			continue
 		case strings.HasSuffix(e.Name(), deleteSuffix):
-			r.removeDir(path)
+			r.doomed = append(r.doomed, path)
 			continue
 		case !ok:
 			r.lost("directory %s is not a partition's; it is left alone", e.Name())
@@ -153,6 +154,13 @@ func (r *recovery) scan() error {
 			}
 		} else if known, c, ok := r.s.cfg.Known(id); ok && known.Name == name {
 			cfg = c
+		} else if known, c, named := r.s.cfg.Named(name); !ok && named && misspelled(t.ID, known.ID) {
+			r.s.log.Warn("partition.metadata is one character off the topic id that the catalog has, and is written anew",
+				"directory", path, "have", t.ID, "want", known.ID)
+			t, cfg = known, c
+			if err := segment.WriteMetadata(r.s.cfg.FS, path, t.ID); err != nil {
+				return err
+			}
 		}
 		k := key{t.ID, index}
 		if r.found[k] != nil {
@@ -173,6 +181,18 @@ func (r *recovery) scan() error {
 	return nil
 }
 
+// misspelled reports whether two ids differ in a single character. Ids are random: it is damage, never chance.
+func misspelled(a, b catalog.TopicID) bool {
+	x, y := a.String(), b.String()
+	differ := 0
+	for i := range x {
+		if x[i] != y[i] {
+			differ++
+		}
+	}
+	return differ == 1
+}
+
 // holdsLog says whether the directory has a log with anything in it.
 func (r *recovery) holdsLog(dir string) bool {
 	entries, err := r.s.cfg.FS.ReadDir(dir)
@@ -189,12 +209,23 @@ func (r *recovery) holdsLog(dir string) bool {
 	return false
 }
 
-func (r *recovery) removeDir(path string) {
-	if err := removeTree(r.s.cfg.FS, path); err != nil {
-		r.s.log.Warn("files of a deleted topic are left", "directory", path, "err", err)
+// removeDoomed removes the directories of deleted topics, once their names are durable: the life before may have been
+// killed between the rename and its sync.
+func (r *recovery) removeDoomed() {
+	if len(r.doomed) == 0 {
 		return
 	}
-	r.report.Deleted++
+	err := r.s.syncTopics()
+	for _, dir := range r.doomed {
+		if err == nil {
+			err = removeTree(r.s.cfg.FS, dir)
+		}
+		if err != nil {
+			r.s.log.Warn("files of deleted topics are left", "directory", dir, "err", err)
+			return
+		}
+		r.report.Deleted++
+	}
 }
 
 // replay is the two passes.
@@ -203,6 +234,10 @@ func (r *recovery) replay() error {
 	r.report.Journal = report
 	if err != nil {
 		return fmt.Errorf("replay, first pass: %w", err)
+	}
+	if report.TornBytes > 0 {
+		r.s.log.Warn("the journal ends in bytes that are no whole frame: a commit that was not acknowledged, or its end is damaged",
+			"bytes", report.TornBytes)
 	}
 	for _, g := range report.Gaps {
 		r.lost("journal frames %d to %d are damaged", g.From, g.To)
@@ -218,9 +253,11 @@ func (r *recovery) replay() error {
 			if err := r.s.cfg.FS.Rename(l.p.dir, to); err != nil {
 				return err
 			}
-			r.removeDir(to)
+			r.s.newTopics.Store(true)
+			r.doomed = append(r.doomed, to)
 		}
 	}
+	r.removeDoomed()
 	for _, l := range r.found {
 		l.giveUp(l.begin())
 	}
@@ -310,10 +347,7 @@ func (r *recovery) apply(f journal.Frame) error {
 			continue
 		}
 		if f.Index == r.torn && (e.Kind == journal.Append || e.Kind == journal.Pointer) {
-			r.undo = append(r.undo, journal.Entry{
-				Kind: journal.Truncate, Topic: e.Topic, Partition: e.Partition,
-				Segment: e.Segment, Position: e.Position, Base: e.Base,
-			})
+			r.undo = append(r.undo, key{e.Topic, e.Partition})
 			continue
 		}
 		l, err := r.log(e)
@@ -356,15 +390,21 @@ func (r *recovery) log(e *journal.Entry) (*log, error) {
 }
 
 // cancelTorn makes it durable that the last frame, whose pointed bytes were missing, is no commit: the places it names
-// are written anew from now on, and the next recovery must not compare them with it.
+// are written anew from now on, and the next recovery must not compare them with it. The truncation names where the log
+// really goes on, which may be an older segment than the one the frame was to begin.
 func (r *recovery) cancelTorn() error {
 	seen := make(map[key]bool)
 	var group []journal.Entry
-	for _, e := range r.undo {
-		if k := (key{e.Topic, e.Partition}); !seen[k] && r.s.partitions[k] != nil {
-			seen[k] = true
-			group = append(group, e)
+	for _, k := range r.undo {
+		p := r.s.partitions[k]
+		if p == nil || seen[k] {
+			continue
 		}
+		seen[k] = true
+		group = append(group, journal.Entry{
+			Kind: journal.Truncate, Topic: k.topic, Partition: k.index,
+			Segment: p.durablePiece.Base(), Position: p.durablePos, Base: p.durable,
+		})
 	}
 	if len(group) == 0 {
 		return nil

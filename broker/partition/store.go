@@ -65,6 +65,7 @@ type Store struct {
 	groups     atomic.Int64 // appends that wait for the journal
 	touched    atomic.Bool  // something was committed since the last checkpoint
 
+	deleting  sync.RWMutex // held shared from a deletion's entry until its directories are renamed for good
 	names     sync.Mutex
 	newTopics atomic.Bool // a name in topics/ is not known to be durable
 
@@ -260,10 +261,11 @@ func (s *Store) create(t Topic, index int32, cfg catalog.TopicConfig, start int6
 	if err := s.setAside(p.dir); err != nil {
 		return nil, err
 	}
-	if err := s.cfg.FS.MkdirAll(p.dir, 0o755); err != nil {
+	err := s.cfg.FS.MkdirAll(p.dir, 0o755)
+	s.newTopics.Store(true)
+	if err != nil {
 		return nil, err
 	}
-	s.newTopics.Store(true)
 	if err := segment.WriteMetadata(s.cfg.FS, p.dir, t.ID); err != nil {
 		return nil, err
 	}
@@ -297,8 +299,9 @@ func (s *Store) setAside(dir string) error {
 	}
 	to := s.unusedName(dir, straySuffix)
 	s.log.Warn("a directory that belongs to no topic is set aside", "directory", dir, "to", to)
-	s.newTopics.Store(true)
-	return s.cfg.FS.Rename(dir, to)
+	err := s.cfg.FS.Rename(dir, to)
+	s.newTopics.Store(true) // after it: a sync under way may have missed it
+	return err
 }
 
 // Get is one partition, nil where there is none.

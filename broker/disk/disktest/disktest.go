@@ -259,6 +259,7 @@ func (f *file) WriteAt(p []byte, off int64) (n int, err error) {
 		n, err = f.File.WriteAt(p, off)
 		return err
 	})
+	f.recorder.wrote(f.node, off, n)
 	return n, err
 }
 

@@ -53,6 +53,9 @@ type node struct {
 	// clean is what the kernel takes for durable, after a failed sync: pages that are equal to it are not written by
 	// the next sync, though the disk may never have seen them. nil when it is the same as durable.
 	clean []byte
+	// rewritten are the pages, by number, that were written since that failed sync: dirty again even where the bytes are
+	// the same. Guarded by recorder.mu.
+	rewritten map[int]bool
 	// spare is memory for the next sync. Guarded by syncing.
 	spare []byte
 }
@@ -173,6 +176,7 @@ func (r *recorder) sync(f *file, fault error) error {
 		return ErrCut
 	case fault != nil:
 		n.clean, n.spare = now, nil
+		n.rewritten = make(map[int]bool)
 		return fault
 	}
 	n.spare = n.written(now)
@@ -191,16 +195,32 @@ func (n *node) written(now []byte) (spare []byte) {
 	same := true
 	for at := 0; at < len(now); at += page {
 		dirty := span(now, at, page)
-		if !bytes.Equal(dirty, span(n.clean, at, page)) {
+		if n.rewritten[at/page] || !bytes.Equal(dirty, span(n.clean, at, page)) {
 			copy(durable[at:], dirty)
 		}
 		same = same && bytes.Equal(dirty, span(durable, at, page))
 	}
 	n.durable, n.clean = durable, now
+	clear(n.rewritten)
 	if same {
 		n.clean = nil
 	}
 	return nil
+}
+
+// wrote notes that the kernel has been given size bytes at off of the file. A nil recorder notes nothing.
+func (r *recorder) wrote(n *node, off int64, size int) {
+	if r == nil || size == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n.clean == nil {
+		return
+	}
+	for at := off / page; at <= (off+int64(size)-1)/page; at++ {
+		n.rewritten[int(at)] = true
+	}
 }
 
 // syncDir makes the entries of a directory durable.
