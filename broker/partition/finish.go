@@ -74,6 +74,9 @@ func (l *log) settle() error {
 			return err
 		}
 	}
+	if err := l.syncTrusted(); err != nil {
+		return err
+	}
 	p.pieces = l.pieces
 	p.start, p.high, p.durable = start, l.next, l.next
 	p.durablePiece, p.durablePos = l.at, l.pos
@@ -118,6 +121,22 @@ func (l *log) cut() error {
 		l.at.opened.Store(0)
 	}
 	return errors.Join(errs...)
+}
+
+// syncTrusted makes durable what was taken from a segment because it looked right.
+func (l *log) syncTrusted() error {
+	for _, s := range l.trusted {
+		if !slices.Contains(l.pieces, s) {
+			continue
+		}
+		if err := l.p.syncPiece(s); err != nil {
+			return err
+		}
+		if err := l.p.store.syncTopics(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // syncWalked syncs every segment of a log that no checkpoint knows.

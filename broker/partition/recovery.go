@@ -22,6 +22,7 @@ type recovery struct {
 	facts facts
 	// complete is set when a slot is valid: the journal then has everything that came after it.
 	complete bool
+	last     bool     // pass two is at the journal's last frame: its pointed bytes may not be on the disk
 	torn     uint64   // index of a last frame whose pointed bytes are missing: it never became a commit; 0 for none
 	doomed   []string // directories of deleted topics
 	undo     []key    // the partitions it appended to
@@ -341,6 +342,7 @@ func (r *recovery) pointersHold(f journal.Frame) bool {
 
 // apply is pass two.
 func (r *recovery) apply(f journal.Frame) error {
+	r.last = f.Last
 	for i := range f.Entries {
 		e := &f.Entries[i]
 		if r.facts.deleted[e.Topic] || e.Kind == journal.TopicDeleted {

@@ -34,6 +34,7 @@ type log struct {
 	safeSegment, safePos int64
 	ends                 map[*piece]int64 // where segments that were rolled end
 	strays               map[int64]*piece // segments that are not of the log any more, by base
+	trusted              []*piece         // segments whose bytes were taken without anything that says they are synced
 	made                 []int64          // bases of segments that recovery made
 	producersFrom        int64            // batches from here on are not in the producer snapshot
 }

@@ -23,7 +23,7 @@ func (l *log) accept(end int64) error {
 	}
 	info, err := f.Stat()
 	if err == nil {
-		err = l.stepBatches(f, info.Size(), end)
+		err = l.stepBatches(f, info.Size(), end, true)
 	}
 	l.hole = false
 	return errors.Join(err, f.Close())
@@ -96,13 +96,22 @@ func (l *log) stepOver(e *journal.Entry, length int64) error {
 	if err != nil {
 		return err
 	}
-	err = l.stepBatches(f, e.Position+length, math.MaxInt64)
+	err = l.stepBatches(f, e.Position+length, math.MaxInt64, l.r.last)
 	l.hole = l.pos < e.Position+length // an entry that a truncation cut in half, and what came behind was lost
 	return errors.Join(err, f.Close())
 }
 
 // stepBatches gives the segment the valid batches that lie at the cursor, up to byte end and offset last, one at a time.
-func (l *log) stepBatches(f disk.File, end, last int64) error {
+// Where doubted they may lie in the page cache alone: a stop came before their sync, or the sync failed and left their
+// pages clean. They are written again, and settle syncs them before anybody is served.
+func (l *log) stepBatches(f disk.File, end, last int64, doubted bool) error {
+	step := l.at.WriteAt
+	if doubted {
+		step = func(_ int64, b []byte) error { return l.put(b) }
+		if !slices.Contains(l.trusted, l.at) {
+			l.trusted = append(l.trusted, l.at)
+		}
+	}
 	var head [record.HeaderSize]byte
 	var buf []byte
 	for end-l.pos >= record.HeaderSize {
@@ -121,7 +130,7 @@ func (l *log) stepBatches(f disk.File, end, last int64) error {
 		if b.Check() != nil || b.BaseOffset() != l.next || b.NextOffset() > last {
 			return nil
 		}
-		if err := l.at.WriteAt(l.pos, b); err != nil {
+		if err := step(l.pos, b); err != nil {
 			return err
 		}
 		l.note(b)
