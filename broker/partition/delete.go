@@ -1,9 +1,11 @@
 package partition
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"millrace/broker/catalog"
@@ -30,6 +32,7 @@ func (s *Store) DeleteTopic(id catalog.TopicID) error {
 	if len(doomed) == 0 {
 		return nil
 	}
+	slices.SortFunc(doomed, func(a, b *Partition) int { return cmp.Compare(a.index, b.index) }) // one order of locks
 	for _, p := range doomed {
 		p.retaining.Lock()
 		p.mu.Lock()
@@ -40,16 +43,18 @@ func (s *Store) DeleteTopic(id catalog.TopicID) error {
 	}
 	s.deleting.RLock()
 	defer s.deleting.RUnlock()
-	err := s.stageDelete(id)
-	for _, p := range doomed {
-		p.mu.Lock()
-		if err != nil {
-			p.gone.Store(false)
+	// Until the directories have another name nothing that removes or writes files by name may run.
+	defer func() {
+		for _, p := range doomed {
+			p.retaining.Unlock()
 		}
-		p.mu.Unlock()
-		p.retaining.Unlock()
-	}
-	if err != nil {
+	}()
+	if err := s.stageDelete(id); err != nil {
+		for _, p := range doomed {
+			p.mu.Lock()
+			p.gone.Store(false)
+			p.mu.Unlock()
+		}
 		return fmt.Errorf("delete topic %s: %w", doomed[0].topic.Name, err)
 	}
 	s.touched.Store(true)

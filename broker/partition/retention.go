@@ -26,6 +26,9 @@ type Retained struct {
 func (p *Partition) Retain(nowMS int64) (Retained, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
+	if p.gone.Load() { // its directory may be a new topic's by now
+		return Retained{}, nil
+	}
 	cfg := p.config.Load()
 	if err := p.rollExpired(nowMS, cfg.RetentionMS, cfg.SegmentMS, cfg.CleanupDelete); err != nil {
 		return Retained{}, fmt.Errorf("retention of %s: %w", p, err)
@@ -58,6 +61,9 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 func (p *Partition) DropOldest() (Retained, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
+	if p.gone.Load() {
+		return Retained{}, nil
+	}
 	p.state.Lock()
 	pieces, high, target := p.pieces, p.high, p.start
 	p.state.Unlock()
