@@ -95,9 +95,8 @@ fuzz: go ## every fuzz target for FUZZTIME=20s
 		done
 	done
 
-bench: go ## the table of testbench/bench, beside the peers that are installed
-	@go test -run '^$$' -bench . -benchmem ./broker/wheel
-	if [ -d testbench/bench ]; then go run ./testbench/bench; fi
+bench: go ## the table of testbench/bench, beside the peers that are installed (BENCH=-quick: 90 seconds)
+	@go run ./testbench/bench $(BENCH)
 
 cross: go ## static bin/millrace-linux-{arm,arm64,amd64}, each at most 20 MB
 	@mkdir -p bin
