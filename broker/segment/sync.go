@@ -82,6 +82,9 @@ func (s *Segment) syncLog(from int64) error {
 	if s.suspect < 0 || from < s.suspect {
 		s.suspect = from
 	}
+	if s.unsynced < 0 || from < s.unsynced {
+		s.unsynced = from // a cut leaves no byte in doubt, and is not durable all the same
+	}
 	s.mu.Unlock()
 	return err
 }

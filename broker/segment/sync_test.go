@@ -164,6 +164,33 @@ func TestTruncateForgivesAFailedSync(t *testing.T) {
 	}
 }
 
+// A cut leaves no byte in doubt that could be written again; its sync is tried again all the same.
+func TestFailedSyncOfACutIsTriedAgain(t *testing.T) {
+	fs := disktest.New(disk.OS{})
+	s, err := Create(fs, t.TempDir(), 0, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, _ := logOf(t, 0, 3)
+	if _, err := s.Append(log); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	fs.FailSync(syncLog, errDisk, 1)
+	if err := s.Sync(); !errors.Is(err, errDisk) {
+		t.Fatal(err)
+	}
+	before := fs.Synced()[syncLog]
+	if err := s.Sync(); err != nil || fs.Synced()[syncLog] != before+1 {
+		t.Errorf("%d syncs after the failed one, %v", fs.Synced()[syncLog]-before, err)
+	}
+}
+
 // An append that fails half way leaves the log as it was.
 func TestFailedAppendLeavesNoTrace(t *testing.T) {
 	for _, suffix := range suffixes {
