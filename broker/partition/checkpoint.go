@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 
 	"millrace/broker/journal"
-	"millrace/broker/record"
 	"millrace/broker/segment"
 )
 
@@ -181,11 +180,6 @@ func (p *Partition) startFlush() {
 
 // flushPieces syncs every segment up to byte pos of last.
 func (p *Partition) flushPieces(pieces []*piece, last *piece, pos int64) error {
-	if p.suspect.Load() {
-		if err := p.rebuild(pieces, last); err != nil {
-			return err
-		}
-	}
 	for _, s := range pieces {
 		to := pos
 		if s != last {
@@ -201,36 +195,6 @@ func (p *Partition) flushPieces(pieces []*piece, last *piece, pos int64) error {
 		}
 		s.flushed.Store(to)
 	}
-	return nil
-}
-
-// rebuild writes again what a failed sync may have left clean in memory and absent on the disk, after looking at every
-// checksum: what memory holds is what the journal holds. Where it does not any more, the error keeps the journal's
-// front, and recovery writes the segment from there.
-func (p *Partition) rebuild(pieces []*piece, last *piece) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.rebuilds.Add(1) // odd: reads that meet a short log wait and look again
-	defer p.rebuilds.Add(1)
-	for _, s := range pieces {
-		from, size := s.flushed.Load(), s.Size()
-		if s.Base() > last.Base() || from >= size {
-			continue
-		}
-		valid, err := s.Scan(from, func(record.Batch, int64) error { return nil })
-		if err != nil {
-			return err
-		}
-		if valid < size {
-			return fmt.Errorf("segment %d is valid up to byte %d of %d, the journal has the rest: %w", s.Base(), valid, size, ErrPoisoned)
-		}
-		if _, err := s.Scan(from, func(b record.Batch, at int64) error { return s.WriteAt(at, b) }); err != nil {
-			return err
-		}
-	}
-	// Cleared before the sync that follows, which may set it again.
-	p.suspect.Store(false)
-	p.store.log.Warn("a segment that failed to sync was written again", "partition", p.String())
 	return nil
 }
 

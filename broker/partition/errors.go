@@ -12,7 +12,7 @@ var (
 	ErrFencedEpoch = errors.New("leader epoch is fenced")
 	// ErrUnknownEpoch is returned when the caller names a newer leader epoch than the partition's.
 	ErrUnknownEpoch = errors.New("leader epoch is not known yet")
-	// ErrPoisoned is returned while the disk refuses to undo a failed write or to rebuild after a failed sync.
+	// ErrPoisoned is returned while the disk refuses to undo a failed write.
 	// The next append tries again.
 	ErrPoisoned = errors.New("storage failed and is not repaired yet")
 	// ErrDeleted is returned for a partition whose topic is deleted, and after Close.

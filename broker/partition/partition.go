@@ -106,10 +106,6 @@ type Partition struct {
 	gaps atomic.Int64 // damaged stretches that reads have stepped over or recovery has found
 	// damagedAt is the last damaged offset logged, so that a reader that comes again is not a log line each time.
 	damagedAt atomic.Int64
-	// suspect is set when a segment's sync failed: its pages may be clean without being on the disk. The checkpoint
-	// rewrites them before it trusts them again.
-	suspect  atomic.Bool
-	rebuilds atomic.Int64 // odd while suspect pages are written again
 	// snapshot is the offset of the newest producer snapshot, -1 for none, and savedEpochs the list that is in the file.
 	// Guarded by Store.checkpointing.
 	snapshot    int64

@@ -33,7 +33,6 @@ func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again b
 	if offset < start || offset > p.end.Load() {
 		return segment.Span{}, false, fmt.Errorf("read %s at %d, log is %d to %d: %w", p, offset, start, high, ErrOffsetOutOfRange)
 	}
-	rebuilds := p.rebuilds.Load()
 	for i := floor(pieces, offset); i < len(pieces) && offset < high; {
 		s := pieces[i]
 		if s.Base() >= high {
@@ -49,9 +48,6 @@ func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again b
 		var damage *segment.DamageError
 		switch {
 		case errors.As(err, &damage):
-			if p.rebuilt(rebuilds) {
-				return segment.Span{}, true, err
-			}
 			p.gap(offset, damage)
 			err = nil
 			if damage.NextOffset < 0 {
@@ -70,16 +66,6 @@ func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again b
 		}
 	}
 	return segment.Span{}, false, nil
-}
-
-// rebuilt says whether the log was being written again since then, and waits for the end of it.
-func (p *Partition) rebuilt(since int64) bool {
-	if since%2 == 0 && p.rebuilds.Load() == since {
-		return false
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return true
 }
 
 // moved says whether the segments are others than they were: a read that failed may have met one being removed.

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"errors"
+	"fmt"
 	"math"
 
 	"millrace/broker/catalog"
@@ -71,13 +72,19 @@ func (p *Partition) roll() error {
 	return nil
 }
 
-// syncPiece syncs one segment. After a failure its pages are not trusted until a checkpoint has rewritten them.
+// syncPiece syncs one segment. What an earlier failed sync has left in doubt (clean in memory, perhaps absent on the disk)
+// is checked and written again first. Where memory does not hold it any more the error stays: it keeps the journal's
+// front, and recovery writes the segment from there.
 func (p *Partition) syncPiece(s *piece) error {
 	err := s.Sync()
-	if err != nil {
-		p.suspect.Store(true)
+	if !errors.Is(err, segment.ErrUnsynced) {
+		return err
 	}
-	return err
+	if err := s.Rewrite(); err != nil {
+		return fmt.Errorf("write again what failed to sync: %w", err)
+	}
+	p.store.log.Warn("a segment that failed to sync was written again", "partition", p.String(), "segment", s.Base())
+	return s.Sync()
 }
 
 // syncTopics makes the names of the partitions' directories durable where they are not yet.

@@ -1,6 +1,7 @@
 package partition_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -77,5 +78,65 @@ func TestWhatIsServedAfterARestartSurvivesAPowerCut(t *testing.T) {
 			}
 			w.Start()
 		})
+	}
+}
+
+// afterAFailedSync is a partition of five records whose segment failed to sync: the journal alone has them for certain.
+func afterAFailedSync(t *testing.T) (*disktest.FS, *partitiontest.World, *partition.Partition) {
+	t.Helper()
+	fs := disktest.New(disk.OS{})
+	w := partitiontest.New(t)
+	w.FS = fs
+	w.Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 5)
+	fs.FailSync("segment.log", io.ErrShortWrite, 1)
+	if err := w.Store.Checkpoint(); !errors.Is(err, io.ErrShortWrite) {
+		t.Fatalf("the failed sync was answered with %v", err)
+	}
+	return fs, w, p
+}
+
+func TestAFailedRewriteLosesNothing(t *testing.T) {
+	fs, w, p := afterAFailedSync(t)
+	writes, full := 0, true
+	fs.FailWrite(func(name string) bool {
+		if filepath.Ext(name) == ".log" {
+			writes++
+		}
+		return full && writes > 2
+	}, io.ErrNoProgress, -1)
+	for range 5 { // the last of them at the latest meets the fault, whatever is written at a time
+		if err := w.Store.Checkpoint(); err == nil {
+			break
+		}
+		fs.FailSync("segment.log", io.ErrShortWrite, 1)
+	}
+	full = false
+	fs.FailSync("segment.log", nil, 0)
+	if got := values(t, p); !slices.Equal(got, want(0, 5)) {
+		t.Errorf("served after the failed rewrite: %v", got)
+	}
+	partitiontest.Fill(t, p, 2)
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	w.Restart()
+	if got := values(t, w.Partition("a")); !slices.Equal(got, want(0, 7)) {
+		t.Errorf("after restart: %v, %v", got, w.Report.Lost)
+	}
+}
+
+// A pointed commit cannot wait for the next checkpoint to mend what a failed sync has left in doubt.
+func TestAPointedCommitMendsAFailedSync(t *testing.T) {
+	_, w, p := afterAFailedSync(t)
+	w.Journal.InlineMax = 1
+	partitiontest.Fill(t, p, 2)
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	w.Restart()
+	if got := values(t, w.Partition("a")); !slices.Equal(got, want(0, 7)) {
+		t.Errorf("after restart: %v, %v", got, w.Report.Lost)
 	}
 }
