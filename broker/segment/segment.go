@@ -234,8 +234,9 @@ func (s *Segment) writeLog(position int64, p []byte) error {
 	if s.unsynced < 0 || position < s.unsynced {
 		s.unsynced = position
 	}
+	// Also where it failed, or where the indexes do after it: what is there has to be cut off again.
+	s.physical = max(s.physical, position+int64(len(p)))
 	if err != nil {
-		s.physical = max(s.physical, position+int64(len(p)))
 		return err
 	}
 	if s.suspect >= 0 && position <= s.suspect {
