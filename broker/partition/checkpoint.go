@@ -129,7 +129,7 @@ func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
 	}
 	p.state.Unlock()
 	var states []segment.ProducerState
-	dirty := p.producers.dirty
+	dirty := p.producers.dirty || p.snapshot > e.Next // a truncation went behind it
 	if dirty {
 		states = p.producers.snapshot(e.Next)
 		// What is not durable yet is not in the snapshot, and must be in the next.
