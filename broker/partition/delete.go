@@ -30,7 +30,7 @@ func (s *Store) DeleteTopic(id catalog.TopicID) error {
 		}
 	}
 	if len(doomed) == 0 {
-		return nil
+		return s.syncTopics() // of one that could not be made something may be left under a name that is not durable
 	}
 	slices.SortFunc(doomed, func(a, b *Partition) int { return cmp.Compare(a.index, b.index) }) // one order of locks
 	for _, p := range doomed {
@@ -85,18 +85,29 @@ func (s *Store) stageDelete(id catalog.TopicID) error {
 // metadata, would pass for the new topic's.
 func (s *Store) unlink(doomed []*Partition) error {
 	var errs []error
-	var left []string
+	var dirs []string
 	for _, p := range doomed {
 		s.producers.Add(-int64(len(p.producers.byID)))
-		to := s.unusedName(p.dir, deleteSuffix)
-		err := s.cfg.FS.Rename(p.dir, to)
-		if err == nil {
-			left = append(left, to)
-		}
+		dirs = append(dirs, p.dir)
 		p.state.Lock()
 		pieces := p.pieces
 		p.state.Unlock()
-		errs = append(errs, err, closePieces(pieces))
+		errs = append(errs, closePieces(pieces))
+	}
+	return errors.Join(append(errs, s.discard(dirs))...)
+}
+
+// discard removes partitions' directories for good.
+func (s *Store) discard(dirs []string) error {
+	var errs []error
+	var left []string
+	for _, dir := range dirs {
+		to := s.unusedName(dir, deleteSuffix)
+		err := s.cfg.FS.Rename(dir, to)
+		if err == nil {
+			left = append(left, to)
+		}
+		errs = append(errs, err)
 	}
 	s.newTopics.Store(true)
 	if err := s.syncTopics(); err != nil {

@@ -263,21 +263,33 @@ func (s *Store) create(t Topic, index int32, cfg catalog.TopicConfig, start int6
 	}
 	err := s.cfg.FS.MkdirAll(p.dir, 0o755)
 	s.newTopics.Store(true)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = p.begin(start)
 	}
-	if err := segment.WriteMetadata(s.cfg.FS, p.dir, t.ID); err != nil {
-		return nil, err
+	if err == nil {
+		return p, nil
 	}
-	first, err := segment.Create(s.cfg.FS, p.dir, start, p.segmentConfig())
+	// DeleteTopic would not know of what is there by now, and the next start would take it for a partition.
+	if left := s.discard([]string{p.dir}); left != nil {
+		s.log.Warn("a partition that could not be made is left", "directory", p.dir, "err", left)
+	}
+	return nil, err
+}
+
+// begin makes an empty log in the partition's empty directory.
+func (p *Partition) begin(start int64) error {
+	if err := segment.WriteMetadata(p.store.cfg.FS, p.dir, p.topic.ID); err != nil {
+		return err
+	}
+	first, err := segment.Create(p.store.cfg.FS, p.dir, start, p.segmentConfig())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.pieces = []*piece{{Segment: first}}
 	p.durablePiece = p.pieces[0]
 	p.start, p.high, p.durable = start, start, start
 	p.end.Store(start)
-	return p, nil
+	return nil
 }
 
 // blank is a partition without a log.
