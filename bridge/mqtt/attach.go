@@ -14,33 +14,34 @@ var errSessions = errors.New("too many sessions")
 // An older connection with the same id is ended first [MQTT-3.1.4-3]. It returns when what CONNACK says is durable.
 func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	s.life.Lock()
-	old := s.sessions[c.id]
-	if old != nil {
+	defer s.life.Unlock()
+	var old *session
+	for old = s.sessions[c.id]; old != nil; old = s.sessions[c.id] {
 		s.takeOver(old, clean)
-		if old = s.sessions[c.id]; old != nil && clean {
-			s.forget(old)
-			if old.stored {
-				// The old state must not come back after a crash.
-				s.life.Unlock()
-				if err := s.store.wait(s.store.remove, old); err != nil {
-					return false, err
-				}
-				s.life.Lock()
-				if other := s.sessions[c.id]; other != nil { // somebody else took the id meanwhile
-					s.takeOver(other, true)
-					s.forget(other)
-				}
-			}
-			old = nil
+		if old = s.sessions[c.id]; old == nil || !clean {
+			break
+		}
+		s.forget(old)
+		if !old.stored {
+			continue
+		}
+		// The old state must not come back after a crash. Whoever takes the id while we wait is taken over in turn.
+		s.life.Unlock()
+		err := s.store.wait(s.store.remove, old)
+		s.life.Lock()
+		if err != nil {
+			return false, err
 		}
 	}
-	defer s.life.Unlock()
 	ss := old
 	if ss == nil {
 		if len(s.sessions) >= s.cfg.MaxSessions {
 			return false, errSessions
 		}
-		ss = &session{s: s, id: c.id}
+		ss = &session{s: s, id: c.id, cost: sessionCost(c.id)}
+		if !s.cfg.State.TryAcquire(ss.cost) {
+			return false, errSessions
+		}
 		s.sessions[c.id] = ss
 	} else {
 		s.deadlines.cancel(ss.expires)
@@ -48,6 +49,7 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 			// The client is back before its will was due: it is not sent [MQTT-3.1.3-9].
 			s.deadlines.cancel(w.at)
 			ss.will = nil
+			s.drop(w)
 		}
 	}
 	s.connect(ss, c)
@@ -70,8 +72,12 @@ func (s *Server) takeOver(ss *session, clean bool) {
 	w := c.takeWill()
 	c.end(packet.SessionTakenOver, "another connection has the same client identifier")
 	s.detach(ss, c)
-	if w != nil && (clean || w.delay() == 0) {
-		s.sendWill(w) // 3.1.4: not when the session goes on and the delay has not passed
+	switch {
+	case w == nil:
+	case clean || w.delay() == 0:
+		s.sendWill(w)
+	default:
+		s.drop(w) // 3.1.4: not when the session goes on and the delay has not passed
 	}
 }
 
@@ -87,6 +93,8 @@ func (s *Server) connect(ss *session, c *client) {
 	ss.mu.Lock()
 	ss.client = c
 	ss.epoch++
+	s.cfg.State.Release(ss.away)
+	ss.away = 0
 	ss.expiry = c.expiry
 	ss.window = c.window
 	ss.resent, ss.blocked = 0, true // until CONNACK is sent
@@ -135,7 +143,11 @@ func (s *Server) detach(ss *session, c *client) {
 	ss.mu.Lock()
 	ss.client = nil
 	ss.epoch++
-	ss.replays, ss.hits = nil, nil
+	ss.replays = nil
+	if keep {
+		ss.away = int64(len(ss.lag)) * cursorCost
+		s.cfg.State.Overdraw(ss.away)
+	}
 	ss.mu.Unlock()
 	if !keep {
 		s.forget(ss)
@@ -155,8 +167,18 @@ func (s *Server) forget(ss *session) {
 	s.deadlines.cancel(ss.expires)
 	if s.sessions[ss.id] == ss {
 		delete(s.sessions, ss.id)
+		s.cfg.State.Release(ss.cost + ss.away)
+		ss.cost, ss.away = 0, 0
 	}
 }
+
+// What is remembered costs about this much memory, in bytes: a session; a subscription, which is also in the index; one
+// partition of the cursor of a session that is away; a retained message's place in the index.
+func sessionCost(id string) int64     { return 768 + 2*int64(len(id)) }
+func filterCost(filter string) int64  { return 320 + 2*int64(len(filter)) }
+func retainedCost(topic string) int64 { return 160 + int64(len(topic)) }
+
+const cursorCost = 48
 
 // expireLater ends the session its expiry interval after since [MQTT-3.1.2-23]. Under life.
 func (s *Server) expireLater(ss *session, since time.Time) {

@@ -50,9 +50,9 @@ type scratch struct {
 
 func newClient(s *Server, conn net.Conn) *client {
 	c := &client{s: s, conn: conn}
-	c.in.conn = conn
+	c.in.conn, c.in.c = conn, c
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
-	c.out = output{conn: conn, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain}
+	c.out = output{conn: conn, all: &s.outlets, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain}
 	c.out.cond = sync.NewCond(&c.out.mu)
 	c.acks.c = c
 	c.acks.cond = sync.NewCond(&c.acks.mu)
@@ -93,11 +93,12 @@ func (c *client) refuse(err error) {
 // from any goroutine; the first reason counts.
 func (c *client) end(reason packet.Reason, why string) {
 	now := c.s.cfg.Now()
-	if c.version != packet.V5 || !c.greeted.Load() { // no DISCONNECT before CONNACK [MQTT-3.14.0-1]
+	// No DISCONNECT before CONNACK [MQTT-3.14.0-1]; and only what greeted says makes version safe to read from here.
+	if !c.greeted.Load() || c.version != packet.V5 {
 		c.out.finish(nil, now)
 	} else {
 		p := &packet.Disconnect{Reason: reason, Properties: c.reasonString(why)}
-		c.out.finish(func(dst []byte) []byte { return p.Append(dst, c.version) }, now)
+		c.out.finish(func(dst []byte) []byte { return c.fitting(dst, p) }, now)
 	}
 	c.cancel()
 	c.acks.close()
@@ -113,8 +114,28 @@ func (c *client) reasonString(why string) *packet.Properties {
 // takeWill returns the will once; nil when there is none (any more).
 func (c *client) takeWill() *will { return c.will.Swap(nil) }
 
+// send sends an answer, without what is optional in it when that would be more than the client takes [MQTT-3.4.2-2]
+// [MQTT-3.2.2-19] [MQTT-3.14.2-3].
 func (c *client) send(p packet.Packet) {
-	c.out.add(func(dst []byte) []byte { return p.Append(dst, c.version) })
+	c.out.answer(func(dst []byte) []byte { return c.fitting(dst, p) })
+}
+
+func (c *client) fitting(dst []byte, p packet.Packet) []byte {
+	n := len(dst)
+	if dst = p.Append(dst, c.version); c.maxPacket == 0 || len(dst)-n <= c.maxPacket {
+		return dst
+	}
+	switch p := p.(type) {
+	case *packet.Ack:
+		return (&packet.Ack{Kind: p.Kind, ID: p.ID, Reason: p.Reason}).Append(dst[:n], c.version)
+	case *packet.Disconnect:
+		return (&packet.Disconnect{Reason: p.Reason}).Append(dst[:n], c.version)
+	case *packet.Connack:
+		if p.Reason.Failed() {
+			return (&packet.Connack{Reason: p.Reason}).Append(dst[:n], c.version)
+		}
+	}
+	return dst
 }
 
 // publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24].
@@ -159,6 +180,12 @@ func (c *client) serve() error {
 				}
 			}
 			frame, err = c.in.next(c.s.cfg.MaxPacketSize)
+			if c.in.moved {
+				c.in.moved, due = false, time.Time{}
+				if err := c.conn.SetReadDeadline(due); err != nil {
+					return err
+				}
+			}
 			if err != nil {
 				if !errors.Is(err, os.ErrDeadlineExceeded) {
 					return err
@@ -240,7 +267,7 @@ func (c *client) onDisconnect(p *packet.Disconnect) error {
 		c.s.life.Unlock()
 	}
 	if p.Reason == packet.Success {
-		c.takeWill() // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+		c.s.drop(c.takeWill()) // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
 	}
 	return nil
 }

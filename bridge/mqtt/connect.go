@@ -56,11 +56,17 @@ func (c *client) connect(frame []byte) error {
 		}
 	}
 	if in.Will != nil {
-		c.will.Store(&will{Will: cloneWill(in.Will), client: c.id})
+		// The packet's size is more than the will's.
+		w := &will{client: c.id, cost: 256 + int64(len(frame))}
+		if !c.s.cfg.State.TryAcquire(w.cost) {
+			return c.connackRefusal(packet.QuotaExceeded, "no room for the will")
+		}
+		w.Will = cloneWill(in.Will)
+		c.will.Store(w)
 	}
 	present, err := c.s.attach(c, in.CleanStart)
 	if err != nil {
-		c.takeWill()
+		c.s.drop(c.takeWill())
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
 	}
 	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3]

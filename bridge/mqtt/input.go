@@ -7,7 +7,8 @@ import (
 )
 
 // input cuts a connection's bytes into packets. While it waits for the first byte of one it holds idleInput bytes; a
-// packet's memory grows with what has arrived, never with what its length promises.
+// packet's memory grows with what has arrived, never with what its length promises. Over 4 KiB it comes from the Reading
+// budget. Such a packet fills its buffer exactly, so the memory goes back when the packet has been used.
 type input struct {
 	conn net.Conn
 	idle [idleInput]byte
@@ -15,6 +16,7 @@ type input struct {
 	buf  []byte
 	r, w int
 	pool *[]byte // what buf came from, when it did
+	large
 }
 
 const idleInput = 64
@@ -35,9 +37,18 @@ func (in *input) next(max int) ([]byte, error) {
 			in.r += size
 			return have[:size:size], nil
 		}
+		if size > largePacket && in.held == 0 {
+			if err := in.begin(size, len(have)); err != nil {
+				return nil, err
+			}
+		}
 		in.reserve(size)
 		n, err := in.conn.Read(in.buf[in.w:])
 		in.w += n
+		if in.held > 0 {
+			err = in.large.read(in.w-in.r, err)
+			n = 0
+		}
 		if err != nil && n == 0 {
 			return nil, err
 		}
@@ -71,9 +82,9 @@ func (in *input) grow(size, n int) {
 	old, pool := in.buf[in.r:in.w], in.pool
 	if in.pool = nil; n < 2048 {
 		in.pool = buffers.Get().(*[]byte)
-		in.buf = (*in.pool)[:cap(*in.pool)]
+		in.buf = (*in.pool)[:smallBuffer]
 	} else {
-		in.buf = make([]byte, max(8192, min(size, 2*n)))
+		in.buf = make([]byte, min(size, max(2*smallBuffer, 2*n)))
 	}
 	copy(in.buf, old)
 	in.r, in.w = 0, n
@@ -88,4 +99,5 @@ func (in *input) release() {
 		buffers.Put(in.pool)
 	}
 	in.pool, in.buf = nil, nil
+	in.end()
 }

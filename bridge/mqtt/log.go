@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"errors"
+	"math"
 
 	"millrace/broker/record"
 )
@@ -53,15 +54,24 @@ var (
 	ErrBadTopic = errors.New("topic cannot be created")
 )
 
-// Budget bounds the bytes of publishes on their way into the log, over all clients. A broker/budget Share is one.
+// Budget bounds bytes over all clients. A broker/budget Share is one.
 type Budget interface {
+	// Size is the number of bytes there are.
+	Size() int64
 	// Acquire waits for n bytes.
 	Acquire(ctx context.Context, n int64) error
+	// TryAcquire takes n bytes if they are there.
+	TryAcquire(n int64) bool
+	// Overdraw takes n bytes whether they are there or not.
+	Overdraw(n int64)
 	// Release gives them back.
 	Release(n int64)
 }
 
 type unlimited struct{}
 
+func (unlimited) Size() int64                          { return math.MaxInt64 }
 func (unlimited) Acquire(context.Context, int64) error { return nil }
+func (unlimited) TryAcquire(int64) bool                { return true }
+func (unlimited) Overdraw(int64)                       {}
 func (unlimited) Release(int64)                        {}

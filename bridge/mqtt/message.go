@@ -2,6 +2,8 @@ package mqtt
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 
 	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/payload"
@@ -37,6 +39,15 @@ func (m *message) read(s *Server, topic string, partition int32, r *record.Recor
 		}
 	}
 	return len(m.body) < packet.MaxRemaining-1<<17
+}
+
+// size is about what the message takes on the wire, in bytes.
+func (m *message) size() int {
+	n := 32 + len(m.topic) + len(m.body) + len(m.props.ContentType) + len(m.props.ResponseTopic) + len(m.props.Correlation)
+	for _, u := range m.props.User {
+		n += 5 + len(u.Key) + len(u.Value)
+	}
+	return n
 }
 
 // properties is the message's property list for MQTT 5, nil when empty. The caller may not change it.
@@ -110,8 +121,17 @@ func (m *message) appendPublish(dst []byte, v packet.Version, head packet.Publis
 	return head.Append(dst, v)
 }
 
+// errUnreadable is returned by each for a batch whose records cannot be decoded, now or ever.
+var errUnreadable = errors.New("records cannot be decoded")
+
+// lost reports whether a read error means that the records will never be read: they are gone, or no records.
+func lost(err error) bool {
+	return errors.Is(err, ErrOutOfRange) || errors.Is(err, ErrGone) || errors.Is(err, errUnreadable)
+}
+
 // each decodes the records of whole batches and calls fn for each at or after from, in order, until fn returns false.
-// It returns the offset after the last one done with. Control batches are skipped.
+// It returns the offset after the last one done with; with errUnreadable that is the one after the batch. Control
+// batches are skipped.
 func each(p []byte, from int64, maxBytes int, fn func(r *record.Record) bool) (next int64, err error) {
 	next = from
 	for len(p) > 0 {
@@ -122,7 +142,7 @@ func each(p []byte, from int64, maxBytes int, fn func(r *record.Record) bool) (n
 		if !b.Control() {
 			for r, err := range b.Records(maxBytes) {
 				if err != nil {
-					return next, err
+					return max(next, b.NextOffset()), fmt.Errorf("%w: %w", errUnreadable, err)
 				}
 				if r.Offset < next {
 					continue
@@ -138,8 +158,7 @@ func each(p []byte, from int64, maxBytes int, fn func(r *record.Record) bool) (n
 	return next, nil
 }
 
-// appendUvarint and friends: the codec of the session records.
-
+// appendString appends a length and s, for session records.
 func appendString(dst []byte, s string) []byte {
 	dst = binary.AppendUvarint(dst, uint64(len(s)))
 	return append(dst, s...)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/mqtt/packet"
@@ -23,8 +24,10 @@ type Config struct {
 	Now    func() time.Time // nil: time.Now
 	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
 	After func(d time.Duration, f func()) (stop func() bool)
-	// Inflight bounds the bytes of publishes not yet durable. nil: only ReceiveMaximum per client bounds them.
-	Inflight Budget
+	// What all connections together may hold, in bytes; nil: only the limits of each bound it. Inflight are publishes
+	// not yet durable, Reading packets over 4 KiB that are still arriving, Output what waits to be written, and State
+	// what is remembered: sessions, subscriptions, wills and the index of retained messages.
+	Inflight, Reading, Output, State Budget
 
 	AllowAnonymous     bool          // nothing else exists yet: false refuses everybody
 	MaxConnections     int           // 0: 2000
@@ -62,8 +65,10 @@ func (c *Config) fill() error {
 	if c.After == nil {
 		c.After = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 	}
-	if c.Inflight == nil {
-		c.Inflight = unlimited{}
+	for _, b := range []*Budget{&c.Inflight, &c.Reading, &c.Output, &c.State} {
+		if *b == nil {
+			*b = unlimited{}
+		}
 	}
 	for _, d := range []struct {
 		v           *int
@@ -118,6 +123,13 @@ type Server struct {
 
 	creating sync.Mutex // one topic is made at a time; taken after life
 
+	outlets outlets
+	// reading are the clients that hold memory of the Reading budget for a packet that is not whole; waiting counts
+	// those that wait for such memory. Both are of large.go.
+	readingMu sync.Mutex
+	reading   map[*client]struct{}
+	waiting   atomic.Int32
+
 	index     *index
 	streams   *streams
 	store     *store
@@ -134,9 +146,11 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, log: cfg.Logger,
 		listeners: make(map[net.Listener]struct{}),
 		clients:   make(map[*client]struct{}),
+		reading:   make(map[*client]struct{}),
 		sessions:  make(map[string]*session),
 		index:     newIndex(cfg.Router),
 	}
+	s.outlets.size = cfg.Output.Size()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.deadlines = newDeadlines(s.cfg.Now, s.cfg.After)
 	s.streams = newStreams(s)
@@ -229,7 +243,7 @@ func (s *Server) Close() error {
 		errs = append(errs, l.Close())
 	}
 	for c := range s.clients {
-		c.takeWill()
+		s.drop(c.takeWill())
 		c.end(packet.ServerShuttingDown, "the server is shutting down")
 	}
 	s.mu.Unlock()

@@ -2,7 +2,9 @@ package mqtt
 
 import (
 	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,6 +12,7 @@ import (
 // while there is something to write, and what gathers meanwhile goes out in one write.
 type output struct {
 	conn  net.Conn
+	all   *outlets
 	limit int             // bytes from which room is false
 	wg    *sync.WaitGroup // counts the writer
 	room  func()          // called by the writer without locks after it took what waited while room was false
@@ -17,18 +20,71 @@ type output struct {
 	mu   sync.Mutex
 	cond *sync.Cond // the reader waits here for the buffer to shrink, and for the writer to end
 	buf  []byte
-	busy bool // a writer runs
-	full bool // hasRoom said no since the last room call
-	last bool // nothing more may be appended; the writer closes the connection when it is done
-	dead bool // the connection failed
+	// answers is how much of buf are answers, which are not refused for want of room: the reader waits instead.
+	answers int
+	busy    bool // a writer runs
+	full    bool // hasRoom said no since the last room call
+	last    bool // nothing more may be appended; the writer closes the connection when it is done
+	dead    bool // the connection failed
+}
+
+// outlets is the memory of all outputs together. A message that finds it taken waits in the log until the connection's
+// own bytes have gone out, or, where it has none, until anybody's have.
+type outlets struct {
+	size int64
+	used atomic.Int64
+
+	mu      sync.Mutex
+	waiting []*output // with nothing of their own to wait for
+}
+
+const (
+	// smallMessage is what a connection that has nothing to write may always be given, in bytes.
+	smallMessage = 4 << 10
+	// answersMax is how many bytes of answers a peer may leave unread before it is not read from any more.
+	answersMax = 4 << 10
+)
+
+// has reports whether n bytes more may be held. One message larger than the whole goes alone.
+func (a *outlets) has(n int) bool {
+	used := a.used.Load()
+	return used == 0 || used+int64(n) <= a.size
+}
+
+// wait is has, and otherwise has o's room called when bytes have gone out.
+func (a *outlets) wait(o *output, n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.has(n) {
+		return true
+	}
+	if !slices.Contains(a.waiting, o) {
+		a.waiting = append(a.waiting, o)
+	}
+	return false
+}
+
+// gone gives back n bytes. No lock is held.
+func (a *outlets) gone(n int) {
+	a.used.Add(-int64(n))
+	a.mu.Lock()
+	waiting := a.waiting
+	a.waiting = nil
+	a.mu.Unlock()
+	for _, o := range waiting {
+		o.room()
+	}
 }
 
 // lingerTime is how long the last bytes may take before the connection is cut.
 const lingerTime = 5 * time.Second
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
+// smallBuffer is the size of the buffers that are kept for the next connection that needs one, in bytes.
+const smallBuffer = 4 << 10
 
-// add appends with fn and sees to it that a writer runs.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, smallBuffer); return &b }}
+
+// add appends a message with fn and sees to it that a writer runs.
 func (o *output) add(fn func(dst []byte) []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -37,11 +93,24 @@ func (o *output) add(fn func(dst []byte) []byte) {
 	}
 }
 
+// answer is add for an answer.
+func (o *output) answer(fn func(dst []byte) []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.last && !o.dead {
+		n := len(o.buf)
+		o.addLocked(fn)
+		o.answers += len(o.buf) - n
+	}
+}
+
 func (o *output) addLocked(fn func(dst []byte) []byte) {
 	if o.buf == nil {
 		o.buf = (*buffers.Get().(*[]byte))[:0]
 	}
+	n := len(o.buf)
 	o.buf = fn(o.buf)
+	o.all.used.Add(int64(len(o.buf) - n))
 	if !o.busy {
 		o.busy = true
 		o.wg.Add(1)
@@ -49,24 +118,26 @@ func (o *output) addLocked(fn func(dst []byte) []byte) {
 	}
 }
 
-// hasRoom reports whether a message may be added; when not, room will be called.
-func (o *output) hasRoom() bool {
+// hasRoom reports whether a message of n bytes may be added; when not, room will be called.
+func (o *output) hasRoom(n int) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.dead || o.last {
+	switch {
+	case o.dead || o.last:
 		return false
+	case !o.busy: // nothing is on its way
+		return n <= smallMessage || o.all.wait(o, n)
+	case len(o.buf) < o.limit && o.all.has(n):
+		return true
 	}
-	if len(o.buf) >= o.limit {
-		o.full = true
-		return false
-	}
-	return true
+	o.full = true
+	return false
 }
 
 // wait blocks while answers pile up because the peer does not read them.
 func (o *output) wait() {
 	o.mu.Lock()
-	for len(o.buf) >= 2*o.limit && !o.dead && !o.last {
+	for o.answers >= answersMax && !o.dead && !o.last {
 		o.cond.Wait()
 	}
 	o.mu.Unlock()
@@ -77,7 +148,7 @@ func (o *output) write() {
 	o.mu.Lock()
 	for len(o.buf) > 0 && !o.dead {
 		b := o.buf
-		o.buf = nil
+		o.buf, o.answers = nil, 0
 		full := o.full
 		o.full = false
 		o.cond.Broadcast()
@@ -86,7 +157,8 @@ func (o *output) write() {
 			o.room()
 		}
 		_, err := o.conn.Write(b)
-		if cap(b) <= 1<<16 {
+		o.all.gone(len(b))
+		if cap(b) == smallBuffer {
 			buffers.Put(&b)
 		}
 		o.mu.Lock()
@@ -95,10 +167,17 @@ func (o *output) write() {
 		}
 	}
 	o.busy = false
-	o.buf = nil
+	unwritten, full := len(o.buf), o.full
+	o.buf, o.full = nil, false
 	closing := o.last || o.dead
 	o.cond.Broadcast()
 	o.mu.Unlock()
+	if unwritten > 0 {
+		o.all.gone(unwritten)
+	}
+	if full && !closing {
+		o.room()
+	}
 	if closing {
 		o.conn.Close() //nolint:errcheck // the peer is gone or told; there is nobody left to report to
 	}
@@ -131,3 +210,6 @@ func (o *output) drain() {
 	}
 	o.mu.Unlock()
 }
+
+// Output is the number of bytes that wait to be written, over all connections.
+func (s *Server) Output() int64 { return s.outlets.used.Load() }

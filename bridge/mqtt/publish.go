@@ -296,6 +296,7 @@ func (s *Server) sendWill(w *will) {
 	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
 	take(&m, w.Properties)
 	s.publish(s.ctx, &m, w.Payload, new(scratch), func(err error) {
+		s.drop(w)
 		if err != nil {
 			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)
 		}

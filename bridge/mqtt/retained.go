@@ -103,10 +103,12 @@ func (t *retained) put(ctx context.Context, rec record.Record, done func(error))
 	topic, ends := string(rec.Key), rec.Value == nil
 	t.mu.Lock()
 	_, known := t.byTopic[topic]
-	if full := !known && !ends && len(t.byTopic)+t.coming >= maxRetained; full || ends && !known && t.coming == 0 {
+	paid := !known && !ends
+	full := paid && (len(t.byTopic)+t.coming >= maxRetained || !t.s.cfg.State.TryAcquire(retainedCost(topic)))
+	if full || ends && !known && t.coming == 0 {
 		t.mu.Unlock()
 		if full {
-			done(fmt.Errorf("retained messages of %d topics: %w", maxRetained, ErrFull))
+			done(fmt.Errorf("no more topics can have a retained message: %w", ErrFull))
 		} else {
 			done(nil) // nothing to end
 		}
@@ -116,23 +118,27 @@ func (t *retained) put(ctx context.Context, rec record.Record, done func(error))
 	t.mu.Unlock()
 	p, err := t.s.own(ctx, retainedTopic)
 	if err != nil {
-		t.landed(topic, 0, ends, err)
+		t.landed(topic, 0, ends, paid, err)
 		done(err)
 		return
 	}
 	t.attach(p)
 	p.AppendRecords([]record.Record{rec}, false, func(base int64, err error) {
-		t.landed(topic, base, ends, err)
+		t.landed(topic, base, ends, paid, err)
 		done(err)
 	})
 }
 
-func (t *retained) landed(topic string, offset int64, ends bool, err error) {
+// landed notes what became of a retained message; paid says that its place in the index was taken from the budget.
+func (t *retained) landed(topic string, offset int64, ends, paid bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.coming--
 	if err == nil {
 		t.setLocked(topic, offset, ends)
+	}
+	if paid {
+		t.s.cfg.State.Release(retainedCost(topic)) // the index has counted it
 	}
 }
 
@@ -147,8 +153,10 @@ func (t *retained) setLocked(topic string, offset int64, ends bool) {
 		topic = t.entries[i].topic // the string the index already holds
 		t.entries[i].topic = ""
 		delete(t.byTopic, topic)
+		t.s.cfg.State.Release(retainedCost(topic))
 	}
 	if !ends {
+		t.s.cfg.State.Overdraw(retainedCost(topic))
 		t.byTopic[topic] = len(t.entries)
 		t.entries = append(t.entries, entry{offset, topic})
 	}

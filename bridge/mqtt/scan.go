@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"errors"
 	"slices"
 
 	"millrace/broker/record"
@@ -121,6 +122,11 @@ func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
 	}
 	if err != nil {
 		moved := next
+		if errors.Is(err, ErrGone) {
+			st.all.drop(st)
+			st.abandon(in)
+			return nil, buf, true
+		}
 		if !st.failed(err, &moved) {
 			st.save(in, next)
 			return nil, buf, st.park(in)
@@ -129,6 +135,15 @@ func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
 	}
 	st.save(in, min(next, tail))
 	return in, buf, true
+}
+
+// abandon takes the stream of a deleted topic from the sessions in the scan.
+func (st *stream) abandon(in []*scanner) {
+	for _, c := range in {
+		c.ss.mu.Lock()
+		delete(c.ss.lag, st)
+		c.ss.mu.Unlock()
+	}
 }
 
 // park leaves the scanners waiting for the retry that failed has asked for.

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -40,12 +41,20 @@ type session struct {
 	queued  bool // in the queue of the scans
 	dirty   bool // the cursor moved since it was written
 	stored  bool // the log has a record of it
-	expires *deadline
-	will    *will // waits for its delay after the connection ended
+	// cost is what the session and its subscriptions hold of the State budget, away what its cursor does while it has no
+	// connection; life guards both.
+	cost, away int64
+	expires    *deadline
+	will       *will // waits for its delay after the connection ended
 
 	// hits and hitGen are the tail reader's: the subscriptions the message at hand matched.
 	hits   []*subscription
 	hitGen uint64
+
+	// writing is held while the session's record is made and appended, so that records are in the log in the order of
+	// the states they tell. It comes after life and before every other lock.
+	writing sync.Mutex
+	over    bool // the session has ended: nothing more is written of it but that; under writing
 }
 
 // subscription is one filter of a session. Its options are constant; a changed subscription is a new one.
@@ -145,7 +154,7 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		return done // [MQTT-3.3.2-5]
 	}
 	c := ss.client
-	if ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom() {
+	if ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) {
 		ss.blocked = true
 		return blocked
 	}
@@ -170,6 +179,14 @@ func (ss *session) nextID() uint16 {
 		if ss.lastID++; ss.lastID != 0 && !slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.id == ss.lastID }) {
 			return ss.lastID
 		}
+	}
+}
+
+// forgetGone takes the partitions of deleted topics out of the cursor. Under ss.mu.
+func (ss *session) forgetGone() {
+	maps.DeleteFunc(ss.lag, func(st *stream, _ int64) bool { return st.gone.Load() })
+	for _, sub := range ss.subs {
+		sub.starts = slices.DeleteFunc(sub.starts, func(p position) bool { return p.st.gone.Load() })
 	}
 }
 
@@ -238,7 +255,14 @@ func (ss *session) run() {
 	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if ss.epoch == epoch && ss.client != nil && !ss.blocked {
+	if ss.epoch != epoch || ss.client == nil {
+		return
+	}
+	if ss.resent == len(ss.inflight) && len(ss.replays) == 0 {
+		// What came new meanwhile had to wait for this, and nobody else wakes the session for it.
+		ss.blocked = false
+	}
+	if !ss.blocked {
 		ss.pushLocked()
 	}
 }
@@ -253,6 +277,10 @@ func (ss *session) step(epoch uint64, scratch *[]byte) bool {
 		return false
 	}
 	m, err := t.st.message(t.offset, scratch)
+	if err != nil && !lost(err) {
+		ss.tryAgain(epoch, t, err)
+		return false
+	}
 	if m == nil {
 		ss.s.log.Warn("mqtt: message is no longer in the log", "client", ss.id, "topic", t.st.topic,
 			"partition", t.st.index, "offset", t.offset, "error", err)
@@ -263,10 +291,26 @@ func (ss *session) step(epoch uint64, scratch *[]byte) bool {
 		return more // acknowledged, unsubscribed or taken over meanwhile
 	}
 	if t.again {
+		if m != nil && !ss.client.out.hasRoom(m.size()) {
+			ss.blocked = true
+			return false
+		}
 		ss.redeliver(m)
 		return true
 	}
 	return ss.replay(t.offset, m)
+}
+
+// tryAgain comes back to t later: what the disk did not give now is not lost, and nothing goes before it.
+func (ss *session) tryAgain(epoch uint64, t task, err error) {
+	ss.s.log.Error("mqtt: read failed, trying again", "client", ss.id, "topic", t.st.topic, "partition", t.st.index,
+		"offset", t.offset, "error", err)
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.epoch == epoch {
+		ss.blocked = true
+		ss.s.deadlines.at(ss.s.cfg.Now().Add(retryDelay), ss.wake)
+	}
 }
 
 // task is one message to send again, or one retained message.
@@ -281,7 +325,7 @@ func (ss *session) task(epoch uint64) (task, bool) {
 	switch {
 	case ss.epoch != epoch || ss.client == nil:
 		return task{}, false
-	case !ss.client.out.hasRoom():
+	case !ss.client.out.hasRoom(0):
 		ss.blocked = true
 		return task{}, false
 	case ss.resent < len(ss.inflight):
@@ -349,6 +393,14 @@ type will struct {
 	*packet.Will
 	client string
 	at     *deadline
+	cost   int64 // of the State budget
+}
+
+// drop gives back what a will held that is not wanted any more, or was sent.
+func (s *Server) drop(w *will) {
+	if w != nil {
+		s.cfg.State.Release(w.cost)
+	}
 }
 
 // delay is the will delay interval (3.1.3.2.2).

@@ -190,11 +190,25 @@ func decodeSession(p []byte, ss *session, find func(streamKey) *stream) (away in
 
 // put writes the session; done is called once, quickly, when it is durable or not.
 func (o *store) put(ss *session, done func(error)) {
+	ss.writing.Lock()
+	defer ss.writing.Unlock()
+	if ss.over {
+		done(errSessionOver)
+		return
+	}
 	o.append(ss, o.s.snapshot(ss), done)
 }
 
+// errSessionOver is returned by put for a session that has ended: it must not come back with the next start.
+var errSessionOver = errors.New("the session has ended")
+
 // remove ends the session in the log.
-func (o *store) remove(ss *session, done func(error)) { o.append(ss, nil, done) }
+func (o *store) remove(ss *session, done func(error)) {
+	ss.writing.Lock()
+	defer ss.writing.Unlock()
+	ss.over = true
+	o.append(ss, nil, done)
+}
 
 func (o *store) append(ss *session, value []byte, done func(error)) {
 	p, err := o.s.own(o.s.ctx, sessionsTopic)
@@ -217,10 +231,13 @@ func (o *store) wait(write func(*session, func(error)), ss *session) error {
 	return <-c
 }
 
-// logged is a done for writes nobody waits for: the session stays dirty, so the next checkpoint tries again.
+// logged is a done for writes nobody waits for: after an error the session is dirty, so the next checkpoint tries again.
 func (o *store) logged(ss *session) func(error) {
 	return func(err error) {
-		if err != nil {
+		if err != nil && !errors.Is(err, errSessionOver) {
+			ss.mu.Lock()
+			ss.dirty = true
+			ss.mu.Unlock()
 			o.s.log.Error("mqtt: session could not be written", "client", ss.id, "error", err)
 		}
 	}
@@ -252,6 +269,12 @@ func (o *store) load() error {
 			o.s.log.Error("mqtt: session dropped", "client", id, "error", err)
 			continue
 		}
+		ss.cost = sessionCost(id)
+		for _, sub := range ss.subs {
+			ss.cost += filterCost(sub.filter)
+		}
+		ss.away = int64(len(ss.lag)) * cursorCost
+		o.s.cfg.State.Overdraw(ss.cost + ss.away) // it was acknowledged: it is kept whatever the limit says now
 		o.s.sessions[id] = ss
 		since := now
 		if away > 0 {
@@ -269,14 +292,18 @@ func (o *store) find(key streamKey) *stream {
 	return o.s.streams.find(key)
 }
 
-// checkpointLater writes the cursors of connected sessions that moved, every CheckpointInterval.
+// checkpointLater writes the cursors of sessions that moved, every CheckpointInterval, and forgets deleted topics.
 func (s *Server) checkpointLater() {
 	s.deadlines.at(s.cfg.Now().Add(s.cfg.CheckpointInterval), func() {
 		s.life.Lock()
+		swept := s.streams.sweep()
 		var moved []*session
 		for _, ss := range s.sessions {
 			ss.mu.Lock()
-			if ss.dirty && ss.stored && ss.client != nil {
+			if swept {
+				ss.forgetGone()
+			}
+			if ss.dirty && ss.stored {
 				moved = append(moved, ss)
 			}
 			ss.mu.Unlock()

@@ -26,6 +26,7 @@ type stream struct {
 	index    int32
 	interest *interest
 	dirty    atomic.Bool // queued for the tail reader
+	gone     atomic.Bool // the topic was deleted
 
 	// mu is held while the tail reader hands out what it read. pos is the next offset it reads.
 	// Invariant: pos <= part.High(), and no session gets a record at or after pos from a scan.
@@ -54,7 +55,7 @@ type streams struct {
 	scan  *sync.Cond
 	ended bool
 
-	gaps atomic.Int64 // records sessions never got because they were no longer in the log
+	gaps atomic.Int64 // records, or undecodable batches, that sessions never got
 	hit  uint64       // the tail reader's generation of session.hits
 }
 
@@ -253,7 +254,7 @@ func (t *tailReader) read(st *stream) {
 			continue
 		}
 		if len(t.buf) == 0 {
-			break
+			st.pos = high // all of it is damaged: the log has counted and told the gap
 		}
 	}
 	if cap(t.buf) > 1<<20 {
@@ -277,6 +278,10 @@ func (st *stream) failed(err error, pos *int64) bool {
 			"from", *pos, "to", start)
 		*pos = start
 		return true
+	case errors.Is(err, errUnreadable):
+		st.all.gaps.Add(1)
+		s.log.Error("mqtt: a batch is left out", "topic", st.topic, "partition", st.index, "next", *pos, "error", err)
+		return true
 	}
 	s.log.Error("mqtt: read failed, trying again", "topic", st.topic, "partition", st.index, "offset", *pos, "error", err)
 	s.deadlines.at(s.cfg.Now().Add(retryDelay), func() {
@@ -286,10 +291,39 @@ func (st *stream) failed(err error, pos *int64) bool {
 	return false
 }
 
+// sweep drops the streams of deleted topics, which nobody may have read from since, and reports whether there were any.
+func (a *streams) sweep() (dropped bool) {
+	a.mu.Lock()
+	all := make([]*stream, 0, len(a.byKey))
+	for _, st := range a.byKey {
+		all = append(all, st)
+	}
+	a.mu.Unlock()
+	for _, st := range all {
+		// At its end a partition is not read from the disk: it only says whether it is there.
+		if _, err := st.part.ReadBatches(nil, st.part.High(), 1); errors.Is(err, ErrGone) {
+			a.drop(st)
+			dropped = true
+		}
+	}
+	return dropped
+}
+
+// Streams is the number of partitions the door knows.
+func (s *Server) Streams() int {
+	s.streams.mu.Lock()
+	defer s.streams.mu.Unlock()
+	return len(s.streams.byKey)
+}
+
 // drop forgets the stream of a deleted topic.
 func (a *streams) drop(st *stream) {
+	st.gone.Store(true)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.byKey[streamKey{st.part.ID(), st.index}] != st {
+		return
+	}
 	delete(a.byKey, streamKey{st.part.ID(), st.index})
 	for _, other := range a.byKey {
 		if other.topic == st.topic {

@@ -97,8 +97,8 @@ func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reas
 	if i < 0 {
 		c.begin(sub)
 	}
-	if !c.enter(sub, i) {
-		return packet.UnspecifiedError, replay{}, false // taken over meanwhile
+	if reason := c.enter(sub, i); reason != packet.Success {
+		return reason, replay{}, false
 	}
 	// Retain handling: 0 always, 1 for new subscriptions only, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11].
 	if f.RetainHandling == 0 || f.RetainHandling == 1 && i < 0 {
@@ -131,7 +131,7 @@ func (c *client) begin(sub *subscription) {
 
 // enter puts sub into the index and the session, in the place of the i-th when i >= 0. The new one is in the index
 // before the old one is out, so that no message falls between.
-func (c *client) enter(sub *subscription, i int) bool {
+func (c *client) enter(sub *subscription, i int) packet.Reason {
 	ss := c.session
 	c.s.life.Lock() // detach takes the session's subscriptions out of the index: not between our two steps
 	defer c.s.life.Unlock()
@@ -139,7 +139,13 @@ func (c *client) enter(sub *subscription, i int) bool {
 	mine := ss.client == c
 	ss.mu.Unlock()
 	if !mine {
-		return false
+		return packet.UnspecifiedError // taken over meanwhile
+	}
+	if i < 0 {
+		if !c.s.cfg.State.TryAcquire(filterCost(sub.filter)) {
+			return packet.QuotaExceeded
+		}
+		ss.cost += filterCost(sub.filter)
 	}
 	c.s.index.add(sub)
 	ss.mu.Lock()
@@ -155,7 +161,7 @@ func (c *client) enter(sub *subscription, i int) bool {
 	if old != nil {
 		c.s.index.remove(old)
 	}
-	return true
+	return packet.Success
 }
 
 // onUnsubscribe ends subscriptions [MQTT-3.10.4-1] [MQTT-3.10.4-4] [MQTT-3.10.4-6]; messages already sent run their
@@ -194,5 +200,7 @@ func (c *client) unsubscribe(filter string) bool {
 	ss.subs = slices.Delete(ss.subs, i, i+1)
 	ss.mu.Unlock()
 	c.s.index.remove(old)
+	c.s.cfg.State.Release(filterCost(filter))
+	ss.cost -= filterCost(filter)
 	return true
 }

@@ -76,7 +76,7 @@ type Share struct {
 	size int64
 
 	mu sync.Mutex
-	// Invariant: 0 <= used <= size.
+	// Invariant: 0 <= used, and used <= size but for what was overdrawn.
 	used, peak int64
 	refused    int64
 	// waiters queue in order: a large request is not starved by small ones that would fit before it.
@@ -162,6 +162,18 @@ func (s *Share) Acquire(ctx context.Context, n int64) error {
 	}
 	s.grant() // those behind may fit where this one did not
 	return ctx.Err()
+}
+
+// Overdraw takes n bytes whether they are there or not, for what exists already: state that was loaded from the disk.
+// Until as much is given back nobody else gets any.
+func (s *Share) Overdraw(n int64) {
+	if n < 0 {
+		panic(fmt.Sprintf("budget: %d bytes asked of share %q", n, s.name))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used += n
+	s.peak = max(s.peak, s.used)
 }
 
 // Release gives back n bytes taken before. It panics when more is given back than was taken.

@@ -26,6 +26,7 @@ type Log struct {
 	hold     bool
 	held     []func()
 	err      error
+	readErr  error
 	reads    int64
 }
 
@@ -147,6 +148,54 @@ func (l *Log) Fail(err error) {
 	l.err = err
 }
 
+// FailReads makes every read answer err, until nil.
+func (l *Log) FailReads(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.readErr = err
+}
+
+// Garble appends a batch whose record cannot be decoded.
+func (l *Log) Garble(topic string, i int32) {
+	b := record.NewBuilder(record.None)
+	b.Add(1, []byte(topic), make([]byte, 32), nil)
+	batch, err := b.Build()
+	if err != nil {
+		panic(err)
+	}
+	for at := record.HeaderSize; at < len(batch); at++ {
+		batch[at] = 0xff
+	}
+	l.mu.Lock()
+	p := l.topics[topic][i]
+	batch.Stamp(p.high, 0)
+	p.batches = append(p.batches, slices.Clone(batch))
+	p.high++
+	l.mu.Unlock()
+	l.tell(p)
+}
+
+// Damage appends n offsets of which nothing can be read.
+func (l *Log) Damage(topic string, i int32, n int64) {
+	l.mu.Lock()
+	p := l.topics[topic][i]
+	p.high += n
+	l.mu.Unlock()
+	l.tell(p)
+}
+
+func (l *Log) tell(p *partition) {
+	l.mu.Lock()
+	var watchers []func(mqtt.Partition)
+	for _, fn := range l.watchers {
+		watchers = append(watchers, fn)
+	}
+	l.mu.Unlock()
+	for _, fn := range watchers {
+		fn(p)
+	}
+}
+
 // Reads is the number of bytes ReadBatches has returned.
 func (l *Log) Reads() int64 {
 	l.mu.Lock()
@@ -243,15 +292,9 @@ func (p *partition) AppendRecords(recs []record.Record, _ bool, done func(int64,
 		batch.Stamp(base, 0)
 		p.batches = append(p.batches, batch)
 		p.high = batch.NextOffset()
-		var watchers []func(mqtt.Partition)
-		for _, fn := range l.watchers {
-			watchers = append(watchers, fn)
-		}
 		l.mu.Unlock()
 		done(base, nil)
-		for _, fn := range watchers {
-			fn(p)
-		}
+		l.tell(p)
 	}
 	l.mu.Lock()
 	if l.hold {
@@ -272,6 +315,8 @@ func (p *partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte,
 		return dst, mqtt.ErrGone
 	case offset < p.start || offset > p.high:
 		return dst, mqtt.ErrOutOfRange
+	case l.readErr != nil:
+		return dst, l.readErr
 	}
 	start := len(dst)
 	for _, b := range p.batches {
