@@ -236,6 +236,9 @@ func (b *Broker) openStore(ctx context.Context) error {
 			b.log.Error("a topic on the disk is not in the catalog and cannot be adopted", "topic", o.Topic.Name, "id", o.Topic.ID, "err", err)
 		}
 	}
+	if err := b.reserveProducerIDs(ctx); err != nil {
+		return err
+	}
 	if err := b.reconcile(); err != nil {
 		b.log.Error("the disk does not hold all the catalog says; tried again with the next change", "err", err)
 	}
@@ -247,6 +250,14 @@ func (b *Broker) openStore(ctx context.Context) error {
 func (b *Broker) adopt(ctx context.Context, image *catalog.Image, o partition.Orphan) error {
 	if image.Deleted(o.Topic.ID) {
 		return b.store.DeleteTopic(o.Topic.ID)
+	}
+	// A catalog that lost its newest commands may name a topic that was deleted since, and made again as this one.
+	if old := b.quorum.Image().Topic(o.Topic.Name); old != nil && !b.stored(old) {
+		b.log.Warn("the catalog names a topic that has nothing on the disk in place of one that has: the latter counts",
+			"topic", old.Name, "id", old.ID, "counts", o.Topic.ID)
+		if _, err := b.quorum.Propose(ctx, catalog.DeleteTopic{Topic: old.ID}); err != nil {
+			return err
+		}
 	}
 	create, err := catalog.NewTopic(b.quorum.Image(), o.Topic.Name, o.Topic.ID, int(o.Partitions), 1, nil)
 	if err != nil {
@@ -263,6 +274,32 @@ func (b *Broker) adopt(ctx context.Context, image *catalog.Image, o partition.Or
 	b.log.Warn("a topic on the disk was not in the catalog: adopted, its settings are the defaults",
 		"topic", o.Topic.Name, "id", o.Topic.ID, "partitions", o.Partitions)
 	return nil
+}
+
+// stored reports whether anything of a topic of the catalog is on the disk.
+func (b *Broker) stored(t *catalog.Topic) bool {
+	for i := range t.Partitions {
+		if b.store.Get(t.ID, int32(i)) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// reserveProducerIDs lets no producer id be given out that a partition remembers: a catalog that lost its newest
+// commands would, and two producers with one id take each other's batches for duplicates.
+func (b *Broker) reserveProducerIDs(ctx context.Context) error {
+	used := int64(-1)
+	for p := range b.store.All() {
+		used = max(used, p.LastProducerID())
+	}
+	next := b.quorum.Image().ProducerIDNext()
+	if used < next {
+		return nil
+	}
+	b.log.Warn("producer ids are in use that the catalog has not given out", "highest", used, "next", next)
+	_, err := b.quorum.Propose(ctx, catalog.AllocateProducerIDs{Broker: b.meta.NodeID, Epoch: -1, AtLeast: used + 1})
+	return err
 }
 
 // openPulse starts the process's one timer; everything after is told the time by it.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +18,7 @@ import (
 	"millrace/broker/disk"
 	"millrace/broker/journal"
 	"millrace/broker/partition"
+	"millrace/broker/quorum"
 	"millrace/broker/record"
 	"millrace/broker/segment"
 )
@@ -67,8 +70,8 @@ func (r *FsckReport) Repair(fsys disk.FS) error {
 	return errors.Join(failed...)
 }
 
-// Fsck checks every byte of a data directory that no broker has open: meta.properties, both checkpoint slots, every
-// journal frame, every batch of every segment, every index entry. It changes nothing. progress, which may be nil, is
+// Fsck checks every byte of a data directory that no broker has open: meta.properties, the catalog, both checkpoint
+// slots, every journal frame, every batch of every segment, every index entry. It changes nothing. progress, which may be nil, is
 // told each partition. Damage is in the report; an error means that the check itself did not work.
 func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) {
 	c := &fsck{FsckReport: FsckReport{Dir: dir, Findings: []Finding{}}, fs: readOnly{fsys}, progress: progress}
@@ -78,6 +81,9 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 	}
 	defer release()
 	if err := c.meta(); err != nil {
+		return nil, err
+	}
+	if err := c.catalog(); err != nil {
 		return nil, err
 	}
 	c.slots()
@@ -109,6 +115,7 @@ type fsck struct {
 	FsckReport
 	fs       disk.FS
 	progress func(string)
+	image    *catalog.Image // nil where there is none
 	slot     partition.Slot // the newest valid one
 	checked  bool           // there is one
 }
@@ -129,11 +136,32 @@ func (c *fsck) meta() error {
 		c.found(Finding{Damage: true, Path: name, Text: err.Error()})
 		return nil
 	}
-	if _, err := readMetaFile(c.fs, name); err != nil {
-		c.found(Finding{
-			Path: name, Text: "unreadable, its copy is good: " + err.Error(), Repair: "write " + metaName + " from its copy",
-			repair: func(fsys disk.FS) error { return WriteMeta(fsys, c.Dir, m) },
-		})
+	for _, one := range []string{metaName, metaCopy} {
+		if _, err := readMetaFile(c.fs, filepath.Join(c.Dir, one)); err != nil {
+			c.found(Finding{
+				Path: filepath.Join(c.Dir, one), Text: "unreadable, the other copy is good: " + err.Error(), Repair: "write it from the other copy",
+				repair: func(fsys disk.FS) error { return WriteMeta(fsys, c.Dir, m) },
+			})
+		}
+	}
+	return nil
+}
+
+func (c *fsck) catalog() error {
+	dir := filepath.Join(c.Dir, "quorum")
+	r, err := quorum.Check(c.fs, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	c.image = r.Image
+	for _, text := range r.Lost {
+		c.found(Finding{Damage: true, Path: dir, Text: text})
+	}
+	for _, text := range r.Spare {
+		c.found(Finding{Path: dir, Text: text})
 	}
 	return nil
 }
@@ -160,7 +188,7 @@ func (c *fsck) slots() {
 
 func (c *fsck) frames() error {
 	dir := filepath.Join(c.Dir, "journal")
-	r, err := journal.Scan(c.fs, dir, nil)
+	r, err := journal.Scan(c.fs, dir, c.later)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -179,6 +207,27 @@ func (c *fsck) frames() error {
 	}
 	if first := c.slot.Mark.Index + 1; r.Frames > 0 && c.checked && r.ID == c.slot.Mark.ID && r.First > first {
 		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d after the checkpoint are missing", first, r.First-1)})
+	}
+	return nil
+}
+
+// later takes from what the checkpoint vouches for what the journal has cut or dropped since.
+func (c *fsck) later(f journal.FrameInfo) error {
+	if f.Index <= c.slot.Mark.Index {
+		return nil
+	}
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		for n := range c.slot.Partitions {
+			p := &c.slot.Partitions[n]
+			switch {
+			case p.Topic != catalog.TopicID(e.Topic) || p.Partition != e.Partition:
+			case e.Kind == journal.StartMoved:
+				p.Start = max(p.Start, e.Base)
+			case e.Kind == journal.Truncate && (e.Segment < p.Segment || e.Segment == p.Segment && e.Position < p.Position):
+				p.Segment, p.Position, p.Start = e.Segment, e.Position, min(p.Start, e.Base)
+			}
+		}
 	}
 	return nil
 }
@@ -220,9 +269,21 @@ func (c *fsck) partition(dir string) error {
 			}
 		}
 	}
+	if _, err := segment.ReadEpochs(c.fs, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: filepath.Join(dir, segment.EpochsName), Text: err.Error() + "; they are read from the log anew"})
+	}
 	flushed := c.flushed(dir)
-	for _, base := range bases {
-		if err := c.segment(dir, base, flushed); err != nil {
+	end := int64(-1) // of the segment before
+	for i, base := range bases {
+		vouched := base <= flushed.Segment && flushed.Position > 0 && base > flushed.Start
+		if end >= 0 && end < base && vouched {
+			c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("offsets %d to %d are missing before segment %d", end, base-1, base)})
+		}
+		next := int64(-1)
+		if i+1 < len(bases) {
+			next = bases[i+1]
+		}
+		if end, err = c.segment(dir, base, next, flushed); err != nil {
 			return err
 		}
 	}
@@ -236,6 +297,16 @@ func (c *fsck) flushed(dir string) (at partition.SlotEntry) {
 	if err != nil {
 		c.found(Finding{Path: filepath.Join(dir, "partition.metadata"), Text: err.Error()})
 		return at
+	}
+	name, _, ok := splitPartition(filepath.Base(dir))
+	if ok && c.image != nil && c.image.TopicByID(id) == nil {
+		if t := c.image.Topic(name); t != nil {
+			c.found(Finding{
+				Path: filepath.Join(dir, segment.MetadataName),
+				Text: fmt.Sprintf("topic id %s, the catalog knows %s as %s", catalog.TopicID(id), name, t.ID),
+			})
+			id = t.ID
+		}
 	}
 	for _, e := range c.slot.Partitions {
 		if e.Topic == catalog.TopicID(id) && strings.HasSuffix(dir, fmt.Sprintf("-%d", e.Partition)) {
@@ -259,36 +330,56 @@ func (c *fsck) snapshot(path string) error {
 	return nil
 }
 
-func (c *fsck) segment(dir string, base int64, flushed partition.SlotEntry) error {
+// segment checks one segment and tells the offset after its last batch. next is the base of the one behind it, or -1.
+func (c *fsck) segment(dir string, base, next int64, flushed partition.SlotEntry) (end int64, err error) {
 	s, err := segment.Open(c.fs, dir, base, segment.Config{})
 	if err != nil {
-		return err
+		return 0, err
 	}
+	defer func() { err = errors.Join(err, s.Close()) }()
 	c.Segments++
 	c.Bytes += s.Size()
+	end = base
+	if base == flushed.Segment && s.Size() < flushed.Position {
+		c.found(Finding{Damage: true, Path: s.Path(), Text: fmt.Sprintf("%d bytes, the checkpoint saw %d", s.Size(), flushed.Position)})
+	}
 	index, err := c.index(dir, base)
 	if err != nil {
-		return errors.Join(err, s.Close())
+		return 0, err
+	}
+	times, err := c.times(dir, base)
+	if err != nil {
+		return 0, err
 	}
 	for from := int64(0); from < s.Size(); {
 		valid, err := s.Scan(from, func(b record.Batch, position int64) error {
 			c.Batches++
 			index.pass(b, position)
+			times.pass(b)
+			end = b.NextOffset()
 			return nil
 		})
 		if err != nil {
-			return errors.Join(err, s.Close())
+			return 0, err
 		}
 		if valid == s.Size() {
 			break
 		}
 		d, err := s.Resync(valid, s.Size())
 		if err != nil {
-			return errors.Join(err, s.Close())
+			return 0, err
 		}
 		vouched := base < flushed.Segment || base == flushed.Segment && valid < flushed.Position
 		text := d.Error()
-		if !vouched {
+		after := d.NextOffset
+		if after < 0 {
+			after = next
+		}
+		switch {
+		case after >= 0 && after <= flushed.Start: // replay does not write there
+			vouched = false
+			text += "; below the start: nobody reads it any more"
+		case !vouched:
 			text += "; after the checkpoint: the journal has what was acknowledged"
 		}
 		c.found(Finding{Damage: vouched, Path: s.Path(), Text: text})
@@ -297,13 +388,15 @@ func (c *fsck) segment(dir string, base int64, flushed partition.SlotEntry) erro
 		}
 		from = d.Next
 	}
-	if lie := index.lie(); lie != "" {
-		c.found(Finding{
-			Path: index.path, Text: lie, Repair: "remove it; it is rebuilt from the log",
-			repair: func(fsys disk.FS) error { return fsys.Remove(index.path) },
-		})
+	for path, wrong := range map[string]int{index.path: index.wrong(), times.path: times.wrong()} {
+		if wrong > 0 {
+			c.found(Finding{
+				Path: path, Text: fmt.Sprintf("%d index entries do not fit the log", wrong), Repair: "remove it; it is rebuilt from the log",
+				repair: func(fsys disk.FS) error { return fsys.Remove(path) },
+			})
+		}
 	}
-	return s.Close()
+	return end, nil
 }
 
 // indexCheck holds the entries of an offset index against the batches as they pass.
@@ -337,9 +430,49 @@ func (i *indexCheck) pass(b record.Batch, position int64) {
 	}
 }
 
-func (i *indexCheck) lie() string {
-	if wrong := i.missed + len(i.entries)/8; wrong > 0 {
-		return fmt.Sprintf("%d index entries do not fit the log", wrong)
+func (i *indexCheck) wrong() int { return i.missed + len(i.entries)/8 }
+
+// timesCheck does the same with a time index: each entry is a batch's largest timestamp and last offset.
+type timesCheck struct {
+	path    string
+	base    int64
+	entries []byte
+	missed  int
+}
+
+func (c *fsck) times(dir string, base int64) (*timesCheck, error) {
+	path := filepath.Join(dir, fmt.Sprintf("%020d%s", base, segment.TimeIndexSuffix))
+	raw, err := readWhole(c.fs, path)
+	if errors.Is(err, fs.ErrNotExist) { // it is rebuilt
+		return &timesCheck{path: path, base: base}, nil
 	}
-	return ""
+	for len(raw) >= 12 && len(bytes.Trim(raw[len(raw)-12:], "\x00")) == 0 {
+		raw = raw[:len(raw)-12]
+	}
+	return &timesCheck{path: path, base: base, entries: raw[:len(raw)/12*12]}, err
+}
+
+func (t *timesCheck) pass(b record.Batch) {
+	for len(t.entries) > 0 {
+		at := t.base + int64(binary.BigEndian.Uint32(t.entries[8:]))
+		if at > b.LastOffset() {
+			return
+		}
+		if at != b.LastOffset() || int64(binary.BigEndian.Uint64(t.entries)) != b.MaxTimestamp() {
+			t.missed++
+		}
+		t.entries = t.entries[12:]
+	}
+}
+
+func (t *timesCheck) wrong() int { return t.missed + len(t.entries)/12 }
+
+// splitPartition takes a directory's name apart: topic and partition.
+func splitPartition(name string) (topic string, index int64, ok bool) {
+	i := strings.LastIndexByte(name, '-')
+	if i <= 0 {
+		return "", 0, false
+	}
+	index, err := strconv.ParseInt(name[i+1:], 10, 32)
+	return name[:i], index, err == nil
 }

@@ -95,7 +95,8 @@ func (t *topics) reconcile() error {
 	}
 	gone := map[catalog.TopicID]bool{}
 	for p := range t.store.All() {
-		if img.TopicByID(p.TopicID()) == nil {
+		// What the catalog does not know and has not deleted either was lost there and could not be adopted: it stays.
+		if img.TopicByID(p.TopicID()) == nil && img.Deleted(p.TopicID()) {
 			gone[p.TopicID()] = true
 		}
 	}

@@ -133,7 +133,7 @@ func (c AllocateProducerIDs) apply(m *Image) (*Image, error) {
 		return nil, fmt.Errorf("broker %d at epoch %d, command of epoch %d: %w", c.Broker, b.Epoch, c.Epoch, ErrStaleBrokerEpoch)
 	}
 	next := *m
-	next.producerNext += ProducerIDBlock
+	next.producerNext = max(next.producerNext, min(c.AtLeast, 1<<62)) + ProducerIDBlock
 	return &next, nil
 }
 

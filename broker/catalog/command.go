@@ -91,6 +91,9 @@ type AllocateProducerIDs struct {
 	Broker int32
 	// Epoch is the broker's epoch; -1 skips the check.
 	Epoch int64
+	// AtLeast is the lowest id the block may begin with, at most 2^62: after damage to the catalog, ids in use are left
+	// out. 0 is any.
+	AtLeast int64
 }
 
 // PartitionChange is one new partition state, agreed on only if nobody changed the partition meanwhile.

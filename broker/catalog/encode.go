@@ -50,7 +50,7 @@ func Decode(b []byte) (Command, error) {
 	case kindRegisterBroker:
 		c = RegisterBroker{ID: d.int32(), Host: d.string(), Port: d.uint31(), Rack: d.string(), Incarnation: d.id()}
 	case kindAllocateProducerIDs:
-		c = AllocateProducerIDs{Broker: d.int32(), Epoch: d.varint()}
+		c = AllocateProducerIDs{Broker: d.int32(), Epoch: d.varint(), AtLeast: d.varint()}
 	case kindChangePartitions:
 		c = ChangePartitions{Changes: d.changes()}
 	default:
@@ -91,7 +91,7 @@ func (c RegisterBroker) appendTo(b []byte) []byte {
 }
 
 func (c AllocateProducerIDs) appendTo(b []byte) []byte {
-	return binary.AppendVarint(binary.AppendVarint(b, int64(c.Broker)), c.Epoch)
+	return binary.AppendVarint(binary.AppendVarint(binary.AppendVarint(b, int64(c.Broker)), c.Epoch), c.AtLeast)
 }
 
 func (c ChangePartitions) appendTo(b []byte) []byte {

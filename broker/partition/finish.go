@@ -58,6 +58,9 @@ func (l *log) settle() error {
 		}
 		l.at, l.pos, l.next = at, 0, f.start
 	}
+	if err := l.tellCut(); err != nil {
+		return err
+	}
 	if err := l.cut(); err != nil {
 		return err
 	}
@@ -107,8 +110,8 @@ func (l *log) tellDamage() {
 func (l *log) cut() error {
 	var errs []error
 	for s, pos := range l.ends {
-		if s != l.at && s.Size() > pos {
-			errs = append(errs, s.Truncate(pos))
+		if s != l.at && s.Size() >= pos {
+			errs = append(errs, s.Truncate(pos)) // where it ends there already, its file may go on
 		}
 	}
 	errs = append(errs, l.at.Truncate(l.pos))

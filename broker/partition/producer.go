@@ -204,3 +204,14 @@ func (s *producers) check(end int64) error {
 	}
 	return nil
 }
+
+// LastProducerID is the highest producer id the partition remembers, -1 when it remembers none.
+func (p *Partition) LastProducerID() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := int64(-1)
+	for id := range p.producers.byID {
+		last = max(last, id)
+	}
+	return last
+}

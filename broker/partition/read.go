@@ -62,11 +62,19 @@ func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again b
 		case span.Len() > 0:
 			return span, false, nil
 		default:
-			i++
+			if i++; i < len(pieces) && pieces[i].Base() > offset && !p.config.Load().CleanupCompact {
+				// The segment ends too early, and what is left of it is whole.
+				p.gap(offset, &segment.DamageError{
+					Path: s.Path(), Position: s.Size(), Next: s.Size(), Offset: offset, NextOffset: pieces[i].Base(), Reason: errCutShort,
+				})
+			}
 		}
 	}
 	return segment.Span{}, false, nil
 }
+
+// errCutShort is why offsets before the next segment are gone.
+var errCutShort = errors.New("the segment ends before the next one begins")
 
 // moved says whether the segments are others than they were: a read that failed may have met one being removed.
 func (p *Partition) moved(pieces []*piece) bool {

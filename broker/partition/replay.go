@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"slices"
 
 	"millrace/broker/journal"
@@ -41,7 +40,6 @@ type log struct {
 
 // begin opens the segments and puts the cursor where the checkpoint says, or where a walk over the active one ends.
 func (l *log) begin() error {
-	p := l.p
 	l.ends, l.strays = make(map[*piece]int64), make(map[int64]*piece)
 	l.safeSegment = -1
 	if l.missing {
@@ -51,25 +49,34 @@ func (l *log) begin() error {
 	} else if err := l.open(); err != nil {
 		return err
 	}
-	if known, err := segment.ReadEpochs(p.store.cfg.FS, p.dir); err == nil {
-		p.epochs.store(known)
-		p.savedEpochs = p.epochs.list.Load()
-	} else if !errors.Is(err, os.ErrNotExist) {
-		l.r.lost("%s: leader epochs are lost: %v", p, err)
+	if err := l.readEpochs(); err != nil {
+		return err
 	}
 	if l.slot != nil {
 		return l.fromSlot()
 	}
 	l.producersFrom = l.restoreProducers(math.MaxInt64)
-	if l.r.complete && l.r.fact(l.key()).made {
-		// Younger than the checkpoint: the journal has all of it that was ever acknowledged.
-		l.at, l.next, l.floating = l.pieces[0], l.pieces[0].Base(), true
-		return nil
+	if l.young() {
+		// The journal has all of it that was ever acknowledged, from its first offset on.
+		var err error
+		l.at, err = l.piece(0)
+		l.next, l.floating = 0, true
+		return err
 	}
 	l.walked, l.floating = true, true
 	l.at = l.pieces[len(l.pieces)-1]
 	l.next = l.at.Base()
 	return l.walk(0)
+}
+
+// young says whether the log began after the checkpoint: then what the journal does not have of it was never
+// acknowledged. Of a partition that only the catalog knows, nothing was; one that nobody knows is left as it is found.
+func (l *log) young() bool {
+	if !l.r.complete {
+		return false
+	}
+	_, _, known := l.r.s.cfg.Known(l.p.topic.ID)
+	return l.r.fact(l.key()).made || known && len(l.r.report.Journal.Gaps) == 0
 }
 
 func (l *log) key() key { return key{l.p.topic.ID, l.p.index} }
@@ -211,13 +218,17 @@ func (l *log) fromSlot() error {
 		if err := l.walk(0); err != nil {
 			return err
 		}
+		if err := l.putBack(e.Position, e.Next); err != nil {
+			return err
+		}
 		if err := l.fill(e.Position, e.Next); err != nil {
 			return err
 		}
 	default:
 		l.at.flushed.Store(e.Position)
 	}
-	l.producersFrom = l.restoreProducers(e.Next)
+	// No later one, though it be at or below e.Next: it may be from before a truncation.
+	l.producersFrom = l.restoreProducers(e.Snapshot)
 	if e.Snapshot >= 0 && l.producersFrom < e.Snapshot {
 		l.r.lost("%s: producer snapshot %d is lost; the active segment tells what it can", l.p, e.Snapshot)
 		_, err = l.at.Scan(0, func(b record.Batch, _ int64) error {
@@ -305,6 +316,10 @@ func (l *log) obsolete(base int64, f *fact) bool {
 
 // cutTo moves the cursor to where a truncation cut.
 func (l *log) cutTo(e *journal.Entry) error {
+	l.r.report.Entries++
+	// A snapshot from before the truncation knows nothing of what was written in the place of what was cut.
+	l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
+	l.producersFrom = min(l.producersFrom, e.Base)
 	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position < l.safePos {
 		l.safeSegment, l.safePos = e.Segment, e.Position
 		for _, s := range l.pieces {
@@ -330,7 +345,6 @@ func (l *log) cutTo(e *journal.Entry) error {
 	delete(l.ends, s)
 	l.stray(s.Base(), math.MaxInt64)
 	l.p.epochs.cut(e.Base)
-	l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
 	return nil
 }
 
