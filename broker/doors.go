@@ -45,6 +45,7 @@ func (b *Broker) openKafka() error {
 			u, err := b.config.FS.Usage(b.dir())
 			return u.Total, u.Free, err
 		},
+		Answers: b.memory.answers, SessionBytes: b.memory.sessions.Size(),
 		NowMS: b.pulse.Now, Logger: b.log.With("component", "api"),
 	})
 	b.OnAdvance(func(p *partition.Partition) { handler.Advance(p.TopicID(), p.Index()) })
@@ -88,8 +89,8 @@ func (b *Broker) openMQTT(context.Context) error {
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
-		Inflight: b.memory.mqtt, AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections,
-		MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
+		Inflight: b.memory.mqtt, Reading: b.memory.reading, Output: b.memory.output, State: b.memory.state,
+		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
 	}); err != nil {
 		return err
 	}

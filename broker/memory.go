@@ -21,8 +21,11 @@ type memory struct {
 	waiting *budget.Share
 	// gathering are records that wait for the next commit to become a batch.
 	gathering *budget.Share
-	// mqtt is what the MQTT door has in flight, both ways.
-	mqtt *budget.Share
+	// answers are large answers of Kafka's admin requests, sessions the partitions of its fetch sessions.
+	answers, sessions *budget.Share
+	// mqtt are MQTT publishes that are not durable yet, reading its large packets that are still arriving, output what
+	// waits to be written to its clients, state its sessions, subscriptions, wills and index of retained messages.
+	mqtt, reading, output, state *budget.Share
 }
 
 // collectPercent is GOGC: on a board a little more work for the collector is cheaper than half as much heap again.
@@ -45,10 +48,15 @@ func shareOut(limit int64) (*memory, error) {
 		percent int64
 	}{
 		{&m.bodies, "bodies", 25},
-		{&m.copies, "copies", 10},
+		{&m.copies, "copies", 8},
 		{&m.waiting, "waiting", 5},
 		{&m.gathering, "gathering", 5},
-		{&m.mqtt, "mqtt", 15},
+		{&m.answers, "answers", 5},
+		{&m.sessions, "fetch-sessions", 2},
+		{&m.mqtt, "mqtt", 8},
+		{&m.reading, "mqtt-reading", 5},
+		{&m.output, "mqtt-output", 8},
+		{&m.state, "mqtt-state", 10},
 		// The rest is the runtime's own, catalog, partitions, caches and what is garbage but not collected yet.
 	} {
 		if *s.share, err = m.budget.Share(s.name, heap*s.percent/100); err != nil {

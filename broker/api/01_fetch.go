@@ -1,6 +1,6 @@
 // Fetch: v4-18
 //
-//   - v7 (KIP-227): incremental sessions, in a cache bounded by number and by partitions. A session unused for two
+//   - v7 (KIP-227): incremental sessions, in a cache bounded by number and by bytes. A session unused for two
 //     minutes gives way to a new one; with no room the answer has session id 0 and the reader fetches in full.
 //   - v9 (KIP-320): a leader epoch below or above ours is FENCED_LEADER_EPOCH or UNKNOWN_LEADER_EPOCH.
 //   - v12 (KIP-595): where the last fetched epoch says that the logs part, that is told and nothing is served.
@@ -12,11 +12,14 @@
 //   - read_committed reads the same as read_uncommitted: there are no transactions.
 //   - Replicas (replica id from 0) are refused with REPLICA_NOT_AVAILABLE: partitions have one replica.
 //   - Preferred read replica (KIP-392): none.
-//   - A fetch of a reader that has gone is given up at once, and none waits longer than an hour.
+//   - A fetch of a reader that has gone is given up at once, and so is the wait for a topic that is deleted. None waits
+//     longer than an hour.
 
 package api
 
 import (
+	"context"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"millrace/broker/catalog"
@@ -28,10 +31,14 @@ import (
 // fetchWaitMax bounds how long a fetch may wait, in milliseconds.
 const fetchWaitMax = 3_600_000
 
+// fetchedSize is about what the answer for one partition takes beside its records, in bytes, encoded and not.
+const fetchedSize = 192
+
 // fetch is one Fetch request on its way. Nothing of it changes once it waits.
 type fetch struct {
 	h       *Handler
 	header  wire.Header
+	ctx     context.Context // ends when the server closes
 	reply   func(server.Answer)
 	session *session
 	full    bool // the answer names every partition
@@ -54,7 +61,7 @@ type reader struct {
 // The spans of the answer are read in the connection's goroutine when it writes.
 func (h *Handler) Fetch(req *server.Request, b *kmsg.FetchRequest, reply func(server.Answer)) (cancel func() bool) {
 	f := &fetch{
-		h: h, header: req.Header, reply: reply,
+		h: h, header: req.Header, ctx: req.Context, reply: reply,
 		min: int64(b.MinBytes), max: min(int(max(b.MaxBytes, 0)), h.config.FetchMax), aborted: b.IsolationLevel == 1,
 	}
 	if b.ReplicaID >= 0 || b.ReplicaState.ID >= 0 {
@@ -152,9 +159,15 @@ func (f *fetch) refuse(code int16) {
 }
 
 // check is what keeps a partition from being read, before its log is.
-func (r *reader) check() int16 {
-	if r.code != codeNone {
+func (f *fetch) check(r *reader) int16 {
+	switch {
+	case r.code != codeNone:
 		return r.code
+	case f.h.config.Logs.Log(r.topic.ID, r.index) != nil:
+	case r.name == "": // deleted while the fetch waited
+		return codeUnknownTopicID
+	default:
+		return codeUnknownTopicOrPartition
 	}
 	if code := fenced(r.log, r.epoch); code != codeNone {
 		return code
@@ -198,7 +211,7 @@ func (f *fetch) Ready() bool {
 	var bytes int64
 	for i := range f.readers {
 		r := &f.readers[i]
-		if r.check() != codeNone || r.diverging() != nil {
+		if f.check(r) != codeNone || r.diverging() != nil {
 			return true
 		}
 		if r.offset >= r.log.High() {
@@ -239,6 +252,10 @@ var _ purgatory.Op = (*fetch)(nil)
 
 // answer reads what there is and builds the response, in the connection's goroutine.
 func (f *fetch) answer() *wire.Response {
+	room, err := f.h.room(f.ctx, len(f.readers)*fetchedSize)
+	if err != nil {
+		return &wire.Response{Close: true}
+	}
 	out := &wire.Fetch{}
 	if f.session != nil {
 		out.SessionID = f.session.id
@@ -272,13 +289,20 @@ func (f *fetch) answer() *wire.Response {
 	if f.session != nil {
 		f.session.rotate(gave)
 	}
-	return wire.EncodeFetch(f.header, out)
+	r := wire.EncodeFetch(f.header, out)
+	// A slow reader keeps no more from others than what it is sent beside the records.
+	keep := min(room, int64(r.Size()-(f.max-left)))
+	if keep <= smallAnswer {
+		keep = 0
+	}
+	f.h.config.Answers.Release(room - keep)
+	return f.h.withRoom(r, keep)
 }
 
 // read answers one partition with at most left bytes, unless it is the first with any.
 func (f *fetch) read(r *reader, left int, first bool) wire.FetchPartition {
 	p := wire.FetchPartition{Index: r.index, High: -1, Stable: -1, Start: -1, NoAborted: !f.aborted}
-	if p.Code = r.check(); p.Code != codeNone {
+	if p.Code = f.check(r); p.Code != codeNone {
 		switch {
 		case p.Code == codeNotLeader && r.state != nil && r.state.Leader != catalog.NoLeader:
 			p.Leader = &wire.Leader{ID: r.state.Leader, Epoch: r.state.LeaderEpoch}

@@ -39,7 +39,7 @@ func (h *Handler) IncrementalAlterConfigs(req *server.Request, b *kmsg.Increment
 		if times[resource{q.ResourceType, q.ResourceName}] > 1 {
 			err = fmt.Errorf("%w: the resource is in the request more than once", errRefused)
 		} else {
-			err = h.alter(req, q, b.ValidateOnly)
+			err = h.alterOne(req, q, b.ValidateOnly)
 		}
 		out.ErrorCode, out.ErrorMessage = codeOf(err), saying(err)
 		resp.Resources = append(resp.Resources, out)
@@ -47,7 +47,7 @@ func (h *Handler) IncrementalAlterConfigs(req *server.Request, b *kmsg.Increment
 	return resp
 }
 
-func (h *Handler) alter(req *server.Request, q *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {
+func (h *Handler) alterOne(req *server.Request, q *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {
 	ops := make([]catalog.ConfigOp, len(q.Configs))
 	for i, c := range q.Configs {
 		if c.Op < 0 || c.Op > kmsg.IncrementalAlterConfigOpSubtract {
@@ -57,25 +57,30 @@ func (h *Handler) alter(req *server.Request, q *kmsg.IncrementalAlterConfigsRequ
 			return fmt.Errorf("%w: null value for %s", errRefused, c.Name)
 		}
 	}
-	switch q.ResourceType {
+	return h.alter(req, q.ResourceType, q.ResourceName, ops, false, validateOnly)
+}
+
+// alter changes the settings of one resource; replace drops every other.
+func (h *Handler) alter(req *server.Request, kind kmsg.ConfigResourceType, name string, ops []catalog.ConfigOp, replace, validateOnly bool) error {
+	switch kind {
 	case kmsg.ConfigResourceTypeTopic:
-		t := h.config.Catalog.Image().Topic(q.ResourceName)
+		t := h.config.Catalog.Image().Topic(name)
 		switch {
 		case t == nil:
-			return fmt.Errorf("topic '%s': %w", q.ResourceName, catalog.ErrUnknownTopic)
+			return fmt.Errorf("topic '%s': %w", name, catalog.ErrUnknownTopic)
 		case reserved(t.Name):
 			return fmt.Errorf("%w: %s is the broker's own", errRefused, t.Name)
 		}
-		return h.propose(req, catalog.AlterTopicConfig{Topic: t.ID, Ops: ops}, validateOnly)
+		return h.propose(req, catalog.AlterTopicConfig{Topic: t.ID, Replace: replace, Ops: ops}, validateOnly)
 	case kmsg.ConfigResourceTypeBroker:
 		id := catalog.AllBrokers
-		if q.ResourceName != "" {
+		if name != "" {
 			var err error
-			if id, err = h.thisBroker(q.ResourceName); err != nil {
+			if id, err = h.thisBroker(name); err != nil {
 				return fmt.Errorf("%w: %w", errRefused, err)
 			}
 		}
-		return h.propose(req, catalog.AlterBrokerConfig{Broker: id, Ops: ops}, validateOnly)
+		return h.propose(req, catalog.AlterBrokerConfig{Broker: id, Replace: replace, Ops: ops}, validateOnly)
 	}
-	return fmt.Errorf("%w: resources of type %d have no settings here", errRefused, q.ResourceType)
+	return fmt.Errorf("%w: resources of type %d have no settings here", errRefused, kind)
 }

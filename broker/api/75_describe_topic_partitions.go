@@ -12,13 +12,22 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"millrace/broker/catalog"
+	"millrace/broker/server"
 )
 
 // describePartitionsMax is `max.request.partition.size.limit`.
 const describePartitionsMax = 2000
 
-// DescribeTopicPartitions tells topics and partitions in pages.
-func (h *Handler) DescribeTopicPartitions(b *kmsg.DescribeTopicPartitionsRequest) kmsg.Response {
+// describedPartition is about what one partition takes in an answer, in bytes, encoded and not.
+const describedPartition = 256
+
+// DescribeTopicPartitions tells topics and partitions in pages. The first result is the room its answer takes; the
+// answer is nil when the server closed before there was room.
+func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeTopicPartitionsRequest) (int64, kmsg.Response) {
+	held, err := h.room(req.Context, min(h.config.Catalog.Image().Partitions()+len(b.Topics), describePartitionsMax)*describedPartition)
+	if err != nil {
+		return 0, nil
+	}
 	resp := kmsg.NewPtrDescribeTopicPartitionsResponse()
 	img := h.config.Catalog.Image()
 	var names []string
@@ -48,7 +57,7 @@ func (h *Handler) DescribeTopicPartitions(b *kmsg.DescribeTopicPartitionsRequest
 		t := img.Topic(name)
 		if room == 0 {
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: int32(first)}
-			return resp
+			return held, resp
 		}
 		out := kmsg.NewDescribeTopicPartitionsResponseTopic()
 		out.Topic, out.AuthorizedOperations = text(name), noOperations
@@ -68,11 +77,11 @@ func (h *Handler) DescribeTopicPartitions(b *kmsg.DescribeTopicPartitionsRequest
 		resp.Topics = append(resp.Topics, out)
 		if first < len(t.Partitions) {
 			resp.NextCursor = &kmsg.DescribeTopicPartitionsResponseNextCursor{Topic: name, Partition: int32(first)}
-			return resp
+			return held, resp
 		}
 		first = 0
 	}
-	return resp
+	return held, resp
 }
 
 func partitionOf(index int32, s *catalog.PartitionState) kmsg.DescribeTopicPartitionsResponseTopicPartition {

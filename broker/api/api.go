@@ -95,10 +95,11 @@ type Config struct {
 
 	// FetchMax is `fetch.max.bytes`: the most bytes of records in one response; default 16 MiB.
 	FetchMax int
-	// Sessions is `max.incremental.fetch.session.cache.slots`, default 1000; SessionPartitions the most partitions
-	// over all sessions, default 20,000.
-	Sessions, SessionPartitions int
-	// Answers is where large answers of admin requests come from; default: 4 MiB of their own.
+	// Sessions is `max.incremental.fetch.session.cache.slots`, default 1000; SessionBytes the most memory the partitions
+	// of all sessions may take, default 8 MiB.
+	Sessions     int
+	SessionBytes int64
+	// Answers is where large answers come from; default: 4 MiB of their own.
 	Answers *budget.Share
 	// NowMS tells the time in milliseconds since any fixed instant, and never goes back: (*pulse.Pulse).Now.
 	NowMS  func() int64
@@ -131,8 +132,8 @@ func New(c Config) *Handler {
 	if c.Sessions <= 0 {
 		c.Sessions = 1000
 	}
-	if c.SessionPartitions <= 0 {
-		c.SessionPartitions = 20_000
+	if c.SessionBytes <= 0 {
+		c.SessionBytes = 8 << 20
 	}
 	if c.Answers == nil {
 		share, err := budget.New(answersMax).Share("answers", answersMax)
@@ -147,7 +148,7 @@ func New(c Config) *Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionPartitions, c.NowMS), log: c.Logger}
+	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger}
 }
 
 // Advance completes what waited for a partition's high watermark, or its end, to move. It is quick enough for the
@@ -169,43 +170,65 @@ func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel 
 	case *kmsg.ApiVersionsRequest:
 		reply(answer(apiVersions(req.Header, b)))
 		return nil
-	case *kmsg.ListOffsetsRequest:
-		body = h.ListOffsets(b)
 	case *kmsg.MetadataRequest:
 		room, body = h.Metadata(req, b)
 	case *kmsg.CreateTopicsRequest:
 		room, body = h.CreateTopics(req, b)
-	case *kmsg.DeleteTopicsRequest:
-		body = h.DeleteTopics(req, b)
-	case *kmsg.DeleteRecordsRequest:
-		body = h.DeleteRecords(b)
-	case *kmsg.InitProducerIDRequest:
-		body = h.InitProducerID(req, b)
-	case *kmsg.OffsetForLeaderEpochRequest:
-		body = h.OffsetForLeaderEpoch(b)
 	case *kmsg.DescribeConfigsRequest:
 		room, body = h.DescribeConfigs(req, b)
 	case *kmsg.DescribeLogDirsRequest:
 		room, body = h.DescribeLogDirs(req, b)
-	case *kmsg.CreatePartitionsRequest:
-		body = h.CreatePartitions(req, b)
-	case *kmsg.IncrementalAlterConfigsRequest:
-		body = h.IncrementalAlterConfigs(req, b)
-	case *kmsg.DescribeClusterRequest:
-		body = h.DescribeCluster(req, b)
 	case *kmsg.DescribeTopicPartitionsRequest:
-		body = h.DescribeTopicPartitions(b)
+		room, body = h.DescribeTopicPartitions(req, b)
+	default:
+		var err error
+		if room, err = h.room(req.Context, answerGrowth*req.Size); err == nil {
+			body = h.small(req)
+		}
 	}
 	if body == nil { // no room for the answer before the server closed
 		reply(func() *wire.Response { return &wire.Response{Close: true} })
 		return nil
 	}
-	r := wire.Encode(req.Header, body)
+	r := h.withRoom(wire.Encode(req.Header, body), room)
+	reply(func() *wire.Response { return r })
+	return nil
+}
+
+// answerGrowth is by how much the answer to a request that small answers is larger than the request at most, roughly.
+const answerGrowth = 16
+
+// small answers requests whose answer is bounded by the request.
+func (h *Handler) small(req *server.Request) kmsg.Response {
+	switch b := req.Body.(type) {
+	case *kmsg.ListOffsetsRequest:
+		return h.ListOffsets(b)
+	case *kmsg.DeleteTopicsRequest:
+		return h.DeleteTopics(req, b)
+	case *kmsg.DeleteRecordsRequest:
+		return h.DeleteRecords(b)
+	case *kmsg.InitProducerIDRequest:
+		return h.InitProducerID(req, b)
+	case *kmsg.OffsetForLeaderEpochRequest:
+		return h.OffsetForLeaderEpoch(b)
+	case *kmsg.AlterConfigsRequest:
+		return h.AlterConfigs(req, b)
+	case *kmsg.CreatePartitionsRequest:
+		return h.CreatePartitions(req, b)
+	case *kmsg.IncrementalAlterConfigsRequest:
+		return h.IncrementalAlterConfigs(req, b)
+	case *kmsg.DescribeClusterRequest:
+		return h.DescribeCluster(req, b)
+	}
+	return nil
+}
+
+// withRoom gives room back when the response was written, or could not be.
+func (h *Handler) withRoom(r *wire.Response, room int64) *wire.Response {
 	if room > 0 {
 		r.Then = func() { h.config.Answers.Release(room) }
 	}
-	reply(func() *wire.Response { return r })
-	return nil
+	return r
 }
 
 func answer(h wire.Header, body kmsg.Response) server.Answer {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -213,4 +214,53 @@ func TestDescribeTopicPartitionsPages(t *testing.T) {
 			t.Errorf("limit %d: %v", limit, got)
 		}
 	}
+}
+
+func TestAlterConfigsReplaces(t *testing.T) {
+	versions(t, 33, func(t *testing.T, version int16) {
+		type set = kmsg.AlterConfigsRequestResourceConfig
+		b := open(t, nil)
+		b.topic("t", 1)
+		b.topic("__consumer_offsets", 1)
+		alter := func(kind kmsg.ConfigResourceType, name string, validateOnly bool, configs ...set) int16 {
+			t.Helper()
+			r := kmsg.NewAlterConfigsRequestResource()
+			r.ResourceType, r.ResourceName, r.Configs = kind, name, configs
+			req := kmsg.NewPtrAlterConfigsRequest()
+			req.Resources, req.ValidateOnly = append(req.Resources, r), validateOnly
+			return ask[*kmsg.AlterConfigsResponse](b, req, version).Resources[0].ErrorCode
+		}
+		topic := kmsg.ConfigResourceTypeTopic
+		has := func(want map[string]string) {
+			t.Helper()
+			if got := b.Image().Topic("t").Config; !maps.Equal(got, want) {
+				t.Errorf("settings %v, want %v", got, want)
+			}
+		}
+		if code := alter(topic, "t", false, set{Name: "retention.ms", Value: text("9")}, set{Name: "segment.ms", Value: text("8")}); code != 0 {
+			t.Fatalf("code %d", code)
+		}
+		has(map[string]string{"retention.ms": "9", "segment.ms": "8"})
+		if code := alter(topic, "t", true, set{Name: "segment.ms", Value: text("7")}); code != 0 {
+			t.Errorf("code %d", code)
+		}
+		has(map[string]string{"retention.ms": "9", "segment.ms": "8"})
+		if code := alter(topic, "t", false, set{Name: "segment.ms", Value: text("7")}); code != 0 {
+			t.Errorf("code %d", code)
+		}
+		has(map[string]string{"segment.ms": "7"})
+		for name, code := range map[string]int16{
+			"null":      alter(topic, "t", false, set{Name: "segment.ms"}) - codeInvalidRequest,
+			"bad value": alter(topic, "t", false, set{Name: "segment.ms", Value: text("soon")}) - codeInvalidConfig,
+			"unknown":   alter(topic, "no", false) - codeUnknownTopicOrPartition,
+			"own":       alter(topic, "__consumer_offsets", false) - codeInvalidRequest,
+			"logger":    alter(kmsg.ConfigResourceTypeBrokerLogger, "1", false) - codeInvalidRequest,
+			"broker":    alter(kmsg.ConfigResourceTypeBroker, "1", false, set{Name: "num.partitions", Value: text("3")}),
+		} {
+			if code != 0 {
+				t.Errorf("%s: off by %d", name, code)
+			}
+		}
+		has(map[string]string{"segment.ms": "7"})
+	})
 }

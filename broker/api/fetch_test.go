@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/record"
 	"millrace/broker/server"
@@ -308,4 +309,45 @@ func FuzzFetch(f *testing.F) {
 			t.Errorf("%d answers", answers)
 		}
 	})
+}
+
+func TestFetchOfATopicThatIsDeletedIsAnsweredAtOnce(t *testing.T) {
+	versions(t, 1, func(t *testing.T, version int16) {
+		b := open(t, nil)
+		topic := filled(b, "t", 1, "a")
+		req := fetching(topic, 1)
+		req.MaxWaitMillis, req.MinBytes = 60_000, 1
+		p := b.begin(req, version)
+		p.waits()
+		gone := kmsg.NewPtrDeleteTopicsRequest()
+		gone.TopicNames = []string{"t"}
+		if got := ask[*kmsg.DeleteTopicsResponse](b, gone, 5).Topics[0]; got.ErrorCode != 0 {
+			t.Fatalf("code %d", got.ErrorCode)
+		}
+		want := codeUnknownTopicOrPartition
+		if version >= 13 {
+			want = codeUnknownTopicID
+		}
+		if got := p.response().(*kmsg.FetchResponse).Topics[0].Partitions[0].ErrorCode; got != want {
+			t.Errorf("code %d, want %d", got, want)
+		}
+	})
+}
+
+func TestFetchesOfManyPartitionsShareRoom(t *testing.T) {
+	share, err := budget.New(64<<10).Share("answers", 64<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, func(c *Config) { c.Answers = share })
+	offsets := make([]int64, 500)
+	req := fetching(filled(b, "t", len(offsets), "a"), offsets...)
+	r := b.begin(req, 12).raw()
+	if used := share.Used(); used == 0 || used > int64(r.Size()) {
+		t.Errorf("%d bytes of room for an answer of %d", used, r.Size())
+	}
+	r.Release()
+	if used := share.Used(); used != 0 {
+		t.Errorf("%d bytes of room are not given back", used)
+	}
 }

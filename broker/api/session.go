@@ -37,6 +37,16 @@ type wantKey struct {
 	index int32
 }
 
+// size is about what a want takes in a session and its index, in bytes. The name may be the want's own.
+func (w *want) size() int64 { return 288 + int64(len(w.name)) }
+
+func sizeOf(wants []*want) (n int64) {
+	for _, w := range wants {
+		n += w.size()
+	}
+	return n
+}
+
 func (w *want) key() wantKey { return wantKey{w.name, w.id, w.index} }
 
 // session is one incremental fetch session: the partitions a reader wants, so that its requests and our answers name
@@ -59,23 +69,25 @@ type session struct {
 
 // sessions is the bounded cache of fetch sessions. It is safe for concurrent use.
 type sessions struct {
-	slots, room int // the most sessions, and partitions over all of them
-	nowMS       func() int64
+	slots int   // the most sessions
+	room  int64 // the most bytes their partitions may take
+	nowMS func() int64
 
 	mu     sync.Mutex
 	byID   map[int32]*session
 	oldest list.List // of *session, the least recently used first. Invariant: the same ones as byID.
-	// partitions is the number of partitions of all sessions. Invariant: <= room.
-	partitions int
+	// taken is what the partitions of all sessions take. Invariant: <= room.
+	taken int64
 }
 
-func newSessions(slots, room int, nowMS func() int64) *sessions {
+func newSessions(slots int, room int64, nowMS func() int64) *sessions {
 	return &sessions{slots: slots, room: room, nowMS: nowMS, byID: make(map[int32]*session)}
 }
 
 // begin makes a session of wants, or nil when there is no room: the reader then goes on with full fetches.
 func (c *sessions) begin(wants []*want, byID bool) *session {
-	if len(wants) == 0 || len(wants) > c.room {
+	size := sizeOf(wants)
+	if len(wants) == 0 || size > c.room {
 		return nil
 	}
 	s := &session{byID: byID, epoch: 1, wants: wants, index: make(map[wantKey]*want, len(wants)), used: c.nowMS()}
@@ -88,7 +100,7 @@ func (c *sessions) begin(wants []*want, byID bool) *session {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.byID) >= c.slots || c.partitions+len(wants) > c.room {
+	for len(c.byID) >= c.slots || c.taken+size > c.room {
 		front := c.oldest.Front()
 		if front == nil || s.used-front.Value.(*session).used < sessionIdleMS {
 			return nil
@@ -100,7 +112,7 @@ func (c *sessions) begin(wants []*want, byID bool) *session {
 	}
 	c.byID[s.id] = s
 	s.place = c.oldest.PushBack(s)
-	c.partitions += len(wants)
+	c.taken += size
 	return s
 }
 
@@ -128,10 +140,10 @@ func (c *sessions) end(id int32) {
 // drop takes a session out. Who still serves a request of it goes on with what it has.
 func (c *sessions) drop(s *session) {
 	s.mu.Lock()
-	n := len(s.wants)
+	size := sizeOf(s.wants)
 	s.wants, s.index = nil, nil
 	s.mu.Unlock()
-	c.partitions -= n
+	c.taken -= size
 	c.oldest.Remove(s.place)
 	delete(c.byID, s.id)
 }
@@ -155,23 +167,24 @@ func (c *sessions) update(id, epoch int32, change []*want, forget []wantKey, byI
 	case byID != s.byID:
 		return nil, nil, codeSessionTopicID
 	}
-	fresh := 0
+	var fresh int64
 	for _, w := range change {
 		if s.index[w.key()] == nil {
-			fresh++
+			fresh += w.size()
 		}
 	}
-	if c.partitions+fresh > c.room {
+	if c.taken+fresh > c.room {
 		return nil, nil, codeSessionNotFound // the reader begins anew, and gets full fetches
 	}
-	before := len(s.wants)
+	before := sizeOf(s.wants)
 	for _, w := range change {
 		if old := s.index[w.key()]; old != nil {
 			old.offset, old.epoch, old.lastEpoch, old.maxBytes = w.offset, w.epoch, w.lastEpoch, w.maxBytes
 			continue
 		}
-		s.index[w.key()] = w
-		s.wants = append(s.wants, w)
+		one := *w // a copy: w lies among all those of its request
+		s.index[w.key()] = &one
+		s.wants = append(s.wants, &one)
 	}
 	for _, k := range forget {
 		delete(s.index, k)
@@ -184,7 +197,7 @@ func (c *sessions) update(id, epoch int32, change []*want, forget []wantKey, byI
 	}
 	clear(s.wants[len(kept):])
 	s.wants = kept
-	c.partitions += len(kept) - before
+	c.taken += sizeOf(kept) - before
 	if s.epoch++; s.epoch <= 0 {
 		s.epoch = 1 // after 2^31-1 comes 1 (KIP-227)
 	}

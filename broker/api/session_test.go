@@ -150,7 +150,7 @@ func TestSessionIsFair(t *testing.T) {
 }
 
 func TestSessionsAreBounded(t *testing.T) {
-	b := open(t, func(c *Config) { c.Sessions, c.SessionPartitions = 2, 5 })
+	b := open(t, func(c *Config) { c.Sessions, c.SessionBytes = 2, 5*(&want{name: "t"}).size() })
 	topic := filled(b, "t", 6, "a")
 	begin := func(offsets ...int64) int32 {
 		req := fetching(topic, offsets...)
@@ -191,14 +191,14 @@ func TestSessionsAreBounded(t *testing.T) {
 		t.Error("a session grew past the bound")
 	}
 	c := b.sessions
-	sum := 0
+	sum := int64(0)
 	for _, s := range c.byID {
-		sum += len(s.wants)
+		sum += sizeOf(s.wants)
 		if len(s.wants) != len(s.index) {
 			t.Errorf("session %d has %d wants and %d keys", s.id, len(s.wants), len(s.index))
 		}
 	}
-	if sum != c.partitions || c.partitions > 5 || c.oldest.Len() != len(c.byID) {
-		t.Errorf("%d partitions counted as %d, %d of %d sessions in order", sum, c.partitions, c.oldest.Len(), len(c.byID))
+	if sum != c.taken || c.taken > c.room || c.oldest.Len() != len(c.byID) {
+		t.Errorf("%d bytes counted as %d, %d of %d sessions in order", sum, c.taken, c.oldest.Len(), len(c.byID))
 	}
 }

@@ -231,8 +231,8 @@ func (c *conn) over() bool {
 	return c.broken || c.server.ctx.Err() != nil
 }
 
-// next reads one request. Bodies of Produce are held in memory from the budget; every other request is decoded from
-// the buffer it was read into and leaves nothing behind.
+// next reads one request. Bodies of Produce and large ones are held in memory from the budget; every other request is
+// decoded from the buffer it was read into and leaves nothing behind.
 func (c *conn) next() (*Request, error) {
 	size, key, err := c.in.begin(c)
 	if err != nil {
@@ -252,15 +252,14 @@ func (c *conn) next() (*Request, error) {
 		}
 		return nil, err
 	}
-	if h.Key != keyProduce {
-		// Nothing of the body aliases the frame.
-		if free != nil {
-			free()
-		}
+	if wire.PrefixSize+size <= smallMax && h.Key != keyProduce {
+		// Nothing of the body aliases the frame. The memory of a larger one is counted until it is served all the same,
+		// for what was decoded from it.
+		free()
 		free = nil
 	}
 	return &Request{
-		Header: h, Body: body, Context: c.server.ctx, free: free,
+		Header: h, Body: body, Size: size, Context: c.server.ctx, free: free,
 		Local: c.net.LocalAddr(), Remote: c.net.RemoteAddr(),
 	}, nil
 }

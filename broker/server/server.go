@@ -47,6 +47,8 @@ type Answer func() *wire.Response
 type Request struct {
 	wire.Header
 	Body kmsg.Request
+	// Size is the frame's, in bytes.
+	Size int
 	// Context ends when the server closes.
 	Context context.Context
 	// Local is the address the client connected to, Remote is the client's.

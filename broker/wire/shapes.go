@@ -64,6 +64,11 @@ var describeConfigsShape = []field{
 	i8, i8.since(3),              // synonyms, documentation
 }
 
+var alterConfigsShape = []field{
+	array(i8, str, array(str, str)), // type, name; key, value
+	i8,                              // validate only
+}
+
 var describeLogDirsShape = []field{array(str, arrayOf(i32))}
 
 var createPartitionsShape = []field{

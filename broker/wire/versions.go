@@ -50,6 +50,7 @@ var apis = []API{
 	{22, "InitProducerId", 0, 5, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.InitProducerIDRequest) }, initProducerIDShape},
 	{23, "OffsetForLeaderEpoch", 2, 4, 2, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.OffsetForLeaderEpochRequest) }, offsetForLeaderEpochShape},
 	{32, "DescribeConfigs", 1, 4, 1, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeConfigsRequest) }, describeConfigsShape},
+	{33, "AlterConfigs", 0, 2, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.AlterConfigsRequest) }, alterConfigsShape},
 	{35, "DescribeLogDirs", 1, 5, 1, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeLogDirsRequest) }, describeLogDirsShape},
 	{37, "CreatePartitions", 0, 3, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.CreatePartitionsRequest) }, createPartitionsShape},
 	{44, "IncrementalAlterConfigs", 0, 1, 0, 1, adminFrameMax, func() kmsg.Request { return new(kmsg.IncrementalAlterConfigsRequest) }, incrementalAlterConfigsShape},
