@@ -44,13 +44,16 @@ type fact struct {
 	bases []int64 // segments that entries name and no truncation removes; the checkpoint's first
 }
 
-// cut is one truncation: everything at or past base in entries before this one is cancelled.
+// cut is one truncation: the log goes on at byte pos of segment seg, and what entries before this one put at or behind
+// that place is cancelled. Places are compared and not offsets: the end of one segment and the beginning of the next are
+// the same offset, and only one of them ends the older segment.
 type cut struct {
-	at   place
-	base int64
-	seg  int64
-	pos  int64
+	at       place
+	seg, pos int64
 }
+
+// covers says whether the cut takes what lies at byte pos of segment seg.
+func (c cut) covers(seg, pos int64) bool { return c.seg < seg || c.seg == seg && c.pos <= pos }
 
 // place is an entry's position in the journal.
 type place struct {
@@ -291,7 +294,7 @@ func (r *recovery) collect(f journal.Frame) error {
 			fact := r.fact(k)
 			fact.start = min(fact.start, e.Base)
 			fact.bases = slices.DeleteFunc(fact.bases, func(base int64) bool { return base > e.Segment })
-			fact.cuts = append(fact.cuts, cut{place{f.Index, i}, e.Base, e.Segment, e.Position})
+			fact.cuts = append(fact.cuts, cut{place{f.Index, i}, e.Segment, e.Position})
 		case journal.Append, journal.Pointer:
 			if f.Index == r.torn {
 				continue

@@ -269,7 +269,7 @@ func (l *log) apply(at place, e *journal.Entry) error {
 	case journal.StartMoved:
 		return nil // with the cuts, at the end
 	case journal.Truncate:
-		if slices.ContainsFunc(f.cuts, func(c cut) bool { return at.before(c.at) && c.base <= e.Base }) {
+		if slices.ContainsFunc(f.cuts, func(c cut) bool { return at.before(c.at) && c.covers(e.Segment, e.Position) }) {
 			return nil // a later one cut as much
 		}
 		return l.cutTo(e)
@@ -282,10 +282,10 @@ func (l *log) apply(at place, e *journal.Entry) error {
 		if c.at.before(at) {
 			continue
 		}
-		if c.base <= e.Base {
+		if c.covers(e.Segment, e.Position) {
 			return nil
 		}
-		if c.seg == e.Segment && c.pos > e.Position && c.pos < e.Position+length {
+		if c.covers(e.Segment, e.Position+length) {
 			length = c.pos - e.Position
 		}
 	}
