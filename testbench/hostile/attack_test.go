@@ -1,0 +1,185 @@
+package hostile
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// patience is how long the broker may keep a connection that has gone wrong: it cuts off half requests and readers that
+// do not read after 30 s, and MQTT clients that do not say CONNECT after 10.
+const patience = 45 * time.Second
+
+// attack is what many connections do at one door.
+type attack struct {
+	name  string
+	mqtt  bool // the door
+	conns int
+	sends func(conn int) []byte
+	// reads: the peer reads what it is answered, as most do. Otherwise its receive buffer stays full.
+	mute bool
+	// answered: one answer of the broker is a clear error too, and the peer leaves when it has it.
+	answered bool
+}
+
+// run connects once, misbehaves, and returns nil when the broker has ended it as it must.
+func (a *attack) run(address string, conn int) (err error) {
+	c, err := net.DialTimeout("tcp", address, bound)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if a.mute {
+		if err := c.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+			return err
+		}
+	}
+	// The broker may end it while we are still writing, and then that is its answer.
+	if _, err := c.Write(a.sends(conn)); err != nil {
+		return ended(err)
+	}
+	if a.mute {
+		return hungUp(c)
+	}
+	if a.answered {
+		var one [8]byte
+		_, err := io.ReadFull(c, one[:])
+		return err
+	}
+	_, err = io.Copy(io.Discard, c)
+	return ended(err)
+}
+
+// ended is nil when an error means that the broker closed the connection.
+func ended(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("still open after %v", patience)
+	}
+	return nil
+}
+
+// hungUp waits, without reading, until the other side has ended the connection.
+func hungUp(c net.Conn) error {
+	for begin := time.Now(); time.Since(begin) < patience; {
+		// A PINGREQ, or the beginning of a frame: what matters is whether somebody is there to take it.
+		if _, err := c.Write([]byte{0}); err != nil {
+			return ended(err)
+		}
+		<-time.After(500 * time.Millisecond)
+	}
+	return fmt.Errorf("still open after %v", patience)
+}
+
+// kafkaHead is a frame's length and the beginning of its header.
+func kafkaHead(size uint32, key, version int16) []byte {
+	p := binary.BigEndian.AppendUint32(nil, size)
+	p = binary.BigEndian.AppendUint16(p, uint16(key))
+	p = binary.BigEndian.AppendUint16(p, uint16(version))
+	return append(p, 0, 0, 0, 1, 0xff, 0xff) // correlation id, no client id
+}
+
+// kafkaFrame is a whole frame.
+func kafkaFrame(key, version int16, body []byte) []byte {
+	return append(kafkaHead(uint32(10+len(body)), key, version), body...)
+}
+
+// mqttPacket is a whole packet.
+func mqttPacket(first byte, body []byte) []byte {
+	return append(binary.AppendUvarint([]byte{first}, uint64(len(body))), body...)
+}
+
+func mqttString(s string) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(s))), s...)
+}
+
+// mqttConnect is a 3.1.1 CONNECT with a clean session and a keep alive in seconds.
+func mqttConnect(id string, keepAlive uint16) []byte {
+	body := append(mqttString("MQTT"), 4, 2)
+	body = binary.BigEndian.AppendUint16(body, keepAlive)
+	return mqttPacket(0x10, append(body, mqttString(id)...))
+}
+
+func mqttSubscribe(filter string) []byte {
+	return mqttPacket(0x82, append(append([]byte{0, 1}, mqttString(filter)...), 0))
+}
+
+func noise(seed int, n int) []byte {
+	b := make([]byte, n)
+	if _, err := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(b); err != nil {
+		panic(err) // it never fails
+	}
+	return b
+}
+
+func always(b []byte) func(int) []byte { return func(int) []byte { return b } }
+
+// fetches asks n times for as much of a topic as there is.
+func fetches(topic string, n int) []byte {
+	req := kmsg.NewPtrFetchRequest()
+	req.Version = 11
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 100, 1, 50<<20
+	part := kmsg.NewFetchRequestTopicPartition()
+	part.PartitionMaxBytes = 50 << 20
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.Partitions = topic, []kmsg.FetchRequestTopicPartition{part}
+	req.Topics = append(req.Topics, t)
+	var out []byte
+	for i := range n {
+		out = kmsg.NewRequestFormatter().AppendRequest(out, req, int32(i))
+	}
+	return out
+}
+
+// attacks is everything at once.
+func attacks(backlog string) []attack {
+	billion := binary.BigEndian.AppendUint32(nil, 2_000_000_000)
+	uvarint := binary.AppendUvarint(nil, 2_000_000_001)
+	// Produce v8: no transactional id, acks 1, timeout, then topics; Fetch v11: a replica, times and sizes, a session.
+	produce := append([]byte{0xff, 0xff, 0, 1, 0, 0, 0x75, 0x30}, billion...)
+	fetch := append(append(append([]byte{0xff, 0xff, 0xff, 0xff}, make([]byte, 4+4+4+1)...), 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff), billion...)
+	half := append(kafkaHead(1<<20, 0, 8), noise(1, 512<<10)...)
+	return []attack{
+		{name: "Kafka: noise", conns: 20, sends: func(i int) []byte { return append([]byte{0xff}, noise(i, 64<<10)...) }},
+		{name: "Kafka: HTTP", conns: 5, sends: always([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"))},
+		{name: "Kafka: frame of two billion bytes", conns: 10, sends: always(kafkaHead(2_000_000_000, 3, 9))},
+		{name: "Kafka: frame of 5 MiB", conns: 10, sends: always(append(kafkaHead(5<<20, 0, 8), noise(2, 1<<20)...))},
+		{name: "Kafka: unknown keys", conns: 20, sends: func(i int) []byte { return kafkaFrame(int16(900+i), 0, make([]byte, 90)) }},
+		{name: "Kafka: negative key", conns: 5, sends: always(kafkaFrame(-1, 0, make([]byte, 90)))},
+		{name: "Kafka: Metadata of the future", conns: 5, sends: always(kafkaFrame(3, 99, make([]byte, 90)))},
+		{name: "Kafka: ApiVersions of the future", conns: 5, sends: always(kafkaFrame(18, 99, make([]byte, 90))), answered: true},
+		{name: "Kafka: two billion topics, Metadata v9", conns: 10, sends: always(kafkaFrame(3, 9, append(append([]byte{0}, uvarint...), make([]byte, 60)...)))},
+		{name: "Kafka: two billion topics, Produce v8", conns: 10, sends: always(kafkaFrame(0, 8, append(produce, make([]byte, 60)...)))},
+		{name: "Kafka: two billion topics, Fetch v11", conns: 10, sends: always(kafkaFrame(1, 11, append(fetch, make([]byte, 60)...)))},
+		{name: "Kafka: half a length", conns: 20, sends: always([]byte{0, 0})},
+		{name: "Kafka: half a Produce of 1 MiB", conns: 24, sends: always(half)},
+		{name: "Kafka: fetches nobody reads", conns: 30, sends: always(fetches(backlog, 40)), mute: true},
+
+		{name: "MQTT: noise", mqtt: true, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},
+		{name: "MQTT: noise after CONNECT", mqtt: true, conns: 20, sends: func(i int) []byte {
+			return append(append(mqttConnect(fmt.Sprint("noise", i), 10), 0xf0), noise(i, 64<<10)...)
+		}},
+		{name: "MQTT: never CONNECT", mqtt: true, conns: 50, sends: always(nil)},
+		{name: "MQTT: half a CONNECT", mqtt: true, conns: 20, sends: always(mqttConnect("half", 10)[:9])},
+		{name: "MQTT: CONNECT of 200 MiB", mqtt: true, conns: 10, sends: always(append([]byte{0x10, 0xff, 0xff, 0xff, 0x63}, noise(3, 1<<20)...))},
+		{name: "MQTT: CONNECT of 1 MiB without an end", mqtt: true, conns: 20, sends: always(append([]byte{0x10, 0xff, 0xff, 0x3c}, noise(4, 900<<10)...))},
+		{name: "MQTT: PUBLISH of 200 MiB", mqtt: true, conns: 10, sends: func(i int) []byte {
+			return append(append(mqttConnect(fmt.Sprint("large", i), 10), 0x32, 0xff, 0xff, 0xff, 0x63), noise(3, 1<<20)...)
+		}},
+		{name: "MQTT: half a PUBLISH of 1 MiB", mqtt: true, conns: 20, sends: func(i int) []byte {
+			return append(append(mqttConnect(fmt.Sprint("half", i), 2), 0x32, 0xff, 0xff, 0x3c), noise(5, 900<<10)...)
+		}},
+		{name: "MQTT: a subscriber that never reads", mqtt: true, conns: 30, sends: func(i int) []byte {
+			return append(mqttConnect(fmt.Sprint("mute", i), 10), mqttSubscribe("#")...)
+		}},
+	}
+}

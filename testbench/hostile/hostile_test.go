@@ -1,0 +1,215 @@
+package hostile
+
+import (
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"millrace/testbench/process"
+)
+
+// only leaves attacks out, to find which of them costs what.
+var only = flag.String("hostile.only", "", "regular expression of the attacks to make; empty: all")
+
+func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
+
+const (
+	rssMax   = 48 << 20 // row 5 of the goals, and memory.limit
+	sampling = 100 * time.Millisecond
+	idlers   = 1000 // at each door
+	backlog  = "backlog"
+)
+
+// The default of 1000 Kafka connections would refuse the idle ones what the attacks leave; memory.limit is the default.
+const configuration = `
+[broker]
+max.connections = 1500
+`
+
+func TestHostileClients(t *testing.T) {
+	p := process.Start(t, configuration)
+	fill(t, p)
+
+	watching, unwatch := context.WithCancel(t.Context())
+	defer unwatch()
+	var watch sync.WaitGroup
+	var peak int64
+	watch.Go(func() { peak = sample(watching, t, p) })
+
+	working, done := context.WithCancel(t.Context())
+	defer done()
+	var honests sync.WaitGroup
+	counts := []*honest{{name: "produced"}, {name: "consumed"}, {name: "published"}, {name: "received"}}
+	honests.Go(func() { produceAndConsume(working, t, p, counts[0], counts[1]) })
+	honests.Go(func() { publishAndReceive(working, t, p, counts[2], counts[3]) })
+
+	idle := append(idleKafka(t, p), idleMQTT(t, p)...)
+	attack := time.Now()
+	var attackers sync.WaitGroup
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range attacks(backlog) {
+		if !wanted.MatchString(a.name) {
+			continue
+		}
+		address := p.Kafka
+		if a.mqtt {
+			address = p.MQTT
+		}
+		for i := range a.conns {
+			attackers.Go(func() {
+				if err := a.run(address, i); err != nil {
+					t.Errorf("%s (connection %d): %v", a.name, i, err)
+				}
+			})
+		}
+	}
+	attackers.Wait()
+	t.Logf("the last hostile connection ended after %v", time.Since(attack).Round(time.Millisecond))
+	for _, c := range idle {
+		c.alive(t)
+	}
+	done()
+	honests.Wait()
+	unwatch()
+	watch.Wait()
+	for _, h := range counts {
+		t.Log(h)
+		if h.count.Load() < 10 {
+			t.Errorf("%s: only %d", h.name, h.count.Load())
+		}
+	}
+	t.Logf("at most %.1f MiB resident", float64(peak)/(1<<20))
+	if peak > rssMax {
+		t.Errorf("%.1f MiB resident, want at most %d", float64(peak)/(1<<20), rssMax>>20)
+	}
+}
+
+// fill produces what the readers that do not read ask for.
+func fill(t *testing.T, p *process.Process) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka), kgo.AllowAutoTopicCreation(), kgo.DefaultProduceTopic(backlog),
+		kgo.ProducerBatchCompression(kgo.NoCompression()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for i := range 24 {
+		if err := client.ProduceSync(t.Context(), &kgo.Record{Value: noise(i, 900<<10)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// sample looks at the resident memory until ctx ends and returns the most it saw.
+func sample(ctx context.Context, t *testing.T, p *process.Process) (peak int64) {
+	tick := time.NewTicker(sampling)
+	defer tick.Stop()
+	for {
+		n, err := p.RSS()
+		if err != nil {
+			t.Error(err)
+			return peak
+		}
+		peak = max(peak, n)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return peak
+		}
+	}
+}
+
+// idler is a connection that wants nothing, and is answered when it asks.
+type idler struct {
+	net.Conn
+	ask  []byte
+	read func(io.Reader) error // reads the answer, all of it
+}
+
+func (c idler) alive(t *testing.T) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(bound)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(c.ask); err != nil {
+		t.Fatalf("an idle client finds itself cut off: %v", err)
+	}
+	if err := c.read(c); err != nil {
+		t.Fatalf("an idle client is not answered: %v", err)
+	}
+}
+
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", address, bound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// idleKafka are clients that have said who they are, as all do first.
+func idleKafka(t *testing.T, p *process.Process) (list []idler) {
+	t.Helper()
+	for range idlers {
+		c := idler{dial(t, p.Kafka), kafkaFrame(18, 0, nil), readFrame}
+		c.alive(t)
+		list = append(list, c)
+	}
+	return list
+}
+
+func readFrame(r io.Reader) error {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return err
+	}
+	_, err := io.CopyN(io.Discard, r, int64(binary.BigEndian.Uint32(size[:])))
+	return err
+}
+
+func readPong(r io.Reader) error {
+	var pong [2]byte
+	if _, err := io.ReadFull(r, pong[:]); err != nil {
+		return err
+	}
+	if pong != [2]byte{0xd0, 0} {
+		return fmt.Errorf("%x is no PINGRESP", pong)
+	}
+	return nil
+}
+
+// idleMQTT are clients with a session and a subscription.
+func idleMQTT(t *testing.T, p *process.Process) (list []idler) {
+	t.Helper()
+	for i := range idlers {
+		c := idler{dial(t, p.MQTT), []byte{0xc0, 0}, readPong}
+		name := fmt.Sprint("idle-", i)
+		if _, err := c.Write(append(mqttConnect(name, 0), mqttSubscribe(name+"/#")...)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 4+5)); err != nil { // CONNACK and SUBACK
+			t.Fatal(err)
+		}
+		list = append(list, c)
+	}
+	return list
+}
