@@ -154,7 +154,8 @@ func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []u
 // serve reads packets until the connection ends. nil means the client said DISCONNECT.
 func (c *client) serve() error {
 	// A connection that sends no CONNECT in reasonable time is closed (3.1.4).
-	if err := c.conn.SetReadDeadline(c.s.cfg.Now().Add(c.s.cfg.ConnectTimeout)); err != nil {
+	c.in.until = c.s.cfg.Now().Add(c.s.cfg.ConnectTimeout)
+	if err := c.conn.SetReadDeadline(c.in.until); err != nil {
 		return err
 	}
 	frame, err := c.in.next(c.s.cfg.MaxPacketSize)
@@ -164,6 +165,7 @@ func (c *client) serve() error {
 	if err := c.connect(frame); err != nil {
 		return err
 	}
+	c.in.until = time.Time{}
 	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
