@@ -59,17 +59,18 @@ func (st *stream) run() {
 		}
 		ss.mu.Unlock()
 	}
-	var buf []byte
+	held := st.takeChunk()
 	for range turnReads {
 		in = slices.DeleteFunc(in, func(c *scanner) bool { return !st.behind(c) })
 		if len(in) == 0 {
-			return
+			break
 		}
 		var ok bool
-		if in, buf, ok = st.scan(in, buf); !ok {
+		if in, ok = st.scan(in, held); !ok {
 			break
 		}
 	}
+	st.keepChunk(held)
 	// Not through yet: the others in the queue first.
 	for _, c := range in {
 		c.ss.mu.Lock()
@@ -98,16 +99,16 @@ func (st *stream) behind(c *scanner) bool {
 }
 
 // scan reads once and hands out. ok is false when reading has to wait.
-func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
+func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
 	from := slices.MinFunc(in, func(a, b *scanner) int { return int(min(max(a.next-b.next, -1), 1)) }).next
-	buf, err := st.part.ReadBatches(buf[:0], from, readBytes)
+	err := held.load(st.part, from)
 	st.mu.Lock()
 	tail := st.pos
 	st.mu.Unlock()
 	next := from
 	if err == nil {
 		var m message
-		next, err = each(buf, from, recordBytes, func(r *record.Record) bool {
+		next, err = held.each(from, func(r *record.Record) bool {
 			if r.Offset >= tail {
 				return false // the tail reader's
 			}
@@ -116,7 +117,7 @@ func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
 			}
 			return len(in) > 0
 		})
-		if len(buf) == 0 {
+		if len(held.buf) == 0 {
 			next = tail // nothing readable before it
 		}
 	}
@@ -125,16 +126,16 @@ func (st *stream) scan(in []*scanner, buf []byte) ([]*scanner, []byte, bool) {
 		if errors.Is(err, ErrGone) {
 			st.all.drop(st)
 			st.abandon(in)
-			return nil, buf, true
+			return nil, true
 		}
 		if !st.failed(err, &moved) {
 			st.save(in, next)
-			return nil, buf, st.park(in)
+			return nil, st.park(in)
 		}
 		next = moved
 	}
 	st.save(in, min(next, tail))
-	return in, buf, true
+	return in, true
 }
 
 // abandon takes the stream of a deleted topic from the sessions in the scan.

@@ -33,6 +33,8 @@ type stream struct {
 	mu  sync.Mutex
 	pos int64
 
+	chunk atomic.Pointer[chunk] // nil while a scan has it, or there is none
+
 	waitMu  sync.Mutex
 	waiting []*session // lag here and may be sent to
 	queued  bool       // in the queue of the scans
@@ -55,6 +57,7 @@ type streams struct {
 	scan  *sync.Cond
 	ended bool
 
+	kept atomic.Int64 // bytes of all chunks that are kept
 	gaps atomic.Int64 // records, or undecodable batches, that sessions never got
 	hit  uint64       // the tail reader's generation of session.hits
 }
@@ -300,6 +303,7 @@ func (a *streams) sweep() (dropped bool) {
 	}
 	a.mu.Unlock()
 	for _, st := range all {
+		st.sweepChunk()
 		// At its end a partition is not read from the disk: it only says whether it is there.
 		if _, err := st.part.ReadBatches(nil, st.part.High(), 1); errors.Is(err, ErrGone) {
 			a.drop(st)

@@ -433,3 +433,45 @@ func BenchmarkCheck(b *testing.B) {
 		}
 	}
 }
+
+func TestRecordsGoOnFromAPlace(t *testing.T) {
+	for _, codec := range []Codec{None, Zstd} {
+		builder := NewBuilder(codec)
+		for i := range 100 {
+			builder.Add(int64(i), []byte{byte(i)}, make([]byte, 50), nil)
+		}
+		b, err := builder.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Codec() != codec {
+			t.Fatalf("codec %d, want %d", b.Codec(), codec)
+		}
+		var place Place
+		for stop := range int64(100) {
+			for r, err := range b.RecordsFrom(&place, 1<<20) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if codec == None && r.Offset != max(stop-1, 0) && r.Offset != stop {
+					t.Fatalf("went on at %d, stopped at %d", r.Offset, stop-1)
+				}
+				if r.Offset == stop {
+					if r.Key[0] != byte(stop) || r.Timestamp != stop {
+						t.Fatalf("record %d is %+v", stop, r)
+					}
+					break
+				}
+			}
+		}
+		n := 0
+		for _, err := range b.RecordsFrom(&place, 1<<20) {
+			if n++; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := map[Codec]int{None: 1, Zstd: 100}[codec]; n != want {
+			t.Errorf("codec %d: %d records from the last place, want %d", codec, n, want)
+		}
+	}
+}

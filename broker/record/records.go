@@ -31,6 +31,20 @@ const minRecord = 7
 // a stream, one record in memory at a time, and end in ErrTooLarge after maxBytes. An error is the last thing yielded.
 // The batch must have passed Check.
 func (b Batch) Records(maxBytes int) iter.Seq2[Record, error] {
+	return b.RecordsFrom(new(Place), maxBytes)
+}
+
+// Place is a place in one batch, the zero Place its beginning.
+type Place struct {
+	at   int   // bytes of records before it
+	done int32 // records before it
+	prev int64 // offset delta of the last of these, plus 1
+}
+
+// RecordsFrom is Records from the place p on, which is moved along: when the caller stops, p is the place of the record
+// that was yielded last, so that it can be gone on with from there. In a compressed batch there is no such place but the
+// beginning: p stays there.
+func (b Batch) RecordsFrom(p *Place, maxBytes int) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		w, err := b.walk(maxBytes)
 		if err != nil {
@@ -38,7 +52,14 @@ func (b Batch) Records(maxBytes int) iter.Seq2[Record, error] {
 			return
 		}
 		defer w.close()
+		whole := len(w.records)
+		if w.stream == nil {
+			w.records, w.left, w.prev = w.records[p.at:], w.left-p.done, p.prev-1
+		}
 		for {
+			if w.stream == nil {
+				*p = Place{whole - len(w.records), b.Count() - w.left, w.prev + 1}
+			}
 			r, err := w.next(true)
 			if errors.Is(err, io.EOF) {
 				return
