@@ -38,7 +38,8 @@ type part struct {
 	// start is the first readable offset that was confirmed, startMax the highest that was asked for.
 	start, startMax int64
 	// cutTo is the lowest offset an unconfirmed truncation may have cut the log to.
-	cutTo int64
+	cutTo   int64
+	writers []*writer
 }
 
 func newModel() *model {
@@ -101,7 +102,7 @@ type seen struct {
 
 // check compares a whole partition, read after a cut, with what was promised.
 func (p *part) check(start, high int64, log []seen) error {
-	if start < p.start || start > max(p.start, p.startMax) {
+	if start < min(p.start, p.cutTo) || start > max(p.start, p.startMax) {
 		return fmt.Errorf("%s starts at %d, confirmed %d, asked for %d", p, start, p.start, p.startMax)
 	}
 	if high < min(p.end, p.cutTo) {
@@ -137,6 +138,9 @@ func (p *part) settle(start, high int64, log []seen) {
 	p.start, p.startMax, p.end, p.cutTo = start, start, high, math.MaxInt64
 	for _, s := range log {
 		p.log[s.offset] = s.id
+	}
+	for _, r := range p.writers {
+		r.settle(log, start)
 	}
 }
 

@@ -50,6 +50,7 @@ func TestAcknowledgedMeansOnFlash(t *testing.T) {
 			"served": sum.Served, "unanswered that survived": sum.Survived, "pointed": sum.Pointed, "removed segments": sum.Rolls,
 			"start moves": sum.Starts, "truncations": sum.Truncations, "deletions": sum.Deletes, "checkpoints": sum.Checkpoints,
 			"faults": sum.Faults, "clean stops": sum.Stops,
+			"repeated batches": sum.Repeats,
 		} {
 			if n == 0 {
 				t.Errorf("%s: none in %d cuts", what, sum.Cuts)
@@ -93,4 +94,5 @@ func (t *Tally) add(o Tally) {
 	t.Checkpoints += o.Checkpoints
 	t.Faults += o.Faults
 	t.Stops += o.Stops
+	t.Repeats += o.Repeats
 }

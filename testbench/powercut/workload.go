@@ -1,6 +1,7 @@
 package powercut
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,8 +24,10 @@ func (w *World) step() error {
 	switch {
 	case len(w.model.order) == 0 || n < 3 && len(w.model.order) < 4:
 		return w.create()
-	case n < 40:
+	case n < 32:
 		return w.append(1+w.rng.IntN(4), 20+w.rng.IntN(300))
+	case n < 40:
+		return w.produce()
 	case n < 52: // pointed
 		return w.append(1+w.rng.IntN(6), 2000+w.rng.IntN(4000))
 	case n < 68:
@@ -168,21 +171,27 @@ func (w *World) append(n, size int) error {
 		return nil
 	}
 	first, recs := w.records(p, n, size)
+	b, err := w.batch(recs)
+	if err != nil {
+		return err
+	}
+	w.cfg.Trace("append %s: records %d to %d, %d bytes", p, first, first+uint64(n)-1, len(b))
+	live.Append(b, partition.AppendOptions{Epoch: -1}, w.answer(p, first, n))
+	return nil
+}
+
+// batch is one batch of recs.
+func (w *World) batch(recs []record.Record) (record.Batch, error) {
 	w.builder.Reset()
 	for _, r := range recs {
 		w.builder.Add(r.Timestamp, r.Key, r.Value, nil)
 	}
 	b, err := w.builder.Build()
-	if err != nil {
-		return err
-	}
 	if len(b) >= inlineMax {
 		w.tally.Pointed++
 	}
-	w.cfg.Trace("append %s: records %d to %d, %d bytes", p, first, first+uint64(n)-1, len(b))
 	// The builder's memory is used again; the batch is borrowed until it is answered.
-	live.Append(append([]byte(nil), b...), partition.AppendOptions{Epoch: -1}, w.answer(p, first, n))
-	return nil
+	return bytes.Clone(b), err
 }
 
 func (w *World) appendRecords() error {
@@ -285,27 +294,27 @@ func (w *World) truncate() error {
 	if high == start {
 		return nil
 	}
-	// A batch goes whole, so it is cut at the beginning of one.
+	// A batch goes whole, also where the start lies inside it.
 	at := start + w.rng.Int64N(high-start)
 	span, err := live.Read(at, 1)
 	if err != nil {
 		return w.surprise("read", err)
 	}
-	bytes, err := span.Append(nil)
+	raw, err := span.Append(nil)
 	span.Release()
 	if err != nil {
 		return w.surprise("read", err)
 	}
-	b, _, err := record.Next(bytes)
+	b, _, err := record.Next(raw)
 	if err != nil {
 		return w.surprise("read", err)
 	}
-	if at = b.BaseOffset(); at < start {
-		return nil
-	}
-	w.cfg.Trace("truncate %s to %d", p, at)
+	w.cfg.Trace("truncate %s to %d in the batch at %d", p, at, b.BaseOffset())
 	w.mu.Lock()
-	p.cutTo = min(p.cutTo, at)
+	p.cutTo = min(p.cutTo, b.BaseOffset())
+	for _, r := range p.writers {
+		r.begin() // what it wrote may be gone
+	}
 	w.mu.Unlock()
 	end, err := live.Truncate(at)
 	if err != nil {

@@ -70,6 +70,7 @@ type Tally struct {
 	Acked, Refused, Unanswered, Served, Survived int // records
 	Pointed, Rolls, Starts, Truncations          int
 	Creates, Deletes, Checkpoints, Faults, Stops int
+	Repeats                                      int // batches of idempotent producers sent again
 }
 
 // New makes a world with an empty disk.
