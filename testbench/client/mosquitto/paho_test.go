@@ -151,3 +151,31 @@ next:
 	}
 	return 0, false
 }
+
+// The judge finds what it is there to find.
+func TestFind(t *testing.T) {
+	log := []int{0, 1, 2, 3, 2, 3, 4} // the publisher sent 2 and 3 again
+	for _, tt := range []struct {
+		run   []int
+		at    int
+		begin int
+		ok    bool
+	}{
+		{[]int{0, 1, 2}, 0, 0, true},
+		{[]int{2, 3, 4}, 4, 4, true},
+		{[]int{1, 2, 3, 2}, 3, 1, true}, // again what came before, in a new life
+		{[]int{4}, 5, 0, false},         // 3 is missing
+		{[]int{2, 4}, 2, 0, false},      // a gap within
+		{[]int{1, 0}, 2, 0, false},      // wrong order
+		{[]int{2, 2, 3}, 2, 0, false},   // twice within
+		{[]int{3, 4, 5}, 5, 0, false},   // what never was
+	} {
+		var run []arrival
+		for _, n := range tt.run {
+			run = append(run, arrival{1, n})
+		}
+		if begin, ok := find(log, run, tt.at); ok != tt.ok || ok && begin != tt.begin {
+			t.Errorf("%v at %d: %d, %v", tt.run, tt.at, begin, ok)
+		}
+	}
+}
