@@ -47,7 +47,6 @@ func (st *stream) keepChunk(c *chunk) {
 		st.all.kept.Add(-n)
 		return
 	}
-	c.used = true
 	if old := st.chunk.Swap(c); old != nil {
 		st.all.kept.Add(-int64(cap(old.buf)))
 	}
@@ -56,8 +55,8 @@ func (st *stream) keepChunk(c *chunk) {
 // sweepChunk drops a chunk nobody has used since the last sweep.
 func (st *stream) sweepChunk() {
 	if c := st.takeChunk(); c.used {
-		st.keepChunk(c)
 		c.used = false
+		st.keepChunk(c) // and is not ours any more
 	}
 }
 

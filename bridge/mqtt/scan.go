@@ -70,6 +70,7 @@ func (st *stream) run() {
 			break
 		}
 	}
+	held.used = true
 	st.keepChunk(held)
 	// Not through yet: the others in the queue first.
 	for _, c := range in {
