@@ -42,7 +42,7 @@ type Config struct {
 
 	JournalBytesMax      int64 // bytes committed since the last checkpoint that call for the next [32 MiB]
 	CheckpointIntervalMS int64 // by Tick, when anything was committed since [300,000]
-	Handles              int   // open files of all segments [96]
+	Handles              int   // open files of all segments, and an eighth of the logs that may wait for a sync [96]
 	ProducerMax          int   // producers remembered, all partitions together [4,096]
 	ProducerExpireMS     int64 // producer.id.expiration.ms [86,400,000]
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"millrace/broker/disk"
 )
@@ -28,14 +29,17 @@ var errHandlesClosed = errors.New("segment files are closed")
 
 // Handles keeps the open files of all segments that share it to a limit: the one longest unused is closed for the next.
 // A log with unsynced bytes stays open until it is synced, because only a descriptor that was open then is told when
-// the write-back fails; when nothing else can go, the oldest of those is synced early. Files in use are never closed,
-// so the limit is passed by as many as are in use at once. Safe for concurrent use.
+// the write-back fails. Those have a limit of their own, eight times as high: past it the oldest is synced early, which
+// costs the writer a sync that the checkpoint would have made for many. Files in use are never closed, so the limits are
+// passed by as many as are in use at once. Safe for concurrent use.
 type Handles struct {
-	fs    disk.FS
-	limit int
+	fs         disk.FS
+	limit      int // of files that can be closed at once
+	dirtyLimit int // of logs that have to be synced before
 
 	mu     sync.Mutex
 	recent list.List // of *handle, most recently used first
+	dirty  int       // of them
 	closed bool
 	failed error // the first failed close of a file nobody waited for; Close returns it
 }
@@ -52,9 +56,19 @@ type handle struct {
 	element *list.Element
 }
 
-// NewHandles bounds the open files to limit, at least 3.
+// dirtyFactor is how many times more logs with unsynced bytes may be open than other files.
+const dirtyFactor = 8
+
+// NewHandles bounds the open files to limit, at least 3, and the logs among them that wait for a sync to eight times as
+// many, but no more than a quarter of what the process may open.
 func NewHandles(fs disk.FS, limit int) *Handles {
-	return &Handles{fs: fs, limit: max(limit, int(kinds))}
+	limit = max(limit, int(kinds))
+	dirty := dirtyFactor * limit
+	var files syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil && files.Cur/4 < uint64(dirty) {
+		dirty = max(limit, int(files.Cur/4))
+	}
+	return &Handles{fs: fs, limit: limit, dirtyLimit: dirty}
 }
 
 // Open is the number of open files.
@@ -137,56 +151,76 @@ func (h *Handles) release(f *handle) {
 	}
 }
 
+// setDirty is called with mu held.
+func (h *Handles) setDirty(f *handle, dirty bool) {
+	switch {
+	case f.dirty == dirty:
+		return
+	case dirty:
+		h.dirty++
+	default:
+		h.dirty--
+	}
+	f.dirty = dirty
+}
+
 // detach takes a handle out of the cache. It reports whether the caller must close the file. mu is held.
 func (h *Handles) detach(f *handle) bool {
 	h.recent.Remove(f.element)
+	h.setDirty(f, false)
 	f.segment.files[f.kind] = nil
 	f.gone = true
 	return f.refs == 0
 }
 
-// shrink closes files until the limit holds or all are in use.
+// shrink closes files until the limits hold or all are in use.
 func (h *Handles) shrink() {
 	for {
 		h.mu.Lock()
-		if h.recent.Len() <= h.limit {
-			h.mu.Unlock()
-			return
-		}
-		var clean, dirty *handle
-		for e := h.recent.Back(); e != nil && clean == nil; e = e.Prev() {
-			switch f := e.Value.(*handle); {
-			case f.refs > 0:
-			case !f.dirty:
-				clean = f
-			case dirty == nil:
-				dirty = f
-			}
+		var old *handle
+		switch {
+		case h.recent.Len()-h.dirty > h.limit:
+			old = h.oldest(false)
+		case h.dirty > h.dirtyLimit:
+			old = h.oldest(true)
 		}
 		switch {
-		case clean != nil:
-			h.detach(clean)
+		case old == nil:
 			h.mu.Unlock()
-			h.closeFile(clean.file)
-		case dirty != nil:
-			s := dirty.segment
+			return
+		case !old.dirty:
+			h.detach(old)
+			h.mu.Unlock()
+			h.closeFile(old.file)
+		default:
+			s := old.segment
 			h.mu.Unlock()
 			// A failure belongs to that segment: it remembers, and its own Sync reports it.
 			if s.Sync() != nil {
 				h.drop(s, kindLog)
 			}
-		default:
-			h.mu.Unlock()
-			return
 		}
 	}
+}
+
+// oldest is the handle longest unused, of those that are dirty or of those that are not; nil when all are in use. mu is
+// held.
+func (h *Handles) oldest(dirty bool) *handle {
+	for e := h.recent.Back(); e != nil; e = e.Prev() {
+		if f := e.Value.(*handle); f.refs == 0 && f.dirty == dirty {
+			return f
+		}
+	}
+	return nil
 }
 
 // wrote notes that bytes were written to a log and wait for a sync.
 func (h *Handles) wrote(f *handle) {
 	h.mu.Lock()
 	f.writes++
-	f.dirty = true
+	if !f.gone {
+		h.setDirty(f, true)
+	}
 	h.mu.Unlock()
 }
 
@@ -201,7 +235,7 @@ func (h *Handles) pending(f *handle) uint64 {
 func (h *Handles) synced(f *handle, writes uint64) {
 	h.mu.Lock()
 	if f.writes == writes {
-		f.dirty = false
+		h.setDirty(f, false)
 	}
 	h.mu.Unlock()
 }

@@ -35,9 +35,6 @@ func (s *Segment) WriteAt(position int64, batches []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if same && (s.unsynced < 0 || position < s.unsynced) {
-		s.unsynced = position // the last life may not have synced them
-	}
 	s.size = end
 	s.physical = max(s.physical, end)
 	s.changedFrom(position)
@@ -88,6 +85,7 @@ func (s *Segment) holds(position int64, p []byte) (bool, error) {
 	defer s.handles.release(f)
 	w := openWindow(f.file)
 	defer w.close()
+	from := position
 	for end := position + int64(len(p)); len(p) > 0; {
 		n := min(len(p), windowSize)
 		have, err := w.peek(position, n, n, end)
@@ -99,7 +97,9 @@ func (s *Segment) holds(position int64, p []byte) (bool, error) {
 		}
 		p, position = p[n:], position+int64(n)
 	}
-	s.handles.wrote(f)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote(f, from) // the last life may not have synced them
 	return true, nil
 }
 

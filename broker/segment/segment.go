@@ -227,13 +227,10 @@ func (s *Segment) writeLog(position int64, p []byte) error {
 		return err
 	}
 	defer s.handles.release(f)
-	s.handles.wrote(f)
 	_, err = f.file.WriteAt(p, position)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.unsynced < 0 || position < s.unsynced {
-		s.unsynced = position
-	}
+	s.wrote(f, position)
 	// Also where it failed, or where the indexes do after it: what is there has to be cut off again.
 	s.physical = max(s.physical, position+int64(len(p)))
 	if err != nil {
@@ -263,17 +260,24 @@ func (s *Segment) cutLog(size int64) error {
 		return err
 	}
 	defer s.handles.release(f)
-	s.handles.wrote(f)
-	if err := f.file.Truncate(size); err != nil {
-		return err
-	}
+	err = f.file.Truncate(size)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.physical = size
-	if s.unsynced < 0 || size < s.unsynced {
-		s.unsynced = size
+	s.wrote(f, size)
+	if err != nil {
+		return err
 	}
+	s.physical = size
 	return nil
+}
+
+// wrote notes that the log has changed from position on and waits for a sync. It comes after the change: a sync that
+// sees the note covers it, and one that does not leaves it. mu is held.
+func (s *Segment) wrote(f *handle, position int64) {
+	if s.unsynced < 0 || position < s.unsynced {
+		s.unsynced = position
+	}
+	s.handles.wrote(f)
 }
 
 // Seal ends a segment at its roll: the last time index entry goes in, as in Kafka.

@@ -19,7 +19,7 @@ func (s *Segment) Sync() error {
 	suspect := s.suspect >= 0 && s.suspect < s.size
 	named := s.named
 	if !suspect {
-		s.suspect, s.unsynced = -1, -1
+		s.suspect = -1
 	}
 	s.mu.Unlock()
 	if suspect {
@@ -28,7 +28,7 @@ func (s *Segment) Sync() error {
 	if from < 0 {
 		return nil
 	}
-	if err := s.syncLog(from); err != nil {
+	if err := s.syncLog(); err != nil {
 		return err
 	}
 	if named {
@@ -65,28 +65,30 @@ func (s *Segment) StartSync() {
 	s.handles.release(f)
 }
 
-// syncLog syncs the bytes from position from on.
-func (s *Segment) syncLog(from int64) error {
+// syncLog syncs what was written since the last time.
+func (s *Segment) syncLog() error {
 	f, err := s.handles.acquire(s, kindLog, false)
-	if err == nil {
-		writes := s.handles.pending(f)
-		if err = f.file.Sync(syncLog); err == nil {
-			s.handles.synced(f, writes)
-		}
-		s.handles.release(f)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		return nil
-	}
+	defer s.handles.release(f)
 	s.mu.Lock()
-	if s.suspect < 0 || from < s.suspect {
-		s.suspect = from
-	}
-	if s.unsynced < 0 || from < s.unsynced {
-		s.unsynced = from // a cut leaves no byte in doubt, and is not durable all the same
-	}
+	from, writes := s.unsynced, s.handles.pending(f)
+	s.unsynced = -1
 	s.mu.Unlock()
-	return err
+	if err := f.file.Sync(syncLog); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.suspect < 0 || from < s.suspect {
+			s.suspect = from
+		}
+		if s.unsynced < 0 || from < s.unsynced {
+			s.unsynced = from // a cut leaves no byte in doubt, and is not durable all the same
+		}
+		return err
+	}
+	s.handles.synced(f, writes)
+	return nil
 }
 
 // Rewrite writes again, from the page cache, what a failed sync left in doubt, after checking it batch by batch: the

@@ -275,6 +275,10 @@ func TestHandlesStayInTheirLimit(t *testing.T) {
 	dir := t.TempDir()
 	fs := disktest.New(disk.OS{})
 	handles := NewHandles(fs, 8)
+	if handles.dirtyLimit != 64 {
+		t.Errorf("%d logs may wait for a sync, want eight times 8", handles.dirtyLimit)
+	}
+	handles.dirtyLimit = 8
 	log, _ := logOf(t, 0, 40)
 	var segments []*Segment
 	for i := range 50 {
@@ -289,8 +293,11 @@ func TestHandlesStayInTheirLimit(t *testing.T) {
 		if _, err := s.Append(log); err != nil {
 			t.Fatal(err)
 		}
-		if handles.Open() > 8 {
+		if handles.Open() > 8+8+1 { // the last log became dirty when it was open already
 			t.Fatalf("%d files open", handles.Open())
+		}
+		if n := fs.Synced()[syncLog]; i < 8 && n > 0 {
+			t.Fatalf("%d syncs for the sake of %d dirty logs", n, i+1)
 		}
 		segments = append(segments, s)
 	}
