@@ -47,6 +47,7 @@ func (s *Store) checkpoint() error {
 	if !ok {
 		return ErrDeleted
 	}
+	s.awaitDeletions()
 	parts := slices.Collect(s.All())
 	for _, p := range parts {
 		p.startFlush()
