@@ -31,6 +31,7 @@ var fuseCuts = flag.Int("fusecuts", -1, "power cuts that learn from below the pr
 const (
 	belowSessions = 4  // of a world, each a process
 	belowCuts     = 25 // of a session
+	failingEvery  = 4  // worlds have one whose disk fails often
 )
 
 // TestBelowTheProcess cuts the power of a board that runs in a process of its own on a filesystem of ours: what is
@@ -117,7 +118,8 @@ func (t *belowTally) add(o belowTally) {
 type below struct {
 	dir     string
 	seed    uint64
-	skip    disk.Point
+	skip    disk.Point // this sync is not done
+	failing bool       // the disk fails often, and in every session
 	rng     *rand.Rand
 	session int
 	volume  *volume // what the disk holds before the next session
@@ -128,7 +130,7 @@ type below struct {
 // liveBelow takes one board through sessions that each begin on a disk a cut of the last one left.
 func liveBelow(dir string, seed uint64, skip disk.Point, cuts int) (belowTally, error) {
 	b := &below{
-		dir: dir, seed: seed, skip: skip, rng: rand.New(rand.NewPCG(seed, 0xf05e)), volume: newVolume(), oracle: newOracle(),
+		dir: dir, seed: seed, skip: skip, failing: seed%failingEvery == 0, rng: rand.New(rand.NewPCG(seed, 0xf05e)), volume: newVolume(), oracle: newOracle(),
 	}
 	// Whoever makes the data directory makes its name durable; the board begins inside.
 	b.volume.root.entries[dataName] = b.volume.node(2, true)
@@ -219,11 +221,14 @@ func (b *below) record() (log []op, err error) {
 	}
 	cfg := childConfig{
 		Mount: dir, Seed: b.seed, Session: b.session, Skip: b.skip, Steps: 60 + b.rng.IntN(120),
-		Faults: b.rng.IntN(2) == 0, FaultsEarly: b.rng.IntN(8) == 0,
+		Faults: b.rng.IntN(2) == 0 || b.failing, FaultsEarly: b.rng.IntN(8) == 0,
 	}
 	m, err := newMount(dir, b.volume.clone(), rand.New(rand.NewPCG(b.seed, uint64(b.session)+1000)), faulty)
 	if err != nil {
 		return nil, err
+	}
+	if b.failing {
+		m.syncsPerFault = 12
 	}
 	defer func() {
 		if unmounted := m.unmount(); unmounted != nil {
@@ -256,16 +261,20 @@ func (b *below) record() (log []op, err error) {
 // instants chooses where in the log to cut: half of them right after a word to a client, since that is when what is
 // missing would be missed.
 func (b *below) instants(log []op, n int) []int {
-	var marks []int
+	marks := make(map[eventKind][]int)
 	for i, o := range log {
 		if o.kind == opMark {
-			marks = append(marks, i+1)
+			if e, err := decode(o.data); err == nil { // run tells the error
+				marks[e.Kind] = append(marks[e.Kind], i+1)
+			}
 		}
 	}
+	kinds := slices.Sorted(maps.Keys(marks))
 	at := make([]int, n)
 	for i := range at {
-		if len(marks) > 0 && b.rng.IntN(2) == 0 {
-			at[i] = marks[b.rng.IntN(len(marks))]
+		if len(kinds) > 0 && b.rng.IntN(2) == 0 { // the seldom kinds as often as the others
+			of := marks[kinds[b.rng.IntN(len(kinds))]]
+			at[i] = of[b.rng.IntN(len(of))]
 		} else {
 			at[i] = b.rng.IntN(len(log) + 1)
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"millrace/broker"
@@ -69,33 +70,17 @@ func openBoard(fs disk.FS, dir string, now func() time.Time, formatted func(brok
 		return b, err
 	}
 	image := b.quorum.Image()
-	known := func(t *catalog.Topic) (partition.Topic, catalog.TopicConfig, bool) {
-		if t == nil {
-			return partition.Topic{}, catalog.TopicConfig{}, false
-		}
-		return partition.Topic{ID: t.ID, Name: t.Name}, topicConfig(), true
-	}
-	store, report, err := partition.Open(partition.Config{
-		Dir: dir, FS: fs, Now: now, JournalBytesMax: 128 << 10, Handles: 12,
-		Known: func(id catalog.TopicID) (partition.Topic, catalog.TopicConfig, bool) {
-			return known(image.TopicByID(id))
-		},
-		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
-		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
-			j, err := journal.Open(journal.Options{
-				Dir: filepath.Join(dir, "journal"), FS: fs, SegmentBytes: walSegment, InlineMax: inlineMax, FrameMax: 64 << 10,
-			}, after)
-			if err != nil {
-				return nil, err
-			}
-			return j, nil
-		},
-	})
+	store, report, err := openStore(fs, dir, now, image, nil)
 	if err != nil {
 		return b, err
 	}
 	b.store = store
 	b.losses = append(b.losses, report.Lost...)
+	for _, loss := range report.Lost {
+		if strings.Contains(loss, "cannot be opened") { // a failing disk: nobody may work on without the partition
+			return b, errors.New(loss)
+		}
+	}
 	for _, o := range report.Orphans {
 		if image.Deleted(o.Topic.ID) {
 			if err := store.DeleteTopic(o.Topic.ID); err != nil {
@@ -223,4 +208,38 @@ func (l partitionLog) epochs(p *partition.Partition) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// openStore starts the partitions and the journal of a directory, with segments so small that everything happens soon.
+// used, which may be nil, is given the journal: a store that is abandoned does not close it.
+func openStore(fs disk.FS, dir string, now func() time.Time, image *catalog.Image, used **journal.Journal) (*partition.Store, partition.Report, error) {
+	known := func(t *catalog.Topic) (partition.Topic, catalog.TopicConfig, bool) {
+		if t == nil {
+			return partition.Topic{}, catalog.TopicConfig{}, false
+		}
+		return partition.Topic{ID: t.ID, Name: t.Name}, topicConfig(), true
+	}
+	return partition.Open(partition.Config{
+		Dir: dir, FS: fs, Now: now, JournalBytesMax: 128 << 10, Handles: 12,
+		Known: func(id catalog.TopicID) (partition.Topic, catalog.TopicConfig, bool) {
+			return known(image.TopicByID(id))
+		},
+		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
+		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
+			j, err := openJournal(fs, dir, after)
+			if err != nil {
+				return nil, err
+			}
+			if used != nil {
+				*used = j
+			}
+			return j, nil
+		},
+	})
+}
+
+func openJournal(fs disk.FS, dir string, after journal.Mark) (*journal.Journal, error) {
+	return journal.Open(journal.Options{
+		Dir: filepath.Join(dir, journalName), FS: fs, SegmentBytes: walSegment, InlineMax: inlineMax, FrameMax: 64 << 10,
+	}, after)
 }

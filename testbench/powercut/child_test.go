@@ -210,9 +210,9 @@ func (c *child) step() error {
 		return c.truncate()
 	case n < 84 && len(c.topics) > 1:
 		return c.delete()
-	case n < 90:
-		return c.alter()
 	case n < 93:
+		return c.alter()
+	case n < 95:
 		return c.lead()
 	}
 	err := c.board.store.Checkpoint()
@@ -277,7 +277,7 @@ func (c *child) delete() error {
 // alter changes a setting; leading zeros make the command large, so that the catalog's log rolls and is snapshotted.
 func (c *child) alter() error {
 	t := c.topics[c.rng.IntN(len(c.topics))]
-	for range 1 + c.rng.IntN(3) {
+	for range 1 + c.rng.IntN(6) {
 		value := 1 + c.rng.IntN(1_000_000)
 		c.tell(event{Kind: evAlter, Topic: t.id, Value: value})
 		_, err := c.board.quorum.Propose(context.Background(), catalog.AlterTopicConfig{

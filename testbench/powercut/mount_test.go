@@ -24,16 +24,17 @@ type mount struct {
 	log    []op
 	// faults makes the disk fail now and then; nil for never. The process switches it on by the mark that faulty
 	// recognizes.
-	faults *rand.Rand
-	faulty func(mark []byte) bool
-	broken bool
+	faults        *rand.Rand
+	faulty        func(mark []byte) bool
+	broken        bool
+	syncsPerFault int
 }
 
 const markName = ".mark"
 
 // newMount serves v at dir. The caller unmounts.
 func newMount(dir string, v *volume, faults *rand.Rand, faulty func([]byte) bool) (*mount, error) {
-	m := &mount{volume: v, faults: faults, faulty: faulty}
+	m := &mount{volume: v, faults: faults, faulty: faulty, syncsPerFault: failedSyncs}
 	root := &fuseNode{m: m, n: v.root}
 	server, err := fs.Mount(dir, root, &fs.Options{
 		MountOptions: fuse.MountOptions{
@@ -72,7 +73,7 @@ func (m *mount) fails(n int) bool { return m.broken && m.faults.IntN(n) == 0 }
 
 // How often a disk that fails now and then does: one operation in so many.
 const (
-	failedSyncs  = 60
+	failedSyncs  = 60 // where the mount does not say another number
 	failedWrites = 250
 )
 
@@ -224,7 +225,7 @@ func (f *fuseNode) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrI
 func (f *fuseNode) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
-	o := op{kind: opSync, node: f.n.id, failed: f.m.fails(failedSyncs)}
+	o := op{kind: opSync, node: f.n.id, failed: f.m.fails(f.m.syncsPerFault)}
 	if f.n.isDir() {
 		o.kind = opSyncDir
 	}

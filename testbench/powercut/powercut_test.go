@@ -50,7 +50,7 @@ func TestAcknowledgedMeansOnFlash(t *testing.T) {
 			"served": sum.Served, "unanswered that survived": sum.Survived, "pointed": sum.Pointed, "removed segments": sum.Rolls,
 			"start moves": sum.Starts, "truncations": sum.Truncations, "deletions": sum.Deletes, "checkpoints": sum.Checkpoints,
 			"faults": sum.Faults, "clean stops": sum.Stops,
-			"repeated batches": sum.Repeats,
+			"repeated batches": sum.Repeats, "disks checked": sum.Fscks,
 		} {
 			if n == 0 {
 				t.Errorf("%s: none in %d cuts", what, sum.Cuts)
@@ -95,4 +95,5 @@ func (t *Tally) add(o Tally) {
 	t.Faults += o.Faults
 	t.Stops += o.Stops
 	t.Repeats += o.Repeats
+	t.Fscks += o.Fscks
 }

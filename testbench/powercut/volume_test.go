@@ -141,6 +141,7 @@ func (n *inode) sync(failed bool) {
 	}
 	if !failed {
 		n.durable = resize(n.durable, int64(len(n.data)))
+		maps.DeleteFunc(n.limbo, func(p int64, _ []byte) bool { return p*block >= int64(len(n.data)) })
 	}
 	for p := range dirty {
 		at := p * block
@@ -197,7 +198,7 @@ func chosen(rng *rand.Rand, f fate, n int) []bool {
 func (v *volume) cut(rng *rand.Rand) *volume {
 	c := &cutter{from: v, rng: rng, whole: rng.IntN(2) == 0, made: newVolume(), done: make(map[*inode]*inode)}
 	c.done[v.root] = c.made.root
-	c.dir(v.root, c.made.root)
+	c.dir(v.root, c.made.root, false)
 	c.made.last = max(c.made.last, v.last)
 	return c.made
 }
@@ -217,7 +218,7 @@ func (c *cutter) fate() fate {
 	return fate(c.rng.IntN(int(fates)))
 }
 
-func (c *cutter) dir(n, to *inode) {
+func (c *cutter) dir(n, to *inode, inJournal bool) {
 	entries := maps.Clone(n.kept)
 	keep := chosen(c.rng, c.fate(), len(n.names))
 	for i, o := range n.names {
@@ -245,9 +246,9 @@ func (c *cutter) dir(n, to *inode) {
 			m = c.made.node(e.id, e.isDir())
 			c.done[e] = m
 			if e.isDir() {
-				c.dir(e, m)
+				c.dir(e, m, name == journalName)
 			} else {
-				m.data = c.file(e)
+				m.data = c.file(e, inJournal)
 				m.durable = bytes.Clone(m.data)
 			}
 		}
@@ -255,12 +256,24 @@ func (c *cutter) dir(n, to *inode) {
 	}
 }
 
-func (c *cutter) file(n *inode) []byte {
+// journalName is the directory whose files must bear what no other file does: that a write which failed has spoilt the
+// block around it, with what was durable there.
+const journalName = "journal"
+
+func (c *cutter) file(n *inode, spoilt bool) []byte {
 	f := c.fate()
 	held := bytes.Clone(n.durable)
 	for _, p := range slices.Sorted(maps.Keys(n.limbo)) {
-		if f == all || f != lost && c.rng.IntN(2) == 0 {
-			held = write(held, p*block, n.limbo[p])
+		page := n.limbo[p]
+		switch {
+		case spoilt && c.rng.IntN(2) == 0:
+			page = bytes.Clone(page)
+			for i := range page {
+				page[i] = byte(c.rng.Uint32())
+			}
+			held = write(held, p*block, page)
+		case f == all, f != lost && c.rng.IntN(2) == 0:
+			held = write(held, p*block, page)
 		}
 	}
 	if f == lost || len(n.changes) == 0 {
@@ -354,7 +367,7 @@ func (n *inode) save(path string) error {
 // clone is a volume with the same contents, all durable: only of one that a cut has made.
 func (v *volume) clone() *volume {
 	c := &cutter{from: v, rng: rand.New(rand.NewPCG(0, 0)), whole: true, made: newVolume(), done: make(map[*inode]*inode)}
-	c.dir(v.root, c.made.root)
+	c.dir(v.root, c.made.root, false)
 	c.made.last = v.last
 	return c.made
 }

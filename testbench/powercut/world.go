@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"millrace/broker"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/disk/disktest"
@@ -32,6 +33,7 @@ const (
 	mostOps      = 400 // changing operations of the disk before the cut, at most
 	mostSteps    = 120 // steps of the workload, at most
 	answerWithin = time.Minute
+	checkEvery   = 8 // disks, of which fsck looks at one
 )
 
 // Config is what a world is made from.
@@ -71,6 +73,7 @@ type Tally struct {
 	Pointed, Rolls, Starts, Truncations          int
 	Creates, Deletes, Checkpoints, Faults, Stops int
 	Repeats                                      int // batches of idempotent producers sent again
+	Fscks                                        int // disks that fsck looked at
 }
 
 // New makes a world with an empty disk.
@@ -83,7 +86,12 @@ func New(cfg Config) (*World, error) {
 	if cfg.Trace == nil {
 		w.cfg.Trace = func(string, ...any) {}
 	}
-	return w, os.MkdirAll(filepath.Join(w.disk, "data"), 0o755)
+	data := filepath.Join(w.disk, "data")
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		return nil, err
+	}
+	_, err := broker.Format(disk.OS{}, data, broker.RandomUUID(), 1)
+	return w, err
 }
 
 // Tally is what the world did so far.
@@ -101,13 +109,17 @@ func (w *World) Cut() error {
 	w.fs.WAL(filepath.Join(w.disk, "data", "journal"))
 	w.faulted = false
 	at := int64(1 + w.rng.IntN(mostOps))
-	if w.rng.IntN(5) == 0 {
+	stop := false
+	switch w.rng.IntN(20) {
+	case 0, 1, 2, 3:
 		at = int64(1 + w.rng.IntN(40)) // likely in recovery
+	case 4:
+		stop, at = true, 10*mostOps // a clean stop, or one that is cut
 	}
 	w.fs.StopAt(at)
 	w.cfg.Trace("session %d: cut in operation %d", w.cuts, at)
 
-	err := w.session()
+	err := w.session(stop)
 	w.fs.Stop()
 	if err == nil {
 		err = w.failed()
@@ -122,11 +134,32 @@ func (w *World) Cut() error {
 	if err := w.fs.Cut(w.rng, w.disk); err != nil {
 		return err
 	}
+	if err := w.fsck(); err != nil {
+		return fmt.Errorf("seed %d, after cut %d: %w", w.cfg.Seed, w.cuts-1, err)
+	}
 	return os.RemoveAll(old)
 }
 
-// session is one power-on. It returns when the power is cut or an invariant is broken.
-func (w *World) session() error {
+// fsck looks at every few disks before anybody starts on them: what a power cut leaves is no damage.
+func (w *World) fsck() error {
+	if w.rng.IntN(checkEvery) != 0 {
+		return nil
+	}
+	w.tally.Fscks++
+	r, err := broker.Fsck(disk.OS{}, filepath.Join(w.disk, "data"), nil)
+	if err != nil {
+		return fmt.Errorf("fsck: %w", err)
+	}
+	for _, f := range r.Findings {
+		if f.Damage {
+			return fmt.Errorf("fsck: %s: %s", f.Path, f.Text)
+		}
+	}
+	return nil
+}
+
+// session is one power-on, with a clean stop at its end if the power lasts so long. It returns when the power is cut or an invariant is broken.
+func (w *World) session(stop bool) error {
 	store, report, err := partition.Open(partition.Config{
 		Dir: filepath.Join(w.disk, "data"), FS: w.fs, Known: w.known, Named: w.named, Now: w.clock,
 		JournalBytesMax: 128 << 10, Handles: 12,
@@ -153,7 +186,10 @@ func (w *World) session() error {
 	for step := 0; err == nil && step < mostSteps && !w.stopped() && w.failed() == nil; step++ {
 		err = w.step()
 	}
-	if err == nil && w.rng.IntN(8) == 0 && !w.stopped() { // a clean stop, or one that is cut
+	if err == nil && stop && !w.stopped() {
+		if w.rng.IntN(2) == 0 {
+			w.fs.StopAt(int64(1 + w.rng.IntN(60)))
+		}
 		w.tally.Stops++
 		w.cfg.Trace("close")
 		return w.end()
