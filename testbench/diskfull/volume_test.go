@@ -2,15 +2,19 @@ package diskfull
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"millrace/broker"
+	"millrace/broker/disk"
 	"millrace/platform/config"
 	"millrace/testbench/lane"
 )
@@ -58,6 +62,49 @@ type board struct {
 	*broker.Broker
 	t   *testing.T
 	dir string
+	// nospace counts writes that failed with ENOSPC.
+	nospace atomic.Int64
+}
+
+// counting is the real disk; it counts.
+type counting struct {
+	disk.OS
+	nospace *atomic.Int64
+}
+
+// OpenFile opens a file whose writes are counted when they find no space.
+func (c counting) OpenFile(name string, flag int, perm os.FileMode) (disk.File, error) {
+	f, err := c.OS.OpenFile(name, flag, perm)
+	c.count(err)
+	if err != nil {
+		return nil, err
+	}
+	return countingFile{f, c}, nil
+}
+
+func (c counting) count(err error) {
+	if errors.Is(err, syscall.ENOSPC) {
+		c.nospace.Add(1)
+	}
+}
+
+type countingFile struct {
+	disk.File
+	c counting
+}
+
+// WriteAt implements io.WriterAt.
+func (f countingFile) WriteAt(p []byte, at int64) (int, error) {
+	n, err := f.File.WriteAt(p, at)
+	f.c.count(err)
+	return n, err
+}
+
+// Sync implements disk.File.
+func (f countingFile) Sync(point disk.Point) error {
+	err := f.File.Sync(point)
+	f.c.count(err)
+	return err
 }
 
 // start brings a board up whose reserve is the smallest there is.
@@ -79,7 +126,7 @@ func (b *board) open() {
 	c.Journal.BytesMax = 2 * mib
 	c.Flash.ReserveBytes = 2*c.Journal.BytesMax + 16*mib
 	var err error
-	if b.Broker, err = broker.Open(context.Background(), broker.Config{Settings: c, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+	if b.Broker, err = broker.Open(context.Background(), broker.Config{Settings: c, FS: counting{nospace: &b.nospace}, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		b.t.Fatalf("open: %v", err)
 	}
 }
