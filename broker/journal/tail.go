@@ -24,8 +24,7 @@ const (
 	// the frames, and a commit of a file that grows makes ext4 journal the inode blocks of all files written meanwhile,
 	// 24 KiB for the journal alone and 40 KiB with 50 segments behind it.
 	largeCommit = 48 << 10
-	minAhead    = 64 << 10
-	maxAhead    = 256 << 10
+	fillStep    = 256 << 10 // zeros written at a time: each time costs ext4 a commit of tens of KiB, and one client a delay
 	keepBuffer  = 256 << 10 // buffers above this are let go at a roll
 )
 
@@ -172,8 +171,7 @@ func (t *tail) ahead(end int64) error {
 	if end <= t.zeroed || t.noAhead || t.mean > largeCommit {
 		return nil
 	}
-	step := int64(min(max(t.mean*256, minAhead), maxAhead))
-	to := min((end+step)&^(blockSize-1), int64(t.files.o.SegmentBytes))
+	to := min((end+fillStep)&^(blockSize-1), int64(t.files.o.SegmentBytes))
 	for at := max(end, t.zeroed); at < to; {
 		n, err := t.file.WriteAt(zeros[:min(int64(len(zeros)), to-at)], at)
 		if err != nil {

@@ -218,7 +218,7 @@ func TestZerosAheadAreThereAfterAKillAndDoNotMatter(t *testing.T) {
 		t.Error("the bare library reads a tail of zeros")
 	}
 	r := expect(t, killed, Mark{}, "a", "b", "c")
-	if r.ZeroBytes < minAhead/2 || r.TornBytes != 0 {
+	if r.ZeroBytes < fillStep/2 || r.TornBytes != 0 {
 		t.Errorf("report %+v", r)
 	}
 }
