@@ -203,6 +203,13 @@ func (c *fsck) frames() error {
 		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("%d bytes between valid frames are unreadable", r.DamagedBytes)})
 	}
 	for _, g := range r.Gaps {
+		if c.checked && r.ID == c.slot.Mark.ID {
+			// Of the files a checkpoint lets go, a cut leaves any.
+			g.From = max(g.From, c.slot.Mark.Index+1)
+		}
+		if g.From > g.To {
+			continue
+		}
 		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d are missing", g.From, g.To)})
 	}
 	if first := c.slot.Mark.Index + 1; r.Frames > 0 && c.checked && r.ID == c.slot.Mark.ID && r.First > first {
