@@ -29,7 +29,10 @@ func (l *log) accept(end int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// fill covers lost bytes up to position and lost offsets up to next with a batch that clients step over, so that the
+// fillerMax is about how large a filler may be, in bytes, where there are offsets enough for more than one.
+const fillerMax = 1 << 20
+
+// fill covers lost bytes up to position and lost offsets up to next with batches that clients step over, so that the
 // log stays walkable.
 func (l *log) fill(position, next int64) error {
 	n := position - l.pos
@@ -41,14 +44,18 @@ func (l *log) fill(position, next int64) error {
 	}
 	l.lose(l.next, next)
 	epoch, _ := l.p.epochs.at(l.next)
-	f, err := filler(int(n), l.next, next-1, epoch)
-	if err != nil {
-		return err
+	for parts := min(next-l.next, (n+fillerMax-1)/fillerMax); parts > 0; parts-- {
+		size, last := (position-l.pos)/parts, l.next+(next-l.next)/parts-1
+		f, err := filler(int(size), l.next, last, epoch)
+		if err != nil {
+			return err
+		}
+		if err := l.put(f); err != nil {
+			return err
+		}
+		l.pos, l.next = l.pos+size, last+1
 	}
-	if err := l.put(f); err != nil {
-		return err
-	}
-	l.pos, l.next, l.hole = position, next, false
+	l.hole = false
 	return nil
 }
 

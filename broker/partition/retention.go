@@ -57,12 +57,16 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 }
 
 // DropOldest gives the oldest segment up, whatever retention says: the policy of a full disk (`full = "drop-oldest"`).
-// The active segment stays. It returns a Retained of no segments when there is nothing to give.
+// The active segment goes only where it is the only one: it is rolled first. It returns a Retained of no segments when
+// there is nothing to give.
 func (p *Partition) DropOldest() (Retained, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
 	if p.gone.Load() {
 		return Retained{}, nil
+	}
+	if err := p.rollLast(); err != nil {
+		return Retained{}, fmt.Errorf("drop the oldest of %s: %w", p, err)
 	}
 	p.state.Lock()
 	pieces, high, target := p.pieces, p.high, p.start
@@ -73,11 +77,25 @@ func (p *Partition) DropOldest() (Retained, error) {
 	return p.dropTo(target)
 }
 
-// Oldest is when the oldest segment that could be dropped last grew, ms; false when there is only the active one.
+// rollLast begins a new segment where there is only one, and it has something in it.
+func (p *Partition) rollLast() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.pieces) > 1 || p.cutting || p.broken != nil || p.active().Size() == 0 {
+		return nil
+	}
+	return p.roll()
+}
+
+// Oldest is when the oldest segment that could be dropped last grew, ms; false when there is none with readable records.
 func (p *Partition) Oldest() (arrival int64, ok bool) {
 	p.state.Lock()
 	defer p.state.Unlock()
-	if len(p.pieces) < 2 || p.pieces[1].Base() > p.high {
+	next := p.high
+	if len(p.pieces) > 1 {
+		next = p.pieces[1].Base()
+	}
+	if next > p.high || next <= p.pieces[0].Base() {
 		return 0, false
 	}
 	return p.pieces[0].arrival.Load(), true
@@ -100,9 +118,14 @@ func (p *Partition) ShiftArrivals(stepMS, nowMS int64) {
 			continue
 		}
 		s.opened.Add(stepMS)
-		if s.arrival.Add(stepMS) < clockTrusted && nowMS >= clockTrusted {
+		switch at := s.arrival.Add(stepMS); {
+		case nowMS < clockTrusted:
+		case at < clockTrusted:
 			s.arrival.Store(nowMS)
 			s.opened.Store(nowMS)
+		case at > nowMS: // stamped in an earlier life, by a clock that was right: the step is not its own
+			s.arrival.Store(nowMS)
+			s.opened.Store(min(s.opened.Load(), nowMS))
 		}
 	}
 }

@@ -32,6 +32,10 @@ func (p *Partition) epochAt(offset int64) (int32, bool) {
 	return p.epochs.at(offset)
 }
 
+// dropMax is the largest segment of a topic whose oldest segment goes when the disk is full, in bytes: no more than that
+// is lost at a time.
+const dropMax = 16 << 20
+
 // rollFor begins a new segment when the active one may not take n more bytes with that many records: segment.bytes,
 // segment.ms, and Kafka's 32-bit relative offsets. Holds mu.
 func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) error {
@@ -40,7 +44,11 @@ func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) err
 		return nil
 	}
 	end := p.end.Load()
-	full := active.Size()+n > cfg.SegmentBytes
+	limit := cfg.SegmentBytes
+	if cfg.DropOldest {
+		limit = min(limit, dropMax)
+	}
+	full := active.Size()+n > limit
 	far := end+records-active.Base() > math.MaxInt32
 	old := active.opened.Load() > 0 && now-active.opened.Load() >= cfg.SegmentMS && cfg.SegmentMS > 0
 	if !full && !far && !old {

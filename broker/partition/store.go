@@ -55,6 +55,7 @@ type Store struct {
 	journal Journal
 	handles *segment.Handles
 
+	creating   sync.Mutex // one Create at a time; taken before mu
 	mu         sync.RWMutex
 	partitions map[key]*Partition
 	closed     bool
@@ -234,21 +235,28 @@ func (s *Store) pending(bytes, groups int64) {
 // Create makes partition index of topic t, or finds it and gives it cfg. It is not synced yet: the first commit that
 // needs it carries it in the journal.
 func (s *Store) Create(t Topic, index int32, cfg catalog.TopicConfig) (*Partition, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrDeleted
-	}
-	k := key{t.ID, index}
-	if p := s.partitions[k]; p != nil {
+	s.creating.Lock() // not mu: it syncs, and every fetch and produce looks its partition up
+	defer s.creating.Unlock()
+	if p := s.Get(t.ID, index); p != nil {
 		p.SetConfig(cfg)
 		return p, nil
+	}
+	s.mu.RLock()
+	closed := s.closed
+	s.mu.RUnlock()
+	if closed {
+		return nil, ErrDeleted
 	}
 	p, err := s.create(t, index, cfg, 0)
 	if err != nil {
 		return nil, fmt.Errorf("create %s-%d: %w", t.Name, index, err)
 	}
-	s.partitions[k] = p
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.Join(ErrDeleted, closePieces(p.pieces))
+	}
+	s.partitions[key{t.ID, index}] = p
 	return p, nil
 }
 

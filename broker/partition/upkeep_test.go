@@ -1,0 +1,114 @@
+package partition_test
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"millrace/broker/disk"
+	"millrace/broker/partition"
+	"millrace/broker/partition/partitiontest"
+	"millrace/broker/record"
+)
+
+func TestDropOldestGivesUpTheOnlySegment(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	if _, ok := p.Oldest(); ok {
+		t.Error("an empty partition has an oldest segment")
+	}
+	partitiontest.Fill(t, p, 20)
+	if _, ok := p.Oldest(); !ok {
+		t.Error("the only segment is not the oldest")
+	}
+	r, err := p.DropOldest()
+	if err != nil || r.Segments != 1 || r.To != 20 || p.Start() != 20 {
+		t.Fatalf("dropped %+v, start %d, %v", r, p.Start(), err)
+	}
+	if r, err := p.DropOldest(); err != nil || r.Segments != 0 {
+		t.Errorf("dropped of an empty partition: %+v, %v", r, err)
+	}
+	partitiontest.Fill(t, p, 2)
+	w.Restart()
+	if p = w.Partition("a"); p.Start() != 20 || p.High() != 22 {
+		t.Errorf("after restart %d to %d", p.Start(), p.High())
+	}
+}
+
+// A board starts in 1970 with segments of its last life, and then learns the time: they did not arrive in 2080.
+func TestAClockThatIsSetDatesNothingIntoTheFuture(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 2)
+	now := w.Clock.UnixMilli()
+	p.ShiftArrivals((56 * 365 * 24 * time.Hour).Milliseconds(), now)
+	if at, ok := p.Oldest(); !ok || at > now {
+		t.Errorf("arrived at %d, it is %d", at, now)
+	}
+}
+
+// slow is a disk on which something happens while a partition's directory is made durable.
+type slow struct {
+	disk.OS
+	during func()
+}
+
+func (s *slow) SyncDir(name string, point disk.Point) error {
+	if point == "segment.metadata.dir" && s.during != nil {
+		s.during()
+	}
+	return s.OS.SyncDir(name, point)
+}
+
+func TestAPartitionInTheMakingHoldsUpNobody(t *testing.T) {
+	fs := &slow{}
+	w := partitiontest.New(t)
+	w.FS = fs
+	w.Start()
+	p := w.Create("a")
+	fs.during = func() {
+		got := make(chan *partition.Partition, 1)
+		go func() { got <- w.Store.Get(partitiontest.ID("a"), 0) }()
+		select {
+		case q := <-got:
+			if q != p {
+				t.Errorf("got %v", q)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("no partition can be looked up while another is made")
+		}
+	}
+	w.Create("b")
+}
+
+// What covers a loss is no larger than what clients send: nobody has to hold a lost segment in memory.
+func TestALostSegmentIsCoveredInPieces(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	for range 6 {
+		if _, err := partitiontest.Append(p, string(make([]byte, 700<<10))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	size := p.Size()
+	w.Kill()
+	cutFile(t, logFile(w, "a", 0), 0)
+	w.Start()
+	if p = w.Partition("a"); p.High() != 6 || p.Size() != size {
+		t.Fatalf("high watermark %d, %d bytes, want 6 and %d", p.High(), p.Size(), size)
+	}
+	raw, err := os.ReadFile(logFile(w, "a", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for len(raw) > 0 {
+		b, rest, err := record.Next(raw)
+		if err != nil || len(b) > 1<<20+100 || !b.Control() {
+			t.Fatalf("filler of %d bytes, control %v, %v", len(b), b.Control(), err)
+		}
+		raw = rest
+	}
+}
