@@ -181,31 +181,19 @@ func (s *server) output() string {
 }
 
 // kill ends the process with SIGKILL.
-func (s *server) kill() error { return s.signal(syscall.SIGKILL) }
-
-// stop ends the process with SIGTERM, and with SIGKILL when that takes too long.
-func (s *server) stop() error { return s.signal(syscall.SIGTERM) }
-
-func (s *server) signal(sig syscall.Signal) error {
+func (s *server) kill() error {
 	if s.cmd == nil {
 		return nil
 	}
-	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	select {
-	case <-s.exited: // how it says goodbye is not measured
-	case <-time.After(15 * time.Second):
-		if err := s.cmd.Process.Kill(); err != nil {
-			return err
-		}
-		<-s.exited
-	}
+	<-s.exited
 	s.cmd = nil
 	return nil
 }
 
-// end stops the process and removes its data.
+// end ends the process and removes its data.
 func (s *server) end() error { return errors.Join(s.kill(), os.RemoveAll(s.dir)) }
 
 // ends runs end, joining what goes wrong to *err: for defer. Shared servers go on.
