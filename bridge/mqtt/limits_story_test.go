@@ -142,3 +142,19 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestCloseDoesNotWaitForWhoDoesNotRead(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		c := &packet.Connect{Version: v, ClientID: "stuck", CleanStart: true}
+		w.pipe(v).send(c, sub(1, "x"))
+		synctest.Wait()
+		w.connect(v, "p").send(pub("x", "1", 1, 1)).wants("connack 0x00", "puback 1 0x00")
+		began := time.Now()
+		if err := w.s.Close(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > time.Second/4 {
+			t.Errorf("closing took %v", took)
+		}
+	})
+}

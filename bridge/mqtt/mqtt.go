@@ -245,6 +245,7 @@ func (s *Server) Close() error {
 	for c := range s.clients {
 		s.drop(c.takeWill())
 		c.end(packet.ServerShuttingDown, "the server is shutting down")
+		c.out.hurry(s.cfg.Now().Add(closeTime))
 	}
 	s.mu.Unlock()
 	s.deadlines.close()

@@ -79,6 +79,9 @@ func (a *outlets) gone(n int) {
 // lingerTime is how long the last bytes may take before the connection is cut.
 const lingerTime = 5 * time.Second
 
+// closeTime is how long they may take when the server closes: it does not wait for peers that do not read.
+const closeTime = 200 * time.Millisecond
+
 // smallBuffer is the size of the buffers that are kept for the next connection that needs one, in bytes.
 const smallBuffer = 4 << 10
 
@@ -201,6 +204,9 @@ func (o *output) finish(fn func(dst []byte) []byte, now time.Time) {
 		o.conn.Close() //nolint:errcheck // nothing waits to be written
 	}
 }
+
+// hurry gives what waits to be written until t. The only error is that the connection is closed already.
+func (o *output) hurry(t time.Time) { _ = o.conn.SetWriteDeadline(t) }
 
 // drain waits for the writer to end.
 func (o *output) drain() {

@@ -21,6 +21,9 @@ const keyProduce = 0
 // hurried is how long a peer has for the next bytes of its frame while others wait for the memory it holds.
 const hurried = time.Second
 
+// closing is how long a peer has to take an answer once the server closes.
+const closing = 250 * time.Millisecond
+
 // conn is one connection: a goroutine that reads (run), and one that writes while there is something to write and
 // it cannot be written by the first.
 type conn struct {
@@ -28,6 +31,7 @@ type conn struct {
 	net    *net.TCPConn
 	raw    syscall.RawConn
 	in     input
+	began  time.Time // when the answer that is being written was begun
 	// inBody is set while the peer holds body memory for a frame it has not finished.
 	inBody atomic.Bool
 

@@ -16,6 +16,7 @@ const chunkMax = 512 << 10
 
 // write writes a response. Spans that lie in files go straight from the page cache to the socket.
 func (c *conn) write(r *wire.Response) error {
+	c.began = c.server.config.Now()
 	left := r.Size()
 	return r.Parts(func(head []byte, span wire.Span) error {
 		if span == nil {
@@ -34,7 +35,11 @@ func (c *conn) write(r *wire.Response) error {
 func (c *conn) patience() error {
 	err := c.net.SetWriteDeadline(c.server.config.Now().Add(c.server.config.Stall))
 	if err == nil && c.server.ctx.Err() != nil {
-		err = c.net.SetWriteDeadline(c.server.config.Now().Add(min(hurried, c.server.config.Stall)))
+		until := c.began.Add(min(closing, c.server.config.Stall))
+		if until.Before(c.server.until) {
+			until = c.server.until
+		}
+		err = c.net.SetWriteDeadline(until)
 	}
 	return err
 }

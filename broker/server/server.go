@@ -107,6 +107,9 @@ type Server struct {
 	listeners []net.Listener
 	conns     map[*conn]struct{} // Invariant: at most config.MaxConnections.
 
+	// until is when peers must have taken the answers that were begun before the server closed. Set before ctx ends.
+	until time.Time
+
 	// waiting counts connections that wait for body memory: while there are any, half-sent frames hurry.
 	waiting atomic.Int32
 	refused atomic.Int64
@@ -198,11 +201,12 @@ func (s *Server) Close() error {
 	for _, l := range s.listeners {
 		err = errors.Join(err, l.Close())
 	}
+	s.until = s.config.Now().Add(min(closing, s.config.Stall))
 	s.stop()
 	for c := range s.conns {
 		c.hurry(0)
 		// As with hurry: it fails only for a connection that is closed.
-		_ = c.net.SetWriteDeadline(s.config.Now().Add(min(hurried, s.config.Stall)))
+		_ = c.net.SetWriteDeadline(s.until)
 	}
 	s.mu.Unlock()
 	s.wg.Wait()

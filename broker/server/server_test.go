@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -310,4 +312,29 @@ func TestNoAnswer(t *testing.T) {
 	c := dial(t, addr)
 	c.send(append(produce(10, 1), metadata(2)...))
 	c.expect(2)
+}
+
+func TestCloseDoesNotWaitForSlowReaders(t *testing.T) {
+	began := make(chan struct{}, 1)
+	s, addr := open(t, &fake{func(req *Request, reply func(Answer)) func() bool {
+		reply(func() *wire.Response {
+			began <- struct{}{}
+			p := wire.FetchPartition{Records: zeros(8 << 20)}
+			return wire.EncodeFetch(req.Header, &wire.Fetch{Topics: []wire.FetchTopic{{Partitions: []wire.FetchPartition{p, p}}}})
+		})
+		return nil
+	}}, func(c *Config) { c.Copies = share(t, 16<<20) })
+	c := dial(t, addr)
+	if err := c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	c.send(fetch(1))
+	<-began
+	at := time.Now()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(at); took >= hurried { // what a peer had for every piece of an answer
+		t.Errorf("closing took %v", took)
+	}
 }
