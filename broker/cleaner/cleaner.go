@@ -1,5 +1,5 @@
 // Package cleaner gives disk space back: retention by arrival time and by size, and, where a topic's policy says so,
-// the oldest segments of a disk that is full.
+// the oldest segments of a disk that is full. Beside that it reads, slowly, what nobody reads, and finds what has rotted.
 package cleaner
 
 import (
@@ -23,6 +23,7 @@ type Partition interface {
 	DropOldest() (partition.Retained, error)
 	Oldest() (arrival int64, ok bool)
 	ShiftArrivals(stepMS, nowMS int64)
+	Scrub(maxBytes int) (checked int64, err error)
 }
 
 // Space is what the cleaner needs of the disk. *disk.Space is the real one.
@@ -35,6 +36,12 @@ type Space interface {
 // clockStepMS is by how much wall clock and elapsed time may drift apart between two passes before it counts as a clock
 // that was set: more than any oscillator's error over the longest sweep interval.
 const clockStepMS = 60_000
+
+const (
+	scrubBytes = 8 << 20         // checked again in a pass, of all partitions together: a GiB in half a day
+	scrubSlice = 1 << 20         // of one partition at a time, which a checkpoint may have to wait for
+	scrubEvery = 4 * time.Minute // passes for want of space come more often
+)
 
 // Config is what a Cleaner is given.
 type Config struct {
@@ -50,11 +57,12 @@ type Config struct {
 
 // Cleaner makes its passes in one goroutine, Run, whenever Sweep asks for one.
 type Cleaner struct {
-	cfg   Config
-	wake  chan struct{}
-	wall  int64 // of the last pass, ms
-	since time.Duration
-	ran   bool
+	cfg      Config
+	wake     chan struct{}
+	wall     int64 // of the last pass, ms
+	since    time.Duration
+	ran      bool
+	scrubbed time.Duration // when the last scrub began
 
 	removed atomic.Int64 // segments
 	freed   atomic.Int64 // bytes
@@ -114,6 +122,25 @@ func (c *Cleaner) Pass() error {
 	if c.cfg.Space != nil {
 		c.cfg.Space.Refresh(now)
 		errs = append(errs, c.makeRoom(now))
+	}
+	if at := c.cfg.Elapsed(); at-c.scrubbed >= scrubEvery {
+		c.scrubbed = at
+		errs = append(errs, c.scrub())
+	}
+	return errors.Join(errs...)
+}
+
+// scrub has every partition check a slice of what it has, until the pass's share is used up. They come in no order.
+func (c *Cleaner) scrub() error {
+	var errs []error
+	left := int64(scrubBytes)
+	for p := range c.cfg.Partitions() {
+		if left <= 0 {
+			break
+		}
+		n, err := p.Scrub(scrubSlice)
+		errs = append(errs, err)
+		left -= n
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 type fake struct {
 	arrival, shifted int64
 	kept             int
+	scrubbed         int64
 	config           catalog.TopicConfig
 }
 
@@ -20,6 +21,11 @@ func (f *fake) Config() *catalog.TopicConfig             { return &f.config }
 func (f *fake) ShiftArrivals(step, _ int64)              { f.shifted += step }
 func (f *fake) Oldest() (int64, bool)                    { return f.arrival, f.kept > 1 }
 func (f *fake) Retain(int64) (partition.Retained, error) { return partition.Retained{}, nil }
+
+func (f *fake) Scrub(n int) (int64, error) {
+	f.scrubbed += int64(n)
+	return int64(n), nil
+}
 
 func (f *fake) DropOldest() (partition.Retained, error) {
 	f.kept--
@@ -82,5 +88,29 @@ func TestAFullDiskDropsTheOldestOfThoseThatAllowIt(t *testing.T) {
 	}
 	if old.kept != 9 || a.kept != 1 || b.kept != 2 || c.Dropped() != 15 || c.Removed() != 3 || c.Freed() != 30 {
 		t.Errorf("kept %d, %d, %d; dropped %d, removed %d, freed %d", old.kept, a.kept, b.kept, c.Dropped(), c.Removed(), c.Freed())
+	}
+}
+
+func TestAScrubIsSlow(t *testing.T) {
+	now, elapsed := time.UnixMilli(1000), time.Duration(0)
+	fakes := make([]*fake, 20)
+	for i := range fakes {
+		fakes[i] = &fake{}
+	}
+	c := clean(nil, &now, &elapsed, fakes...)
+	for pass, want := range []int64{0, scrubBytes, scrubBytes, 2 * scrubBytes} {
+		if err := c.Pass(); err != nil {
+			t.Fatal(err)
+		}
+		total := int64(0)
+		for _, f := range fakes {
+			total += f.scrubbed
+		}
+		if total != want {
+			t.Errorf("pass %d: %d bytes checked, want %d", pass, total, want)
+		}
+		if pass != 1 {
+			now, elapsed = now.Add(scrubEvery), elapsed+scrubEvery
+		}
 	}
 }

@@ -84,6 +84,7 @@ type Partition struct {
 
 	// retaining keeps retention and Truncate, which both wait for the journal, out of each other's way. Taken before mu.
 	retaining sync.Mutex
+	scrub     scrub
 
 	// state guards what the committer moves. It is held for a few instructions only.
 	state sync.Mutex

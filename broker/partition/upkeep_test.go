@@ -112,3 +112,34 @@ func TestALostSegmentIsCoveredInPieces(t *testing.T) {
 		raw = rest
 	}
 }
+
+func TestAScrubFindsWhatHasRottedBeforeAnybodyReadsIt(t *testing.T) {
+	w := partitiontest.New(t)
+	w.Topic.SegmentBytes = 300
+	w.Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 20)
+	round := func() (total int64) {
+		for {
+			n, err := p.Scrub(100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				return total
+			}
+			total += n
+		}
+	}
+	if n := round(); n < p.Size()-600 || n >= p.Size() || p.Gaps() != 0 {
+		t.Errorf("%d of %d bytes checked, %d gaps", n, p.Size(), p.Gaps())
+	}
+	flip(t, logFile(w, "a", 0), 69+65)
+	round()
+	if p.Gaps() != 1 {
+		t.Errorf("%d gaps after a bit has flipped, want 1", p.Gaps())
+	}
+	if got := values(t, p); len(got) != 19 {
+		t.Errorf("served %v", got)
+	}
+}
