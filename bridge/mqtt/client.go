@@ -81,7 +81,7 @@ func (c *client) refuse(err error) {
 	var bad *packet.Error
 	switch {
 	case errors.As(err, &bad):
-		c.s.log.Info("mqtt: connection ended", "client", c.id, "remote", c.conn.RemoteAddr(), "reason", bad)
+		c.s.complain("mqtt: connection ended", "client", c.id, "remote", c.conn.RemoteAddr(), "reason", bad)
 		c.end(bad.Reason, bad.Why)
 	case err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe):
 	default:

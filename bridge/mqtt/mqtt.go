@@ -130,6 +130,9 @@ type Server struct {
 	reading   map[*client]struct{}
 	waiting   atomic.Int32
 
+	// complained is when complain last wrote a line, in seconds, silent how many it did not write since.
+	complained, silent atomic.Int64
+
 	index     *index
 	streams   *streams
 	store     *store
@@ -205,7 +208,7 @@ func (s *Server) ServeConn(conn net.Conn) {
 		s.mu.Unlock()
 		c.cancel()
 		if err := conn.Close(); err != nil || full {
-			s.log.Warn("mqtt: connection refused", "remote", conn.RemoteAddr(), "limit", s.cfg.MaxConnections, "error", err)
+			s.complain("mqtt: connection refused", "remote", conn.RemoteAddr(), "limit", s.cfg.MaxConnections, "error", err)
 		}
 		return
 	}
@@ -219,6 +222,17 @@ func (s *Server) ServeConn(conn net.Conn) {
 		delete(s.clients, c)
 		s.mu.Unlock()
 	}()
+}
+
+// complain logs what a peer did or met, one line a second at most: whoever repeats it must not fill the log, which lies on
+// the same flash as the data, nor hold up the commit that calls this.
+func (s *Server) complain(what string, args ...any) {
+	now, last := s.cfg.Now().Unix(), s.complained.Load()
+	if now == last || !s.complained.CompareAndSwap(last, now) {
+		s.silent.Add(1)
+		return
+	}
+	s.log.Warn(what, append(args, "unlogged", s.silent.Swap(0))...)
 }
 
 // Connections is the number of open connections.

@@ -89,7 +89,7 @@ func (a *acks) close() {
 // has no way to refuse a message but that ([MQTT-3.3.5-2] of 3.1.1), and what was dropped is never acknowledged.
 func (c *client) answer(p *pending) bool {
 	if p.err != nil {
-		c.s.log.Warn("mqtt: publish refused", "client", c.id, "qos", p.qos, "error", p.err)
+		c.s.complain("mqtt: publish refused", "client", c.id, "qos", p.qos, "error", p.err)
 	}
 	switch {
 	case p.qos == 0:

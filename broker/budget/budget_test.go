@@ -199,3 +199,19 @@ bef00000-bef21000 rw-p 00000000 00:00 0 [stack]
 		t.Error("nonsense was taken for a mapping")
 	}
 }
+
+func TestOverdrawnIsPaidBackFirst(t *testing.T) {
+	s, err := New(10).Share("state", 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Overdraw(15)
+	if s.Used() != 15 || s.TryAcquire(1) {
+		t.Errorf("%d used, and more is given", s.Used())
+	}
+	s.Release(6)
+	if !s.TryAcquire(1) || s.TryAcquire(1) {
+		t.Errorf("%d used after 6 of 15 came back", s.Used())
+	}
+	s.Release(10)
+}
