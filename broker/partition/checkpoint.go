@@ -158,9 +158,6 @@ func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
 			p.producers.dirty = true
 			p.mu.Unlock()
 		}
-		if p.gone.Load() { // deleted under our hands
-			return SlotEntry{}, false, nil
-		}
 		return SlotEntry{}, false, err
 	}
 	e.Snapshot = p.snapshot

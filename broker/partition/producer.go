@@ -132,6 +132,13 @@ func (s *producers) expire(nowMS, expireMS int64) (gone int) {
 	return gone
 }
 
+// forget forgets them all, and returns how many.
+func (s *producers) forget() int {
+	n := len(s.byID)
+	s.byID, s.dirty = nil, s.dirty || n > 0
+	return n
+}
+
 // evict makes room by forgetting the producer that has been silent longest, but not id. It is the price of a bounded
 // table: that producer starts anew as KIP-360 lets it.
 func (s *producers) evict(id int64) bool {

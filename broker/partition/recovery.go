@@ -88,10 +88,11 @@ func (r *recovery) run() error {
 			r.report.Slots = 1
 		}
 	}
-	var err error
-	if s.journal, err = s.cfg.OpenJournal(s.slots.last.Mark); err != nil {
-		return err
+	opened, err := s.cfg.OpenJournal(s.slots.last.Mark)
+	if err != nil {
+		return err // and not opened: an interface around a nil pointer is not nil
 	}
+	s.journal = opened
 	if err := r.scan(); err != nil {
 		return err
 	}

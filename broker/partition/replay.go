@@ -257,6 +257,10 @@ func (l *log) walk(from int64) error {
 // note remembers a batch's leader epoch and producer.
 func (l *log) note(b record.Batch) {
 	l.p.epochs.note(b.LeaderEpoch(), b.BaseOffset())
+	l.noteProducer(b)
+}
+
+func (l *log) noteProducer(b record.Batch) {
 	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 && b.BaseOffset() >= l.producersFrom {
 		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), math.MaxInt64)))
 	}
@@ -292,11 +296,9 @@ func (l *log) apply(at place, e *journal.Entry) error {
 	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position+length <= l.safePos {
 		return nil
 	}
-	if l.obsolete(e.Segment, f) {
-		return nil
-	}
-	if e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
-		return nil // the segment went with everything in it, and no later one is in the journal
+	// Without its segment a pointer below the start is of one that went, and no later one is in the journal.
+	if l.obsolete(e.Segment, f) || e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
+		return l.passBy(e, length)
 	}
 	l.r.report.Entries++
 	if err := l.moveTo(e); err != nil {
@@ -306,6 +308,28 @@ func (l *log) apply(at place, e *journal.Entry) error {
 		return l.write(e, e.Bytes[:min(length, int64(len(e.Bytes)))])
 	}
 	return l.stepOver(e, length)
+}
+
+// passBy takes nothing of an entry but its producers' sequences, which outlive their records. Where the bytes are gone
+// nobody knows whose they were: then all producers of the partition may start anywhere, as KIP-360 has it, rather than
+// one be refused for ever.
+func (l *log) passBy(e *journal.Entry, length int64) error {
+	raw := e.Bytes
+	if e.Kind == journal.Pointer {
+		if raw = l.pointed(e); raw == nil {
+			l.p.store.producers.Add(-int64(l.p.producers.forget()))
+			return nil
+		}
+	}
+	for rest := raw[:min(length, int64(len(raw)))]; len(rest) > 0; {
+		b, after, err := record.Next(rest)
+		if err != nil {
+			return fmt.Errorf("%s: entry for offset %d: %w", l.p, e.Base, err)
+		}
+		l.noteProducer(b)
+		rest = after
+	}
+	return nil
 }
 
 // obsolete says whether a segment lies wholly below the start, so that nothing of it is wanted any more.

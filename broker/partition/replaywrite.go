@@ -163,3 +163,19 @@ func (l *log) holds(e *journal.Entry) bool {
 	n, err := io.Copy(h, io.NewSectionReader(f, e.Position, int64(e.Length)))
 	return errors.Join(err, f.Close()) == nil && n == int64(e.Length) && h.Sum32() == e.CRC
 }
+
+// pointed is the bytes a pointer names, nil where the segment does not have them.
+func (l *log) pointed(e *journal.Entry) []byte {
+	if !l.lay(e.Segment) || !l.holds(e) {
+		return nil
+	}
+	f, err := l.p.store.cfg.FS.OpenFile(l.p.dir+string(os.PathSeparator)+fmt.Sprintf("%020d%s", e.Segment, segment.LogSuffix), os.O_RDONLY, 0)
+	if err != nil {
+		return nil
+	}
+	raw := make([]byte, e.Length)
+	if _, err := f.ReadAt(raw, e.Position); errors.Join(err, f.Close()) != nil {
+		return nil
+	}
+	return raw
+}
