@@ -142,8 +142,9 @@ func (t *trial) mustShow() bool {
 	}
 	switch i.kind {
 	case walFile, raftLog:
-		// Cut exactly between two writes, the end looks like one that was never longer.
-		return i.how != "cut off"
+		// Cut exactly between two writes, the end looks like one that was never longer, and a file that begins later like
+		// one whose front the checkpoint has let go.
+		return i.how == "flip" || i.how == "cut out" && i.from > 0
 	case log:
 		if i.how == "flip" {
 			// The first 16 bytes of a batch are outside its checksum, and not always contradicted by its neighbours.
