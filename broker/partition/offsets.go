@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"errors"
 	"fmt"
 
 	"millrace/broker/segment"
@@ -49,7 +50,12 @@ func limit(pieces []*piece, i int, high int64) (int64, error) {
 	if i+1 < len(pieces) && pieces[i+1].Base() <= high {
 		return pieces[i].Size(), nil
 	}
-	return pieces[i].Position(high)
+	end, err := pieces[i].Position(high)
+	var damage *segment.DamageError
+	if errors.As(err, &damage) { // nothing before it is past high, and what it covers is not served
+		return damage.Position, nil
+	}
+	return end, err
 }
 
 // firstByTime looks for the first record from ms on, segment by segment.

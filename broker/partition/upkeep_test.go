@@ -143,3 +143,27 @@ func TestAScrubFindsWhatHasRottedBeforeAnybodyReadsIt(t *testing.T) {
 		t.Errorf("served %v", got)
 	}
 }
+
+func TestOffsetsAreFoundByTimeBesideDamage(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 10)
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	size := p.Size()
+	w.Kill()
+	flip(t, logFile(w, "a", 0), size-3)
+	flip(t, logFile(w, "a", 0), size/2)
+	if err := w.TryStart(); err != nil {
+		t.Fatal(err)
+	}
+	p = w.Partition("a")
+	offset, ts, _, err := p.ListOffset(1)
+	if err != nil || offset != 0 || ts != 1_790_000_000_000 {
+		t.Errorf("first by time: offset %d, %d, %v", offset, ts, err)
+	}
+	if offset, _, _, err := p.ListOffset(partition.MaxTime); err != nil || offset != 0 {
+		t.Errorf("largest time: offset %d, %v", offset, err)
+	}
+}
