@@ -1,6 +1,7 @@
 package partition_test
 
 import (
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"millrace/broker/partition"
 	"millrace/broker/partition/partitiontest"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 func TestDropOldestGivesUpTheOnlySegment(t *testing.T) {
@@ -165,5 +167,22 @@ func TestOffsetsAreFoundByTimeBesideDamage(t *testing.T) {
 	}
 	if offset, _, _, err := p.ListOffset(partition.MaxTime); err != nil || offset != 0 {
 		t.Errorf("largest time: offset %d, %v", offset, err)
+	}
+}
+
+// A reader that was given the last batch as good, and finds that it has rotted since, is not given it again.
+func TestARottenTailIsGivenOutOnce(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 10)
+	if got := values(t, p); len(got) != 10 {
+		t.Fatalf("served %v", got)
+	}
+	flip(t, logFile(w, "a", 0), p.Size()-3)
+	if _, err := partitiontest.Values(p); !errors.Is(err, segment.ErrDamaged) {
+		t.Fatalf("read what has rotted: %v", err)
+	}
+	if got := values(t, p); len(got) != 9 || p.Gaps() != 1 {
+		t.Errorf("served %v, %d gaps", got, p.Gaps())
 	}
 }

@@ -77,6 +77,7 @@ func (s *Segment) rotten(f *handle, pos, next int64, reason error) error {
 	if err != nil {
 		return err
 	}
+	s.distrust(d) // where nothing valid follows it is not remembered
 	return d
 }
 
