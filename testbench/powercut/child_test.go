@@ -365,7 +365,7 @@ func (c *child) answer(t *childTopic, e event) func(partition.AppendResult) {
 			c.tell(e)
 			return
 		}
-		e.Kind, e.Doubt = evRefused, errors.Is(r.Err, journal.ErrUnavailable)
+		e.Kind, e.Doubt, e.Mended = evRefused, errors.Is(r.Err, journal.ErrUnavailable), errors.Is(r.Err, journal.ErrWrite)
 		c.tell(e)
 		c.mu.Lock()
 		delete(t.producers, e.Part)

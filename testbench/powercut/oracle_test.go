@@ -13,16 +13,17 @@ import (
 
 // event is what a board under test tells before it asks for something and after it was answered: one mark in the log.
 type event struct {
-	Kind  eventKind
-	Topic catalog.TopicID `json:",omitzero"`
-	Name  string          `json:",omitempty"` // of the topic, or the cluster id
-	Part  int32           `json:",omitempty"`
-	N     int             `json:",omitempty"` // partitions, or records
-	First uint64          `json:",omitempty"` // id of the first record
-	At    int64           `json:",omitempty"` // offset
-	IDs   []uint64        `json:",omitempty"` // records served, from At on
-	Doubt bool            `json:",omitempty"` // refused, and nobody knows whether it is gone
-	Value int             `json:",omitempty"` // of the setting
+	Kind   eventKind
+	Topic  catalog.TopicID `json:",omitzero"`
+	Name   string          `json:",omitempty"` // of the topic, or the cluster id
+	Part   int32           `json:",omitempty"`
+	N      int             `json:",omitempty"` // partitions, or records
+	First  uint64          `json:",omitempty"` // id of the first record
+	At     int64           `json:",omitempty"` // offset
+	IDs    []uint64        `json:",omitempty"` // records served, from At on
+	Doubt  bool            `json:",omitempty"` // refused, and nobody knows whether it is gone
+	Mended bool            `json:",omitempty"` // refused, and the journal has put right what a failed write had spoilt
+	Value  int             `json:",omitempty"` // of the setting
 	// Of an idempotent producer's batch.
 	Producer int64   `json:",omitempty"`
 	Sequence int32   `json:",omitempty"`

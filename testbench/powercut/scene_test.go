@@ -16,6 +16,7 @@ import (
 	"millrace/broker/journal"
 	"millrace/broker/partition"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // Some syncs wait for more than a power cut: for bit rot, or somebody's rm, before it. Each scene sets that up, lets the
@@ -180,7 +181,8 @@ func walked(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	return s.cuts, errors.Join(err, killed(store, j))
 }
 
-// orphaned: the power is cut, and then the catalog is gone. What a partition's directory says of itself is all there is.
+// orphaned: a partition's directory has lost what ties it to its topic, a start that knows the name writes that again,
+// the power is cut, and then the catalog is gone. What a partition's directory says of itself is all there is.
 func orphaned(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	s, err := newScene(dir, seed, skip)
 	if err != nil {
@@ -190,7 +192,13 @@ func orphaned(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := store.Checkpoint(); err != nil {
+	if err := errors.Join(store.Checkpoint(), killed(store, j)); err != nil {
+		return 0, err
+	}
+	if err := s.fs.Remove(filepath.Join(s.data, "topics", "orphaned-0", segment.MetadataName)); err != nil {
+		return 0, err
+	}
+	if store, _, err = openStore(s.fs, s.data, s.now, s.image, &j); err != nil { // adopts it by its name
 		return 0, err
 	}
 	err = s.cut(func(data string) error { return s.reopened(data, &catalog.Image{}) })

@@ -69,10 +69,11 @@ type volume struct {
 type inode struct {
 	id uint64
 	// Of a file: its bytes, those that are durable, the changes since the last sync, and by number the pages a failed
-	// sync was to write: the disk holds them or not.
+	// sync was to write: the disk holds them or not. Those in spoilt it may hold as garbage.
 	data, durable []byte
 	changes       []op
 	limbo         map[int64][]byte
+	spoilt        map[int64]bool
 	// Of a directory: its entries, those that are durable, and the changes since its last sync.
 	entries, kept map[string]*inode
 	names         []op
@@ -92,6 +93,17 @@ func (v *volume) node(id uint64, dir bool) *inode {
 	v.nodes[id] = n
 	v.last = max(v.last, id)
 	return n
+}
+
+// mended is called when the board says that it has put right what failed syncs have done: from now on a block that was
+// not written again may be garbage, with what was durable there. Before, nobody could have saved it.
+func (v *volume) mended() {
+	for _, n := range v.nodes {
+		n.spoilt = make(map[int64]bool, len(n.limbo))
+		for p := range n.limbo {
+			n.spoilt[p] = true
+		}
+	}
 }
 
 func (n *inode) isDir() bool { return n.entries != nil }
@@ -154,6 +166,7 @@ func (n *inode) sync(failed bool) {
 				n.limbo = make(map[int64][]byte)
 			}
 			n.limbo[p] = bytes.Clone(page)
+			delete(n.spoilt, p)
 			continue
 		}
 		copy(n.durable[at:], page)
@@ -266,7 +279,7 @@ func (c *cutter) file(n *inode, spoilt bool) []byte {
 	for _, p := range slices.Sorted(maps.Keys(n.limbo)) {
 		page := n.limbo[p]
 		switch {
-		case spoilt && c.rng.IntN(2) == 0:
+		case spoilt && n.spoilt[p] && c.rng.IntN(2) == 0:
 			page = bytes.Clone(page)
 			for i := range page {
 				page[i] = byte(c.rng.Uint32())
