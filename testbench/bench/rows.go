@@ -301,7 +301,7 @@ var benchLine = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+([\d.]+) n
 // quickest counts: what slows one down is the neighbours.
 func (b *bench) wheel() error {
 	cmd := exec.CommandContext(b.ctx, "go", "test", "-run", "^$", "-bench", ".*/.*/1000000$", "-benchmem",
-		"-benchtime", either(b, "2000000x", "500000x"), "-count", either(b, "5", "2"), "./broker/wheel")
+		"-benchtime", either(b, "2000000x", "500000x"), "-count", either(b, "3", "1"), "./broker/wheel")
 	cmd.Dir = b.repo
 	out, err := cmd.CombinedOutput()
 	if err != nil {
