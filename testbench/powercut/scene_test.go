@@ -195,7 +195,8 @@ func orphaned(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	if err := errors.Join(store.Checkpoint(), killed(store, j)); err != nil {
 		return 0, err
 	}
-	if err := s.fs.Remove(filepath.Join(s.data, "topics", "orphaned-0", segment.MetadataName)); err != nil {
+	of := filepath.Join(s.data, "topics", "orphaned-0")
+	if err := errors.Join(s.fs.Remove(filepath.Join(of, segment.MetadataName)), s.fs.SyncDir(of, "scene")); err != nil {
 		return 0, err
 	}
 	if store, _, err = openStore(s.fs, s.data, s.now, s.image, &j); err != nil { // adopts it by its name
