@@ -53,8 +53,8 @@ func (b *bench) idle() (err error) {
 		}
 		servers = append(servers, s)
 	}
-	time.Sleep(either(b, 8*time.Second, 4*time.Second)) // starting is over
-	span := either(b, 20*time.Second, 6*time.Second)
+	time.Sleep(either(b, 8*time.Second, 3*time.Second)) // starting is over
+	span := either(b, 20*time.Second, 5*time.Second)
 	load, wakes, memory := newFigures("%"), newFigures("/s"), newFigures("MiB")
 	type reading struct {
 		cpu  time.Duration

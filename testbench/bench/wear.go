@@ -196,7 +196,7 @@ func (b *bench) wear() (err error) {
 			return err
 		}
 	}
-	span := either(b, 100*time.Second, 12*time.Second)
+	span := either(b, 100*time.Second, 8*time.Second)
 	var wg sync.WaitGroup
 	for _, r := range runs {
 		wg.Go(func() { r.failed = r.measure(wearRate*r.speed, span) })
