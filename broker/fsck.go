@@ -347,7 +347,8 @@ func (c *fsck) segment(dir string, base, next int64, flushed partition.SlotEntry
 	c.Segments++
 	c.Bytes += s.Size()
 	end = base
-	if base == flushed.Segment && s.Size() < flushed.Position {
+	below := next >= 0 && next <= flushed.Start // retention has let it go, and what is left of it is nobody's
+	if base == flushed.Segment && s.Size() < flushed.Position && !below {
 		c.found(Finding{Damage: true, Path: s.Path(), Text: fmt.Sprintf("%d bytes, the checkpoint saw %d", s.Size(), flushed.Position)})
 	}
 	index, err := c.index(dir, base)
