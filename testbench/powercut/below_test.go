@@ -1,3 +1,6 @@
+// go-fuse does not build for 32-bit ARM.
+//go:build !arm
+
 package powercut
 
 import (

@@ -25,6 +25,9 @@ import (
 // childEnv makes this program the board under test: a process of its own, that knows nothing of who watches its disk.
 const childEnv = "MILLRACE_POWERCUT_CHILD"
 
+// markName is the file of the mount that a child writes its promises to.
+const markName = ".mark"
+
 func TestMain(m *testing.M) {
 	if text := os.Getenv(childEnv); text != "" {
 		if err := runChild(text); err != nil {

@@ -1,3 +1,6 @@
+// go-fuse does not build for 32-bit ARM.
+//go:build !arm
+
 package powercut
 
 import (
@@ -29,8 +32,6 @@ type mount struct {
 	broken        bool
 	syncsPerFault int
 }
-
-const markName = ".mark"
 
 // newMount serves v at dir. The caller unmounts.
 func newMount(dir string, v *volume, faults *rand.Rand, faulty func([]byte) bool) (*mount, error) {

@@ -1,3 +1,6 @@
+// It needs the proof from below the process, whose go-fuse does not build for 32-bit ARM.
+//go:build !arm
+
 package powercut
 
 import (
