@@ -232,7 +232,8 @@ func TestSequencesOutliveTheirRecords(t *testing.T) {
 			if r, err := p.Retain(w.Clock.UnixMilli()); err != nil || r.Segments == 0 {
 				t.Fatalf("%+v, %v", r, err)
 			}
-			w.Restart()
+			w.Restart() // removes what is left below the start
+			w.Restart() // and finds it gone
 			p = w.Partition("a")
 			send(5)
 		})

@@ -212,7 +212,7 @@ func (l *log) fromSlot() error {
 		if l.at, err = l.piece(e.Next); err != nil {
 			return err
 		}
-		l.pos, l.safeSegment, l.safePos = 0, e.Next, 0
+		l.pos = 0 // entries behind the slot still tell of producers
 	case l.at.Size() < e.Position:
 		l.pos, l.next = 0, l.at.Base()
 		if err := l.walk(0); err != nil {
