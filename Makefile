@@ -75,6 +75,7 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, e
 		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$${need[@]}"
 	fi
 	go mod download
+	bash testbench/client/kafka/install.sh
 
 lint: go ## formatting, vet for every target, staticcheck, and the rules of testbench/tidy
 	@bad=$$(git ls-files '*.go' | xargs go tool gofumpt -l)
