@@ -150,8 +150,9 @@ func (t *trial) mustShow() bool {
 			// The first 16 bytes of a batch are outside its checksum, and not always contradicted by its neighbours.
 			return !slices.ContainsFunc(t.o.places[i.path], func(p place) bool { return i.from >= p.from && i.from < p.from+16 })
 		}
-		// What a live journal has as well may end anywhere between two batches.
-		return i.how == "cut out" || t.o.clean
+		// What a live journal has as well may end anywhere between two batches, and less than a batch's header behind
+		// that is what a power cut leaves.
+		return i.how == "cut out" && i.size-i.to >= record.HeaderSize || t.o.clean
 	case index:
 		// With an entry less it is only coarser. After a power cut an index may be ahead of its log anyway.
 		return i.how == "flip" && !t.o.power
