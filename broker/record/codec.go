@@ -152,8 +152,12 @@ func (c Codec) Decompress(dst, src []byte, limit int) ([]byte, error) {
 		if len(dst) == cap(dst) {
 			dst = append(dst, 0)[:len(dst)]
 		}
-		// One byte past the limit is asked for, to tell "exactly the limit" from "more".
-		room := min(cap(dst)-len(dst), limit-n+1)
+		// One byte past the limit is asked for, to tell "exactly the limit" from "more". The subtraction comes first:
+		// the limit may be the largest int there is.
+		room := cap(dst) - len(dst)
+		if room > limit-n {
+			room = limit - n + 1
+		}
 		m, err := s.Read(dst[len(dst) : len(dst)+room])
 		dst = dst[:len(dst)+m]
 		if n += m; n > limit {
