@@ -270,6 +270,37 @@ func TestTruncationInsideTheBatchOfTheStartLowersTheStart(t *testing.T) {
 	}
 }
 
+func TestTruncatedSegmentThatExpiredIsNotMissed(t *testing.T) {
+	w := partitiontest.New(t)
+	w.Topic.RetentionMS = 1000
+	w.Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 9)
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	p.DeleteRecords(6, func(_ int64, err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Truncate(6); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := p.Retain(w.Clock.UnixMilli() + 10_000); err != nil || r.Segments != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	w.Restart()
+	if len(w.Report.Lost) > 0 {
+		t.Errorf("lost: %v", w.Report.Lost)
+	}
+	partitiontest.Fill(t, w.Partition("a"), 2)
+	w.Restart()
+	if got := values(t, w.Partition("a")); !slices.Equal(got, want(6, 8)) {
+		t.Errorf("holds %v", got)
+	}
+}
+
 func TestJournalThatDoesNotOpenIsNotClosed(t *testing.T) {
 	_, _, err := partition.Open(partition.Config{Dir: t.TempDir(), OpenJournal: func(journal.Mark) (partition.Journal, error) {
 		var none *journal.Journal

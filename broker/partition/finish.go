@@ -48,8 +48,8 @@ func (l *log) settle() error {
 		}
 	}
 	l.tellDamage()
-	if l.next < f.start {
-		// Everything that replay would have written lies below the start and was stepped over.
+	if l.next < f.start || l.next == f.start && l.at.Size() < l.pos {
+		// Everything that replay would have written lies below the start and was stepped over, or its segment went.
 		l.ends[l.at] = l.pos
 		l.stray(l.at.Base(), f.start)
 		at, err := l.piece(f.start)

@@ -84,3 +84,32 @@ func TestDuplicateOfAnUnsyncedBatchSharesItsFate(t *testing.T) {
 		}
 	}
 }
+
+// Entries below the start are passed by, and their batches met again in the segment that is still there.
+func TestBatchesBelowTheStartAreNotedOnce(t *testing.T) {
+	for _, inline := range []int{0, 1} {
+		w := partitiontest.New(t)
+		w.Topic.SegmentBytes = 300
+		w.Start()
+		w.Journal.InlineMax = inline
+		p := w.Create("a")
+		partitiontest.Fill(t, p, 1)
+		if err := w.Store.Checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		for seq := range int32(4) {
+			if _, err := partitiontest.AppendBatch(p, produced(42, 0, seq, "value")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		done := make(chan error, 1)
+		p.DeleteRecords(-1, func(_ int64, err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		w.Restart() // asks for the invariants
+		if base, err := partitiontest.AppendBatch(w.Partition("a"), produced(42, 0, 3, "value")); err != nil || base != 4 {
+			t.Errorf("inline below %d: the last batch again: %d, %v", inline, base, err)
+		}
+	}
+}
