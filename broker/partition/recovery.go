@@ -27,6 +27,11 @@ type recovery struct {
 	doomed   []string // directories of deleted topics
 	undo     []key    // the partitions it appended to
 	aside    *quarantine
+
+	frame     uint64 // pass two is at this one
+	gathering []*log // those with a buffer
+	held      int    // bytes of the buffers
+	broken    error  // what could not be set aside
 }
 
 // facts are what pass one learns: what later entries make of earlier ones.
@@ -269,7 +274,8 @@ func (r *recovery) replay() error {
 	if _, err := r.s.journal.Replay(r.apply); err != nil {
 		return fmt.Errorf("replay, second pass: %w", err)
 	}
-	return nil
+	r.flush()
+	return r.broken
 }
 
 // collect is pass one.
@@ -346,7 +352,7 @@ func (r *recovery) pointersHold(f journal.Frame) bool {
 
 // apply is pass two.
 func (r *recovery) apply(f journal.Frame) error {
-	r.last = f.Last
+	r.last, r.frame = f.Last, f.Index
 	for i := range f.Entries {
 		e := &f.Entries[i]
 		if r.facts.deleted[e.Topic] || e.Kind == journal.TopicDeleted {

@@ -31,20 +31,18 @@ type log struct {
 	hole bool
 	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
 	safeSegment, safePos int64
-	went                 int64            // the slot's segment where retention has removed it since, with all before it; else -1
+	unwritten            unwritten
 	ends                 map[*piece]int64 // where segments that were rolled end
 	strays               map[int64]*piece // segments that are not of the log any more, by base
 	trusted              []*piece         // segments whose bytes were taken without anything that says they are synced
 	made                 []int64          // bases of segments that recovery made
-	// Batches from here on are not in the producer snapshot, and were not noted yet: entries that are passed by may be
-	// met again in their segment.
-	producersFrom int64
+	producersFrom        int64            // batches from here on are not in the producer snapshot
 }
 
 // begin opens the segments and puts the cursor where the checkpoint says, or where a walk over the active one ends.
 func (l *log) begin() error {
 	l.ends, l.strays = make(map[*piece]int64), make(map[int64]*piece)
-	l.safeSegment, l.went = -1, -1
+	l.safeSegment = -1
 	if l.missing {
 		if err := l.create(); err != nil {
 			return err
@@ -215,7 +213,7 @@ func (l *log) fromSlot() error {
 		if l.at, err = l.piece(e.Next); err != nil {
 			return err
 		}
-		l.pos, l.went = 0, e.Segment // entries behind the slot still tell of producers
+		l.pos = 0 // entries behind the slot still tell of producers
 	case l.at.Size() < e.Position:
 		l.pos, l.next = 0, l.at.Base()
 		if err := l.walk(0); err != nil {
@@ -230,7 +228,6 @@ func (l *log) fromSlot() error {
 	default:
 		l.at.flushed.Store(e.Position)
 	}
-	l.p.store.producers.Add(-int64(l.p.producers.forget())) // what a walk has told of them
 	// No later one, though it be at or below e.Next: it may be from before a truncation.
 	l.producersFrom = l.restoreProducers(e.Snapshot)
 	if e.Snapshot >= 0 && l.producersFrom < e.Snapshot {
@@ -265,19 +262,9 @@ func (l *log) note(b record.Batch) {
 }
 
 func (l *log) noteProducer(b record.Batch) {
-	if b.BaseOffset() < l.producersFrom {
-		return
-	}
-	l.producersFrom = b.NextOffset()
-	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 {
+	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 && b.BaseOffset() >= l.producersFrom {
 		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), math.MaxInt64)))
 	}
-}
-
-// rollbackProducers forgets the batches that do not end by offset end; what comes in their place counts.
-func (l *log) rollbackProducers(end int64) {
-	l.p.store.producers.Add(-int64(l.p.producers.rollback(end)))
-	l.producersFrom = min(l.producersFrom, end)
 }
 
 // apply carries out one entry.
@@ -311,7 +298,7 @@ func (l *log) apply(at place, e *journal.Entry) error {
 		return nil
 	}
 	// Without its segment a pointer below the start is of one that went, and no later one is in the journal.
-	if e.Segment <= l.went || l.obsolete(e.Segment, f) || e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
+	if l.obsolete(e.Segment, f) || e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
 		return l.passBy(e, length)
 	}
 	l.r.report.Entries++
@@ -330,9 +317,11 @@ func (l *log) apply(at place, e *journal.Entry) error {
 func (l *log) passBy(e *journal.Entry, length int64) error {
 	raw := e.Bytes
 	if e.Kind == journal.Pointer {
+		if err := l.flush(); err != nil {
+			return err
+		}
 		if raw = l.pointed(e); raw == nil {
 			l.p.store.producers.Add(-int64(l.p.producers.forget()))
-			l.producersFrom = min(l.producersFrom, e.Base)
 			return nil
 		}
 	}
@@ -356,11 +345,12 @@ func (l *log) obsolete(base int64, f *fact) bool {
 // cutTo moves the cursor to where a truncation cut.
 func (l *log) cutTo(e *journal.Entry) error {
 	l.r.report.Entries++
-	// A snapshot from before the truncation knows nothing of what was written in the place of what was cut.
-	l.rollbackProducers(e.Base)
-	if e.Segment <= l.went {
-		return nil
+	if err := l.flush(); err != nil {
+		return err
 	}
+	// A snapshot from before the truncation knows nothing of what was written in the place of what was cut.
+	l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
+	l.producersFrom = min(l.producersFrom, e.Base)
 	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position < l.safePos {
 		l.safeSegment, l.safePos = e.Segment, e.Position
 		for _, s := range l.pieces {
@@ -381,16 +371,6 @@ func (l *log) cutTo(e *journal.Entry) error {
 	if err != nil {
 		return err
 	}
-	if s.Size() < e.Position {
-		// It went below the start since, or is damaged. A filler keeps what follows where the journal says.
-		l.at, l.next = s, s.Base()
-		if err := l.walk(0); err != nil {
-			return err
-		}
-		if err := l.fill(e.Position, e.Base); err != nil {
-			return err
-		}
-	}
 	l.at, l.pos, l.next, l.hole, l.walked = s, e.Position, e.Base, false, false
 	l.floating = false
 	delete(l.ends, s)
@@ -402,6 +382,11 @@ func (l *log) cutTo(e *journal.Entry) error {
 // moveTo brings the cursor to an entry's place: over a roll, back when a walk went further than the journal, or over
 // what damage took in between.
 func (l *log) moveTo(e *journal.Entry) error {
+	if e.Segment != l.at.Base() || e.Position != l.pos || e.Base != l.next {
+		if err := l.flush(); err != nil {
+			return err
+		}
+	}
 	back := e.Segment < l.at.Base() || e.Segment == l.at.Base() && e.Position < l.pos
 	if back && !l.floating && l.r.complete {
 		return fmt.Errorf("%s: entry at byte %d of segment %d lies before the cursor at %d of %d: %w",
@@ -417,7 +402,7 @@ func (l *log) moveTo(e *journal.Entry) error {
 		delete(l.ends, s)
 		l.stray(s.Base(), math.MaxInt64)
 		l.p.epochs.cut(e.Base)
-		l.rollbackProducers(e.Base)
+		l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
 	case e.Segment > l.at.Base():
 		if l.hole || e.Segment > l.next {
 			if err := l.accept(e.Segment); err != nil {

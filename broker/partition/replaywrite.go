@@ -17,6 +17,9 @@ import (
 
 // accept moves the cursor over valid batches that end by offset end.
 func (l *log) accept(end int64) error {
+	if err := l.flush(); err != nil {
+		return err
+	}
 	f, err := l.p.store.cfg.FS.OpenFile(l.at.Path(), os.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -67,7 +70,7 @@ func (l *log) write(e *journal.Entry, batches []byte) error {
 			return fmt.Errorf("%s: entry for offset %d: %w", l.p, e.Base, err)
 		}
 		rest = after
-		if err := l.put(b); err != nil {
+		if err := l.gather(b); err != nil {
 			return err
 		}
 		l.note(b)
@@ -79,19 +82,17 @@ func (l *log) write(e *journal.Entry, batches []byte) error {
 // put writes one batch at the cursor. The bytes are written even where they are there already: after a failed sync the
 // page cache shows what the disk does not have.
 func (l *log) put(b record.Batch) error {
-	if err := l.at.WriteAt(l.pos, b); err != nil {
+	if err := l.flush(); err != nil {
 		return err
 	}
-	f, err := l.p.store.cfg.FS.OpenFile(l.at.Path(), os.O_RDWR, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, l.pos)
-	return errors.Join(err, f.Close())
+	return l.at.Put(l.pos, b)
 }
 
 // stepOver checks pointed bytes and moves the cursor behind them. Where they are damaged what is valid of them stays.
 func (l *log) stepOver(e *journal.Entry, length int64) error {
+	if err := l.flush(); err != nil {
+		return err
+	}
 	whole := length == int64(e.Length)
 	if whole && !l.holds(e) {
 		// How far the loss goes is known when the next entry names its place.

@@ -6,6 +6,16 @@ import "fmt"
 // behind them. Bytes that are there already are read, not written, unless a failed sync left them in doubt. It
 // returns ErrPosition for a position behind the end.
 func (s *Segment) WriteAt(position int64, batches []byte) error {
+	return s.replay(position, batches, false)
+}
+
+// Put is WriteAt that writes the bytes whatever is there already: after a failed sync of the last life the page cache
+// shows what the disk does not have.
+func (s *Segment) Put(position int64, batches []byte) error {
+	return s.replay(position, batches, true)
+}
+
+func (s *Segment) replay(position int64, batches []byte, always bool) error {
 	s.write.Lock()
 	defer s.write.Unlock()
 	s.mu.Lock()
@@ -23,7 +33,7 @@ func (s *Segment) WriteAt(position int64, batches []byte) error {
 	}
 	end := position + int64(len(batches))
 	same := false
-	if end <= physical && (suspect < 0 || end <= suspect) {
+	if !always && end <= physical && (suspect < 0 || end <= suspect) {
 		if same, err = s.holds(position, batches); err != nil {
 			return err
 		}
