@@ -31,18 +31,21 @@ type log struct {
 	hole bool
 	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
 	safeSegment, safePos int64
+	went                 int64            // the slot's segment where retention has removed it since, with all before it; else -1
 	unwritten            unwritten
 	ends                 map[*piece]int64 // where segments that were rolled end
 	strays               map[int64]*piece // segments that are not of the log any more, by base
 	trusted              []*piece         // segments whose bytes were taken without anything that says they are synced
 	made                 []int64          // bases of segments that recovery made
-	producersFrom        int64            // batches from here on are not in the producer snapshot
+	// Batches from here on are not in the producer snapshot, and were not noted yet: entries that are passed by may be
+	// met again in their segment.
+	producersFrom int64
 }
 
 // begin opens the segments and puts the cursor where the checkpoint says, or where a walk over the active one ends.
 func (l *log) begin() error {
 	l.ends, l.strays = make(map[*piece]int64), make(map[int64]*piece)
-	l.safeSegment = -1
+	l.safeSegment, l.went = -1, -1
 	if l.missing {
 		if err := l.create(); err != nil {
 			return err
@@ -213,7 +216,7 @@ func (l *log) fromSlot() error {
 		if l.at, err = l.piece(e.Next); err != nil {
 			return err
 		}
-		l.pos = 0 // entries behind the slot still tell of producers
+		l.pos, l.went = 0, e.Segment // entries behind the slot still tell of producers
 	case l.at.Size() < e.Position:
 		l.pos, l.next = 0, l.at.Base()
 		if err := l.walk(0); err != nil {
@@ -228,6 +231,7 @@ func (l *log) fromSlot() error {
 	default:
 		l.at.flushed.Store(e.Position)
 	}
+	l.p.store.producers.Add(-int64(l.p.producers.forget())) // what a walk has told of them
 	// No later one, though it be at or below e.Next: it may be from before a truncation.
 	l.producersFrom = l.restoreProducers(e.Snapshot)
 	if e.Snapshot >= 0 && l.producersFrom < e.Snapshot {
@@ -262,9 +266,19 @@ func (l *log) note(b record.Batch) {
 }
 
 func (l *log) noteProducer(b record.Batch) {
-	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 && b.BaseOffset() >= l.producersFrom {
+	if b.BaseOffset() < l.producersFrom {
+		return
+	}
+	l.producersFrom = b.NextOffset()
+	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 {
 		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), math.MaxInt64)))
 	}
+}
+
+// rollbackProducers forgets the batches that do not end by offset end; what comes in their place counts.
+func (l *log) rollbackProducers(end int64) {
+	l.p.store.producers.Add(-int64(l.p.producers.rollback(end)))
+	l.producersFrom = min(l.producersFrom, end)
 }
 
 // apply carries out one entry.
@@ -298,7 +312,7 @@ func (l *log) apply(at place, e *journal.Entry) error {
 		return nil
 	}
 	// Without its segment a pointer below the start is of one that went, and no later one is in the journal.
-	if l.obsolete(e.Segment, f) || e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
+	if e.Segment <= l.went || l.obsolete(e.Segment, f) || e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
 		return l.passBy(e, length)
 	}
 	l.r.report.Entries++
@@ -322,6 +336,7 @@ func (l *log) passBy(e *journal.Entry, length int64) error {
 		}
 		if raw = l.pointed(e); raw == nil {
 			l.p.store.producers.Add(-int64(l.p.producers.forget()))
+			l.producersFrom = min(l.producersFrom, e.Base)
 			return nil
 		}
 	}
@@ -349,8 +364,10 @@ func (l *log) cutTo(e *journal.Entry) error {
 		return err
 	}
 	// A snapshot from before the truncation knows nothing of what was written in the place of what was cut.
-	l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
-	l.producersFrom = min(l.producersFrom, e.Base)
+	l.rollbackProducers(e.Base)
+	if e.Segment <= l.went {
+		return nil
+	}
 	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position < l.safePos {
 		l.safeSegment, l.safePos = e.Segment, e.Position
 		for _, s := range l.pieces {
@@ -370,6 +387,16 @@ func (l *log) cutTo(e *journal.Entry) error {
 	s, err := l.piece(e.Segment)
 	if err != nil {
 		return err
+	}
+	if s.Size() < e.Position {
+		// It went below the start since, or is damaged. A filler keeps what follows where the journal says.
+		l.at, l.next = s, s.Base()
+		if err := l.walk(0); err != nil {
+			return err
+		}
+		if err := l.fill(e.Position, e.Base); err != nil {
+			return err
+		}
 	}
 	l.at, l.pos, l.next, l.hole, l.walked = s, e.Position, e.Base, false, false
 	l.floating = false
@@ -402,7 +429,7 @@ func (l *log) moveTo(e *journal.Entry) error {
 		delete(l.ends, s)
 		l.stray(s.Base(), math.MaxInt64)
 		l.p.epochs.cut(e.Base)
-		l.p.store.producers.Add(-int64(l.p.producers.rollback(e.Base)))
+		l.rollbackProducers(e.Base)
 	case e.Segment > l.at.Base():
 		if l.hole || e.Segment > l.next {
 			if err := l.accept(e.Segment); err != nil {
