@@ -167,7 +167,7 @@ func (c *fsck) catalog() error {
 }
 
 func (c *fsck) slots() {
-	bad := 0
+	bad, absent := 0, 0
 	for n := range 2 {
 		slot, err := partition.ReadSlot(c.fs, c.Dir, n)
 		switch {
@@ -175,13 +175,16 @@ func (c *fsck) slots() {
 			if !c.checked || slot.Sequence > c.slot.Sequence {
 				c.slot, c.checked = slot, true
 			}
-		case !errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist):
+			absent++
+		default:
 			// A cut inside the writing of a slot leaves this too: the other one then holds.
 			bad++
 			c.found(Finding{Path: partition.SlotPath(c.Dir, n), Text: err.Error() + "; the other slot is used"})
 		}
 	}
-	if !c.checked && bad > 0 {
+	// With one slot only, and that cut short, there never was a checkpoint, and the journal has everything.
+	if !c.checked && bad > 0 && absent == 0 {
 		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
 	}
 }

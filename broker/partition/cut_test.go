@@ -240,6 +240,52 @@ func TestSequencesOutliveTheirRecords(t *testing.T) {
 	}
 }
 
+func TestSnapshotOfACheckpointThatDidNotEndIsNotBelieved(t *testing.T) {
+	for _, slot := range []bool{false, true} {
+		w := partitiontest.New(t)
+		fs := disktest.New(disk.OS{})
+		w.FS = fs
+		w.Start()
+		p := w.Create("a")
+		partitiontest.Fill(t, p, 2)
+		if slot {
+			if err := w.Store.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		send := func(id int64) int64 {
+			t.Helper()
+			b := partitiontest.Batch("x")
+			b.SetProducer(id, 0, 0, false)
+			base, err := partitiontest.AppendBatch(p, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return base
+		}
+		send(1)
+		fs.FailSync("checkpoint.slot", errDisk, 1)
+		if err := w.Store.Checkpoint(); !errors.Is(err, errDisk) { // it has written snapshot 3
+			t.Fatal(err)
+		}
+		if _, err := p.Truncate(2); err != nil {
+			t.Fatal(err)
+		}
+		if at := send(2); at != 2 {
+			t.Fatalf("appended at %d", at)
+		}
+		partitiontest.Fill(t, p, 2)
+		w.Restart()
+		p = w.Partition("a")
+		if at := send(2); at != 2 {
+			t.Errorf("slot %v: the same batch again is answered with %d", slot, at)
+		}
+		if at := send(1); at != 5 {
+			t.Errorf("slot %v: a batch that was truncated is answered with %d", slot, at)
+		}
+	}
+}
+
 func TestTruncationInsideTheBatchOfTheStartLowersTheStart(t *testing.T) {
 	for _, checkpoint := range []bool{false, true} {
 		w := partitiontest.New(t).Start()

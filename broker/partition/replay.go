@@ -59,14 +59,15 @@ func (l *log) begin() error {
 	if l.slot != nil {
 		return l.fromSlot()
 	}
-	l.producersFrom = l.restoreProducers(math.MaxInt64)
 	if l.young() {
-		// The journal has all of it that was ever acknowledged, from its first offset on.
+		// The journal has all of it that was ever acknowledged, from its first offset on. A producer snapshot is of a
+		// checkpoint that did not come to its end, and may be of what a truncation has cut since.
 		var err error
 		l.at, err = l.piece(0)
 		l.next, l.floating = 0, true
 		return err
 	}
+	l.producersFrom = l.restoreProducers(math.MaxInt64)
 	l.walked, l.floating = true, true
 	l.at = l.pieces[len(l.pieces)-1]
 	l.next = l.at.Base()

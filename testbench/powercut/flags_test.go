@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	cuts = flag.Int("cuts", envInt("MILLRACE_CUTS", 0), "power cuts to try, all worlds together (MILLRACE_CUTS, which make test sets)")
+	cuts = flag.Int("cuts", envInt("MILLRACE_CUTS", 0), "power cuts to try, a quarter of them below the process; 0 for a few hundred (MILLRACE_CUTS, which make test sets)")
 	seed = flag.Uint64("seed", 0, "seed of the first world; 0 takes one from the clock")
 	// Every step of every world, on standard error: for one world at a time.
 	steps = flag.Bool("steps", false, "print every step")

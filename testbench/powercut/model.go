@@ -33,8 +33,9 @@ type part struct {
 	// log is what must be there: acknowledged, or served to a reader, by offset.
 	log map[int64]uint64
 	end int64 // offset after the last of log
-	// pending are records that were appended and not answered: each is there or not.
-	pending map[uint64]bool
+	// pending are records that were appended and not answered: each is there or not. twice are those of them that were
+	// appended twice and answered never.
+	pending, twice map[uint64]bool
 	// start is the first readable offset that was confirmed, startMax the highest that was asked for.
 	start, startMax int64
 	// cutTo is the lowest offset an unconfirmed truncation may have cut the log to.
@@ -62,7 +63,7 @@ func (m *model) remove(t *topic) {
 }
 
 func (t *topic) part(index int32) *part {
-	return &part{topic: t, index: index, log: make(map[int64]uint64), pending: make(map[uint64]bool), cutTo: math.MaxInt64}
+	return &part{topic: t, index: index, log: make(map[int64]uint64), pending: make(map[uint64]bool), twice: make(map[uint64]bool), cutTo: math.MaxInt64}
 }
 
 func (p *part) String() string { return fmt.Sprintf("%s-%d", p.topic.name, p.index) }
@@ -135,6 +136,7 @@ func (p *part) check(start, high int64, log []seen) error {
 func (p *part) settle(start, high int64, log []seen) {
 	clear(p.log)
 	clear(p.pending)
+	clear(p.twice)
 	p.start, p.startMax, p.end, p.cutTo = start, start, high, math.MaxInt64
 	for _, s := range log {
 		p.log[s.offset] = s.id

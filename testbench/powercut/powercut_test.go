@@ -12,14 +12,15 @@ import (
 )
 
 func TestAcknowledgedMeansOnFlash(t *testing.T) {
+	n := *cuts - *cuts/4 // TestBelowTheProcess does the rest
 	if *cuts == 0 {
-		t.Skip("no power cuts asked for: go test ./testbench/powercut -cuts 4000, or MILLRACE_CUTS=4000")
+		n = 300
 	}
 	first := *seed
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	t.Logf("%d cuts from seed %d", *cuts, first)
+	t.Logf("%d cuts from seed %d", n, first)
 	var next atomic.Int64
 	var mu sync.Mutex
 	var sum Tally
@@ -27,13 +28,13 @@ func TestAcknowledgedMeansOnFlash(t *testing.T) {
 	for range 2 {
 		workers.Go(func() {
 			for {
-				n := int(next.Add(1) - 1)
-				if n*worldCuts >= *cuts || t.Failed() {
+				i := int(next.Add(1) - 1)
+				if i*worldCuts >= n || t.Failed() {
 					return
 				}
-				tally, err := live(scratch(t), first+uint64(n), "", min(worldCuts, *cuts-n*worldCuts))
+				tally, err := live(scratch(t), first+uint64(i), "", min(worldCuts, n-i*worldCuts))
 				if err != nil {
-					t.Errorf("%v\nagain: go test ./testbench/powercut -run %s -seed %d -cuts %d -v", err, t.Name(), first+uint64(n), worldCuts)
+					t.Errorf("%v\nagain: go test ./testbench/powercut -run %s -seed %d -cuts %d -v", err, t.Name(), first+uint64(i), worldCuts+worldCuts/3)
 				}
 				mu.Lock()
 				sum.add(tally)
@@ -44,7 +45,7 @@ func TestAcknowledgedMeansOnFlash(t *testing.T) {
 	workers.Wait()
 	t.Logf("%+v", sum)
 	// A run that did not do these things proved nothing about them.
-	if *cuts >= 1000 && !t.Failed() {
+	if n >= 1000 && !t.Failed() {
 		for what, n := range map[string]int{
 			"cuts in recovery": sum.InRecovery, "acknowledged": sum.Acked, "refused": sum.Refused, "unanswered": sum.Unanswered,
 			"served": sum.Served, "unanswered that survived": sum.Survived, "pointed": sum.Pointed, "removed segments": sum.Rolls,

@@ -148,7 +148,10 @@ func (w *World) answer(p *part, first uint64, n int) func(partition.AppendResult
 			case !stopped: // when the power is cut nobody hears the answer
 				w.tally.Refused++
 				if !errors.Is(r.Err, journal.ErrUnavailable) { // else in doubt until the next one is acknowledged
-					delete(p.pending, id)
+					if !p.twice[id] {
+						delete(p.pending, id)
+					}
+					delete(p.twice, id)
 				}
 			}
 		}

@@ -71,8 +71,7 @@ func (w *World) produce() error {
 	case open > 0:
 		return nil
 	case known && w.rng.IntN(2) == 0:
-		w.tally.Repeats++
-		w.send(p, live, r)
+		w.again(p, live, r)
 		return nil
 	}
 	n := 1 + w.rng.IntN(3)
@@ -87,10 +86,22 @@ func (w *World) produce() error {
 	w.mu.Unlock()
 	w.send(p, live, r)
 	if w.rng.IntN(3) == 0 {
-		w.tally.Repeats++
-		w.send(p, live, r)
+		w.again(p, live, r)
 	}
 	return nil
+}
+
+// again sends the writer's last batch once more: its records are on their way twice.
+func (w *World) again(p *part, live *partition.Partition, r *writer) {
+	w.tally.Repeats++
+	w.mu.Lock()
+	for i := range r.n {
+		id := r.first + uint64(i)
+		p.twice[id] = p.pending[id]
+		p.pending[id] = true
+	}
+	w.mu.Unlock()
+	w.send(p, live, r)
 }
 
 // send appends the writer's last batch.
