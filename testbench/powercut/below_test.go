@@ -311,6 +311,9 @@ func (b *below) inspect(left *volume, o *oracle, name string) error {
 		err = o.check(found)
 	}
 	if err == nil {
+		err = live.store.Check()
+	}
+	if err == nil {
 		err = b.repeat(live, o, found)
 	}
 	if err := errors.Join(err, live.close()); err != nil {
