@@ -31,7 +31,7 @@ type log struct {
 	hole bool
 	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
 	safeSegment, safePos int64
-	went                 int64            // the slot's segment where retention has removed it since, with all before it; else -1
+	went                 int64 // the slot's segment where retention has removed it since, with all before it; else -1
 	unwritten            unwritten
 	ends                 map[*piece]int64 // where segments that were rolled end
 	strays               map[int64]*piece // segments that are not of the log any more, by base
