@@ -81,15 +81,8 @@ func TestBenchmarksAreReadAtTheirBest(t *testing.T) {
 	}
 }
 
-func TestOwnProcess(t *testing.T) {
-	s := &server{cmd: nil}
-	if err := s.kill(); err != nil {
-		t.Errorf("kill of a server that does not run: %v", err)
-	}
-	if _, err := status("/proc/self/status", "NoSuchField"); err == nil {
-		t.Error("a field that is not there was found")
-	}
-	if n, err := status("/proc/self/status", "VmRSS"); err != nil || n < 1<<20 {
-		t.Errorf("RSS %d, %v", n, err)
+func TestAServerThatDoesNotRunCanBeKilled(t *testing.T) {
+	if err := (&server{}).kill(); err != nil {
+		t.Error(err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"millrace/testbench/procfs"
 )
 
 const us = "millrace"
@@ -208,13 +210,13 @@ func ends(servers []*server, err *error) {
 
 // cost is the CPU time the process spends while work runs.
 func (s *server) cost(work func() error) (time.Duration, error) {
-	before, err := cpu(s.pid())
+	before, err := procfs.PID(s.pid()).CPU()
 	if err != nil {
 		return 0, err
 	}
 	if err := work(); err != nil {
 		return 0, err
 	}
-	after, err := cpu(s.pid())
+	after, err := procfs.PID(s.pid()).CPU()
 	return after - before, err
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"millrace/testbench/procfs"
 )
 
 // payload is n bytes that do not compress.
@@ -61,10 +63,10 @@ func (b *bench) idle() (err error) {
 		wake int64
 	}
 	read := func(s *server) (r reading, err error) {
-		if r.cpu, err = cpu(s.pid()); err != nil {
+		if r.cpu, err = procfs.PID(s.pid()).CPU(); err != nil {
 			return r, err
 		}
-		r.wake, err = switches(s.pid())
+		r.wake, err = procfs.PID(s.pid()).Switches()
 		return r, err
 	}
 	before := make([]reading, len(servers))
@@ -80,7 +82,7 @@ func (b *bench) idle() (err error) {
 		if err != nil {
 			return err
 		}
-		resident, err := rss(s.pid())
+		resident, err := procfs.PID(s.pid()).RSS()
 		if err != nil {
 			return err
 		}
@@ -238,7 +240,7 @@ func (b *bench) produceBulk() (err error) {
 			if round == 0 {
 				continue
 			}
-			resident, err := rss(s.pid())
+			resident, err := procfs.PID(s.pid()).RSS()
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"time"
+
+	"millrace/testbench/procfs"
 )
 
 // started is what one start took.
@@ -20,7 +22,7 @@ func (s *server) timeStart(first func() error) (started, error) {
 		return started{}, err
 	}
 	wall := time.Since(begin)
-	spent, err := cpu(s.pid())
+	spent, err := procfs.PID(s.pid()).CPU()
 	return started{wall, spent}, err
 }
 

@@ -118,7 +118,7 @@ func sample(ctx context.Context, t *testing.T, p *process.Process) (peak int64) 
 	tick := time.NewTicker(sampling)
 	defer tick.Stop()
 	for {
-		n, err := p.RSS()
+		n, err := p.PID().RSS()
 		if err != nil {
 			t.Error(err)
 			return peak

@@ -33,10 +33,10 @@ func look(t *testing.T, p *process.Process) (f figures) {
 	t.Helper()
 	var err error
 	f.at = time.Now()
-	if f.switches, err = p.Switches(); err != nil {
+	if f.switches, err = p.PID().Switches(); err != nil {
 		t.Fatal(err)
 	}
-	if f.cpu, err = p.CPU(); err != nil {
+	if f.cpu, err = p.PID().CPU(); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -44,7 +44,7 @@ func look(t *testing.T, p *process.Process) (f figures) {
 
 func rss(t *testing.T, p *process.Process) int64 {
 	t.Helper()
-	n, err := p.RSS()
+	n, err := p.PID().RSS()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/testbench/procfs"
 )
 
 // limit is how long a start or a stop may take before the test gives up. It only ends a hang on a loaded machine.
@@ -85,8 +87,8 @@ func Start(t testing.TB, configuration string) *Process {
 	return p
 }
 
-// PID is the process's id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+// PID is the process as the kernel shows it: its memory, its CPU time.
+func (p *Process) PID() procfs.PID { return procfs.PID(p.cmd.Process.Pid) }
 
 // Start starts the process again after Kill or Stop, at the addresses it had.
 func (p *Process) Start() {

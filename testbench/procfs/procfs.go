@@ -1,4 +1,5 @@
-package process
+// Package procfs reads what Linux says of a process from outside: proc(5).
+package procfs
 
 import (
 	"bytes"
@@ -10,11 +11,14 @@ import (
 	"time"
 )
 
+// PID is a process, by its number. An error is returned once it has ended and was reaped.
+type PID int
+
 // userHZ is the unit of CPU time in /proc/PID/stat; it is 100 on every Linux architecture Go runs on.
 const userHZ = 100
 
 // CPU is the user and system time the process has used, in steps of 10 ms.
-func (p *Process) CPU() (time.Duration, error) {
+func (p PID) CPU() (time.Duration, error) {
 	raw, err := os.ReadFile(p.path("stat"))
 	if err != nil {
 		return 0, err
@@ -33,11 +37,11 @@ func (p *Process) CPU() (time.Duration, error) {
 }
 
 // RSS is the process's resident memory in bytes.
-func (p *Process) RSS() (int64, error) { return field(p.path("status"), "VmRSS") }
+func (p PID) RSS() (int64, error) { return field(p.path("status"), "VmRSS") }
 
 // Switches is how often the threads of the process have been put on and off a CPU, wanted or not. A thread that ends
 // takes its count with it.
-func (p *Process) Switches() (int64, error) {
+func (p PID) Switches() (int64, error) {
 	tasks, err := filepath.Glob(p.path("task/*/status"))
 	if err != nil {
 		return 0, err
@@ -55,8 +59,8 @@ func (p *Process) Switches() (int64, error) {
 	return sum, nil
 }
 
-func (p *Process) path(file string) string {
-	return filepath.Join("/proc", strconv.Itoa(p.PID()), file)
+func (p PID) path(file string) string {
+	return filepath.Join("/proc", strconv.Itoa(int(p)), file)
 }
 
 // field reads a number of a status file, in bytes where it says kB.
