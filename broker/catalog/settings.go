@@ -29,7 +29,7 @@ var topicSettings = []Setting{
 	},
 	{
 		Name: "file.delete.delay.ms", Type: TypeLong, Default: "60000", Max: math.MaxInt64, Synonym: "log.segment.delete.delay.ms",
-		Doc:   "How long a file stays on the disk after its segment or topic was deleted.",
+		Doc:   "Kept for tools that set it. Files go as soon as the deletion is durable; a read under way keeps what it reads.",
 		field: func(c *TopicConfig) any { return &c.FileDeleteDelayMS },
 	},
 	{
@@ -119,7 +119,7 @@ var topicSettings = []Setting{
 	},
 	{
 		Name: "segment.jitter.ms", Type: TypeLong, Default: "0", Max: math.MaxInt64, Synonym: "log.roll.jitter.ms",
-		Doc:   "A random time taken off segment.ms, so that partitions do not roll all at once.",
+		Doc:   "Kept for tools that set it. A roll costs no sync here, so partitions may roll at the same time.",
 		field: func(c *TopicConfig) any { return &c.SegmentJitterMS },
 	},
 	{
