@@ -222,7 +222,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 		},
 		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
 		Space: b.space, Now: b.config.Now, Logger: b.log.With("component", "partition"),
-		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep,
+		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep, OnOnline: b.online,
 		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
 	})
 	if err != nil {
@@ -279,7 +279,7 @@ func (b *Broker) adopt(ctx context.Context, image *catalog.Image, o partition.Or
 // stored reports whether anything of a topic of the catalog is on the disk.
 func (b *Broker) stored(t *catalog.Topic) bool {
 	for i := range t.Partitions {
-		if b.store.Get(t.ID, int32(i)) != nil {
+		if b.store.Get(t.ID, int32(i)) != nil || b.store.Offline(t.ID, int32(i)) != nil {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -65,7 +66,7 @@ func (t *topics) reconcile() error {
 	defer t.reconciling.Unlock()
 	img := t.quorum.Image()
 	byName := make(map[string][]*partition.Partition, img.Len())
-	var failed []error
+	failed := t.remove(img) // first: a new topic may have the name
 	for topic := range img.Topics() {
 		settings, err := t.defaults.Load().Resolve(topic.Name, topic.Config)
 		if err != nil {
@@ -76,7 +77,9 @@ func (t *topics) reconcile() error {
 			p := t.store.Get(topic.ID, int32(i))
 			if p == nil {
 				if p, err = t.store.Create(partition.Topic{ID: topic.ID, Name: topic.Name}, int32(i), settings); err != nil {
-					failed = append(failed, fmt.Errorf("create %s-%d: %w", topic.Name, i, err))
+					if !errors.Is(err, partition.ErrOffline) { // the store says so itself, and tries again
+						failed = append(failed, fmt.Errorf("create %s-%d: %w", topic.Name, i, err))
+					}
 					list = nil
 					break
 				}
@@ -93,21 +96,38 @@ func (t *topics) reconcile() error {
 			byName[topic.Name] = list
 		}
 	}
+	t.byName.Store(&byName)
+	return errors.Join(failed...)
+}
+
+// remove deletes what the catalog has deleted.
+func (t *topics) remove(img *catalog.Image) (failed []error) {
 	gone := map[catalog.TopicID]bool{}
-	for p := range t.store.All() {
+	find := func(id catalog.TopicID) {
 		// What the catalog does not know and has not deleted either was lost there and could not be adopted: it stays.
-		if img.TopicByID(p.TopicID()) == nil && img.Deleted(p.TopicID()) {
-			gone[p.TopicID()] = true
+		if img.TopicByID(id) == nil && img.Deleted(id) {
+			gone[id] = true
 		}
 	}
+	for p := range t.store.All() {
+		find(p.TopicID())
+	}
+	for id := range t.store.OfflineTopics() {
+		find(id)
+	}
+	if len(gone) == 0 {
+		return nil
+	}
 	// The doors stop finding a deleted topic before its files go.
+	byName := maps.Clone(*t.byName.Load())
+	maps.DeleteFunc(byName, func(_ string, list []*partition.Partition) bool { return len(list) > 0 && gone[list[0].TopicID()] })
 	t.byName.Store(&byName)
 	for id := range gone {
 		if err := t.store.DeleteTopic(id); err != nil {
 			failed = append(failed, err)
 		}
 	}
-	return errors.Join(failed...)
+	return failed
 }
 
 // Topic finds the partitions of a topic, by number. A topic the disk had no room for yet is not found.
@@ -121,10 +141,15 @@ func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partitio
 	if list, ok := t.Topic(name); ok {
 		return list, nil
 	}
-	if t.Image().Topic(name) != nil {
+	if topic := t.Image().Topic(name); topic != nil {
 		err := t.reconcile()
 		if list, ok := t.Topic(name); ok {
 			return list, nil
+		}
+		for i := range topic.Partitions {
+			if err := t.store.Offline(topic.ID, int32(i)); err != nil {
+				return nil, err
+			}
 		}
 		return nil, errors.Join(fmt.Errorf("%s exists and has no place on the disk", name), err)
 	}
@@ -161,6 +186,13 @@ var internalTopics = map[string]map[string]string{
 
 var internalSettings = map[string]string{
 	"cleanup.policy": "compact", "segment.bytes": "1048576", "flush.messages": "1", "compression.type": "producer",
+}
+
+// online lets the doors find a partition that has come back.
+func (t *topics) online(*partition.Partition) {
+	if err := t.reconcile(); err != nil {
+		t.log.Error("the disk does not hold all the catalog says; tried again with the next change", "err", err)
+	}
 }
 
 // Names lists the topics in no particular order.

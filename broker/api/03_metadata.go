@@ -58,7 +58,7 @@ func (h *Handler) Metadata(req *server.Request, b *kmsg.MetadataRequest) (int64,
 	for i, t := range topics {
 		out := kmsg.NewMetadataResponseTopic()
 		if t != nil {
-			describeTopic(&out, t)
+			h.describeTopic(&out, t)
 		} else {
 			q := &b.Topics[i]
 			out.Topic, out.TopicID = q.Topic, q.TopicID
@@ -104,7 +104,7 @@ func (h *Handler) create(req *server.Request, b *kmsg.MetadataRequest) {
 	}
 }
 
-func describeTopic(out *kmsg.MetadataResponseTopic, t *catalog.Topic) {
+func (h *Handler) describeTopic(out *kmsg.MetadataResponseTopic, t *catalog.Topic) {
 	out.Topic, out.TopicID, out.IsInternal = &t.Name, t.ID, reserved(t.Name)
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
 	for i := range t.Partitions {
@@ -112,7 +112,10 @@ func describeTopic(out *kmsg.MetadataResponseTopic, t *catalog.Topic) {
 		p.Default()
 		p.Partition, p.Leader, p.LeaderEpoch = int32(i), s.Leader, s.LeaderEpoch
 		p.Replicas, p.ISR = s.Replicas, s.ISR
-		if s.Leader == catalog.NoLeader {
+		if h.offline(t, int32(i)) {
+			p.Leader, p.OfflineReplicas = catalog.NoLeader, []int32{h.config.NodeID}
+		}
+		if p.Leader == catalog.NoLeader {
 			p.ErrorCode = codeLeaderNotAvailable
 		}
 	}

@@ -72,7 +72,7 @@ func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeT
 		}
 		out.TopicID, out.IsInternal = t.ID, reserved(name)
 		for ; first < len(t.Partitions) && room > 0; first, room = first+1, room-1 {
-			out.Partitions = append(out.Partitions, partitionOf(int32(first), &t.Partitions[first]))
+			out.Partitions = append(out.Partitions, h.partitionOf(t, int32(first)))
 		}
 		resp.Topics = append(resp.Topics, out)
 		if first < len(t.Partitions) {
@@ -84,13 +84,17 @@ func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeT
 	return held, resp
 }
 
-func partitionOf(index int32, s *catalog.PartitionState) kmsg.DescribeTopicPartitionsResponseTopicPartition {
+func (h *Handler) partitionOf(t *catalog.Topic, index int32) kmsg.DescribeTopicPartitionsResponseTopicPartition {
+	s := &t.Partitions[index]
 	out := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 	out.Partition, out.LeaderID, out.LeaderEpoch = index, s.Leader, s.LeaderEpoch
 	out.Replicas, out.ISR = s.Replicas, s.ISR
 	// Arrays, not null: the Java admin walks them.
 	out.EligibleLeaderReplicas, out.LastKnownELR, out.OfflineReplicas = []int32{}, []int32{}, []int32{}
-	if s.Leader == catalog.NoLeader {
+	if h.offline(t, index) {
+		out.LeaderID, out.OfflineReplicas = catalog.NoLeader, []int32{h.config.NodeID}
+	}
+	if out.LeaderID == catalog.NoLeader {
 		out.ErrorCode = codeLeaderNotAvailable
 	}
 	return out

@@ -31,6 +31,8 @@ type Catalog interface {
 type Logs interface {
 	// Log is the log of a partition, nil when this board holds none.
 	Log(id catalog.TopicID, index int32) Log
+	// Offline says whether the board holds one that cannot be used, as Apache Kafka's brokers do after a disk failed.
+	Offline(id catalog.TopicID, index int32) bool
 }
 
 // Log is one partition's replica. It is safe for concurrent use.

@@ -230,6 +230,8 @@ func (b *board) Log(id catalog.TopicID, index int32) Log {
 	return b.logs[k]
 }
 
+func (b *board) Offline(catalog.TopicID, int32) bool { return false }
+
 // open is a board of two brokers; on the way out nothing waits and no span is held.
 func open(t testing.TB, change func(*Config)) *board {
 	t.Helper()

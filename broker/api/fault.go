@@ -71,6 +71,8 @@ var faults = []struct {
 	{partition.ErrFencedEpoch, codeFencedLeaderEpoch},
 	{partition.ErrUnknownEpoch, codeUnknownLeaderEpoch},
 	{partition.ErrPoisoned, codeKafkaStorage},
+	{partition.ErrOffline, codeKafkaStorage},
+	{partition.ErrNameTaken, codeKafkaStorage},
 	// A deleted partition has lost its leader for good: the client asks for metadata and learns that it is gone.
 	{partition.ErrDeleted, codeNotLeader},
 	// Retriable: the disk may get free space again, and the record was not written.

@@ -9,6 +9,7 @@ import (
 // Store is the part of *partition.Store that FromStore needs.
 type Store interface {
 	Get(id catalog.TopicID, index int32) *partition.Partition
+	Offline(id catalog.TopicID, index int32) error
 }
 
 // FromStore makes Logs of a partition store.
@@ -22,6 +23,11 @@ func (s storeLogs) Log(id catalog.TopicID, index int32) Log {
 		return storeLog{p}
 	}
 	return nil
+}
+
+// Offline implements Logs.
+func (s storeLogs) Offline(id catalog.TopicID, index int32) bool {
+	return s.store.Offline(id, index) != nil
 }
 
 // storeLog gives the partition's spans as what the wire sends.

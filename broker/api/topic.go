@@ -46,8 +46,16 @@ func (h *Handler) find(img *catalog.Image, name string, id catalog.TopicID, inde
 	}
 	if r.log = h.config.Logs.Log(t.ID, index); r.log == nil {
 		r.code = codeNotLeader // being opened or removed: retriable
+		if h.config.Logs.Offline(t.ID, index) {
+			r.code = codeKafkaStorage
+		}
 	}
 	return r
+}
+
+// offline says whether this board leads a partition and cannot open it.
+func (h *Handler) offline(t *catalog.Topic, index int32) bool {
+	return t.Partitions[index].Leader == h.config.NodeID && h.config.Logs.Offline(t.ID, index)
 }
 
 // fenced checks the leader epoch a client believes in against the log's (KIP-320); -1 is no belief.

@@ -29,10 +29,13 @@ type flushed struct {
 // Checkpoint makes everything that was committed when it is called independent of the journal, and lets that part of
 // the journal go. Appends go on meanwhile. After an error nothing was let go and nothing is lost: the next one starts
 // over. One runs at a time.
-func (s *Store) Checkpoint() error {
+func (s *Store) Checkpoint() error { return s.checkpointWith(nil, nil) }
+
+// checkpointWith is Checkpoint with one partition more that nobody can find yet, and that was o; nil for none.
+func (s *Store) checkpointWith(o *offline, back *Partition) error {
 	s.checkpointing.Lock()
 	defer s.checkpointing.Unlock()
-	err := s.checkpoint()
+	err := s.checkpoint(o, back)
 	wait := s.cfg.CheckpointIntervalMS
 	if err != nil {
 		wait = checkpointRetryMS
@@ -41,7 +44,7 @@ func (s *Store) Checkpoint() error {
 	return err
 }
 
-func (s *Store) checkpoint() error {
+func (s *Store) checkpoint(o *offline, back *Partition) error {
 	s.touched.Store(false)
 	mark, ok := s.barrier()
 	if !ok {
@@ -49,10 +52,20 @@ func (s *Store) checkpoint() error {
 	}
 	s.awaitDeletions()
 	parts := slices.Collect(s.All())
+	slot := Slot{Mark: mark}
+	if back != nil {
+		parts = append(parts, back)
+	}
+	s.mu.RLock()
+	for _, other := range s.offline {
+		if other != o && other.slot != nil {
+			slot.Partitions = append(slot.Partitions, *other.slot)
+		}
+	}
+	s.mu.RUnlock()
 	for _, p := range parts {
 		p.startFlush()
 	}
-	slot := Slot{Mark: mark}
 	// Each partition's place is noted when its turn comes, which is after the mark: it is at least what the journal
 	// says up to there, and more does no harm, because replay writes the same bytes to the same places.
 	flushed := make([]flushed, len(parts))
@@ -83,6 +96,12 @@ func (s *Store) checkpoint() error {
 	if err := s.slots.write(slot); err != nil {
 		s.touched.Store(true)
 		return err
+	}
+	if back != nil {
+		// It still is offline to everybody else, the next checkpoint included: with this place, and nothing behind it.
+		s.mu.Lock()
+		o.slot, o.keeps.past = &flushed[len(parts)-1].entry, true
+		s.mu.Unlock()
 	}
 	if err := s.journal.Drop(slot.Mark); err != nil {
 		return fmt.Errorf("drop the journal's front: %w", err)

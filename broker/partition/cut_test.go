@@ -14,6 +14,8 @@ import (
 	"millrace/broker/journal"
 	"millrace/broker/partition"
 	"millrace/broker/partition/partitiontest"
+	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // What power cuts have found, each as the smallest story that tells it.
@@ -354,5 +356,77 @@ func TestJournalThatDoesNotOpenIsNotClosed(t *testing.T) {
 	}})
 	if !errors.Is(err, errDisk) {
 		t.Error(err)
+	}
+}
+
+// The file of leader epochs is older than the log, and the log has a hole that only the journal can mend: the list that is
+// made from it must not say that the epoch begins behind the hole.
+func TestEpochsReadFromALogWithAHoleAreThoseOfTheJournal(t *testing.T) {
+	w := partitiontest.New(t)
+	w.Topic.SegmentBytes = 500
+	w.Start()
+	p := w.Create("a")
+	partitiontest.Fill(t, p, 3)
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	epochs, err := os.ReadFile(filepath.Join(w.Dir, "topics", "a-0", "leader-epoch-checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetLeader(1, true); err != nil {
+		t.Fatal(err)
+	}
+	low := make(chan error, 1)
+	partitiontest.Fill(t, p, 20)
+	p.DeleteRecords(8, func(_ int64, err error) { low <- err })
+	if err := <-low; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Retain(w.Clock.UnixMilli()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Store.Checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetLeader(2, true); err != nil {
+		t.Fatal(err)
+	}
+	at := p.End()
+	partitiontest.Fill(t, p, 20)
+	w.Kill()
+	if err := os.WriteFile(filepath.Join(w.Dir, "topics", "a-0", "leader-epoch-checkpoint"), epochs, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	logs, err := filepath.Glob(filepath.Join(w.Dir, "topics", "a-0", "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hole := ""
+	for _, name := range logs {
+		if base, ok := segment.ParseName(filepath.Base(name), segment.LogSuffix); ok && base <= at {
+			hole = name
+		}
+	}
+	raw, err := os.ReadFile(hole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := 0
+	for b, rest, err := record.Next(raw); err == nil && b.BaseOffset() < at; b, rest, err = record.Next(rest) {
+		from += len(b)
+	}
+	if from == 0 || from == len(raw) {
+		t.Fatalf("no hole to be made in %s", hole)
+	}
+	if err := os.Truncate(hole, int64(from)); err != nil {
+		t.Fatal(err)
+	}
+	w.Start()
+	if got, all := values(t, w.Partition("a")), want(8, 43); !slices.Equal(got, all) {
+		t.Errorf("after the start\n%v, want\n%v", got, all)
+	}
+	if epoch, end := w.Partition("a").EpochEnd(1); epoch != 1 || end != at {
+		t.Errorf("epoch 1 ends with %d at %d, want %d", epoch, end, at)
 	}
 }

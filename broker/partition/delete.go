@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,13 +24,25 @@ const (
 // it returns nil the topic cannot come back. A topic that is not there is no error. Spans that are being read stay
 // readable. Blocks for a commit.
 func (s *Store) DeleteTopic(id catalog.TopicID) error {
+	s.creating.Lock() // one that is offline must not come back meanwhile
+	defer s.creating.Unlock()
 	var doomed []*Partition
 	for p := range s.All() {
 		if p.topic.ID == id {
 			doomed = append(doomed, p)
 		}
 	}
-	if len(doomed) == 0 {
+	var absent []key
+	name := ""
+	for k, o := range s.offline {
+		if k.topic == id {
+			absent, name = append(absent, k), o.topic.Name
+		}
+	}
+	for _, p := range doomed {
+		name = p.topic.Name
+	}
+	if len(doomed)+len(absent) == 0 {
 		return s.syncTopics() // of one that could not be made something may be left under a name that is not durable
 	}
 	slices.SortFunc(doomed, func(a, b *Partition) int { return cmp.Compare(a.index, b.index) }) // one order of locks
@@ -55,17 +68,20 @@ func (s *Store) DeleteTopic(id catalog.TopicID) error {
 			p.gone.Store(false)
 			p.mu.Unlock()
 		}
-		return fmt.Errorf("delete topic %s: %w", doomed[0].topic.Name, err)
+		return fmt.Errorf("delete topic %s: %w", name, err)
 	}
 	s.touched.Store(true)
 	s.mu.Lock()
 	for _, p := range doomed {
 		delete(s.partitions, key{id, p.index})
 	}
+	for _, k := range absent {
+		delete(s.offline, k)
+	}
 	s.mu.Unlock()
-	if err := s.unlink(doomed); err != nil {
+	if err := s.unlink(doomed, absent, name); err != nil {
 		// The topic is deleted all the same; what is left goes with the next start.
-		s.log.Warn("files of a deleted topic are left", "topic", doomed[0].topic.Name, "err", err)
+		s.log.Warn("files of a deleted topic are left", "topic", name, "err", err)
 	}
 	return nil
 }
@@ -83,9 +99,15 @@ func (s *Store) stageDelete(id catalog.TopicID) error {
 // unlink removes the directories of deleted partitions, under other names first: the old ones may be taken at once by
 // new topics. No file goes before the new names are durable: a directory that came back under its old name, without its
 // metadata, would pass for the new topic's.
-func (s *Store) unlink(doomed []*Partition) error {
+func (s *Store) unlink(doomed []*Partition, absent []key, name string) error {
 	var errs []error
 	var dirs []string
+	for _, k := range absent {
+		dir := filepath.Join(s.topics, fmt.Sprintf("%s-%d", name, k.index))
+		if _, err := s.cfg.FS.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			dirs = append(dirs, dir)
+		}
+	}
 	for _, p := range doomed {
 		s.producers.Add(-int64(len(p.producers.byID)))
 		dirs = append(dirs, p.dir)
@@ -94,7 +116,11 @@ func (s *Store) unlink(doomed []*Partition) error {
 		p.state.Unlock()
 		errs = append(errs, closePieces(pieces))
 	}
-	return errors.Join(append(errs, s.discard(dirs))...)
+	errs = append(errs, s.discard(dirs))
+	for _, k := range absent {
+		errs = append(errs, s.removeKept(s.keptPath(k)))
+	}
+	return errors.Join(errs...)
 }
 
 // discard removes partitions' directories for good.

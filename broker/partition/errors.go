@@ -15,6 +15,11 @@ var (
 	// ErrPoisoned is returned while the disk refuses to undo a failed write.
 	// The next append tries again.
 	ErrPoisoned = errors.New("storage failed and is not repaired yet")
+	// ErrOffline is returned for a partition whose files could not be opened. It is tried again by itself; what it holds
+	// is kept meanwhile, the part that was only in the journal too.
+	ErrOffline = errors.New("partition is offline: its files cannot be opened")
+	// ErrNameTaken is returned by Create while a topic of the same name and another id is not deleted yet.
+	ErrNameTaken = errors.New("a deleted topic of that name is still on the disk")
 	// ErrDeleted is returned for a partition whose topic is deleted, and after Close.
 	ErrDeleted = errors.New("partition is deleted or closed")
 	// ErrDiskFull is returned by appends while free space is down to the reserve.

@@ -16,32 +16,34 @@ import (
 // in the page cache, and they are served from now on.
 var pointWalked = disk.NewPoint("partition.walked")
 
-// finish cuts the log where replay ended and makes the partition of it. Whatever fails is told and leaves the partition
-// out: the directory stays as it is for the next start.
+// finish cuts the log where replay ended and makes the partition of it, nil for one that is given up: its files stay as
+// they are, and every step that was done already is done once more when it is tried again.
 func (l *log) finish() *Partition {
 	if !l.failed {
 		l.giveUp(l.settle())
 	}
 	if l.failed {
+		l.p.store.producers.Add(-int64(l.p.producers.forget()))
 		if err := closePieces(l.pieces); err != nil {
 			l.r.s.log.Warn("close", "partition", l.p.String(), "err", err)
 		}
 		return nil
 	}
+	l.p.recovering.Store(false)
 	return l.p
 }
 
 // giveUp leaves a partition out whose files cannot be used: one bad file keeps no other from starting.
 func (l *log) giveUp(err error) {
-	if err != nil {
-		l.failed = true
-		l.r.lost("%s cannot be opened: %v", l.p, err)
+	if err != nil && !l.failed {
+		l.failed, l.err = true, err
+		l.r.s.log.Error("partition is offline: its files cannot be opened", "partition", l.p.String(), "err", err)
 	}
 }
 
 func (l *log) settle() error {
 	p, f := l.p, l.r.fact(l.key())
-	if l.hole || len(l.r.report.Journal.Gaps) > 0 || l.walked {
+	if l.hole || l.gaps() || l.walked {
 		// What the journal lost may still be in the segment, and may have been acknowledged.
 		if err := l.accept(math.MaxInt64); err != nil {
 			return err
@@ -72,7 +74,7 @@ func (l *log) settle() error {
 		l.pieces = l.pieces[1:]
 	}
 	start = max(start, l.pieces[0].Base())
-	if !l.r.complete {
+	if !l.complete {
 		if err := l.syncWalked(); err != nil {
 			return err
 		}
@@ -156,28 +158,31 @@ func (l *log) syncWalked() error {
 	return nil
 }
 
-// restoreProducers takes over the newest readable producer snapshot at or below offset end, and returns its offset, -1
+// restoreProducers takes over the newest undamaged producer snapshot at or below offset end, and returns its offset, -1
 // when there is none.
-func (l *log) restoreProducers(end int64) int64 {
+func (l *log) restoreProducers(end int64) (int64, error) {
 	p := l.p
 	offsets, err := p.snapshots()
 	if err != nil {
-		l.r.lost("%s: producer snapshots cannot be listed: %v", p, err)
+		return -1, err
 	}
 	for _, o := range slices.Backward(offsets) {
 		if o > end {
 			continue
 		}
 		states, err := segment.ReadSnapshot(p.store.cfg.FS, p.dir, o)
-		if err != nil {
+		if errors.Is(err, segment.ErrSnapshot) || err != nil && l.r.pointed.lenient {
 			l.r.lost("%s: producer snapshot %d is lost: %v", p, o, err)
 			continue
 		}
+		if err != nil {
+			return -1, err
+		}
 		p.store.producers.Add(int64(p.producers.restore(states)))
 		p.snapshot = o
-		return o
+		return o, nil
 	}
-	return -1
+	return -1, nil
 }
 
 // snapshots lists the offsets of the producer snapshots in the directory, ascending.

@@ -75,7 +75,8 @@ type Partition struct {
 	gathering *gathering // records that wait for the next commit to become one batch
 	gathered  int64      // bytes of it that Store.pending counts
 
-	gone atomic.Bool // deleted or closed; set under mu
+	gone       atomic.Bool // deleted or closed; set under mu
+	recovering atomic.Bool // the list of epochs is not complete yet
 	// end is the log end offset, the next to be assigned. Stored under mu after the batch is in the segment.
 	end   atomic.Int64
 	epoch atomic.Int32 // leader epoch stamped on batches

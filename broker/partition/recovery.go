@@ -26,12 +26,11 @@ type recovery struct {
 	torn     uint64   // index of a last frame whose pointed bytes are missing: it never became a commit; 0 for none
 	doomed   []string // directories of deleted topics
 	undo     []key    // the partitions it appended to
-	aside    *quarantine
+	aside    *entriesWriter
 
-	frame     uint64 // pass two is at this one
+	pointed   pointed
 	gathering []*log // those with a buffer
 	held      int    // bytes of the buffers
-	broken    error  // what could not be set aside
 }
 
 // facts are what pass one learns: what later entries make of earlier ones.
@@ -70,12 +69,15 @@ func (p place) before(q place) bool {
 	return p.frame < q.frame || p.frame == q.frame && p.entry < q.entry
 }
 
+func newRecovery(s *Store) *recovery {
+	return &recovery{
+		s: s, found: make(map[key]*log), pointed: pointed{fs: s.cfg.FS},
+		facts: facts{make(map[catalog.TopicID]bool), make(map[catalog.TopicID]string), make(map[key]*fact)},
+	}
+}
+
 func (r *recovery) run() error {
 	s := r.s
-	s.recovering.Store(true)
-	defer s.recovering.Store(false)
-	r.found = make(map[key]*log)
-	r.facts = facts{make(map[catalog.TopicID]bool), make(map[catalog.TopicID]string), make(map[key]*fact)}
 	if err := s.cfg.FS.MkdirAll(s.topics, 0o755); err != nil {
 		return err
 	}
@@ -109,7 +111,7 @@ func (r *recovery) run() error {
 			s.partitions[k] = p
 		}
 	}
-	if err := r.aside.close(); err != nil {
+	if err := errors.Join(r.closeQuarantine(), r.keep()); err != nil {
 		return err
 	}
 	if err := s.journal.Start(); err != nil {
@@ -120,15 +122,20 @@ func (r *recovery) run() error {
 	}
 	r.orphans()
 	r.report.Partitions = len(s.partitions)
-	s.recovering.Store(false)
 	s.touched.Store(r.report.Entries > 0)
 	s.nextCheckpoint.Store(s.nowMS() + s.cfg.CheckpointIntervalMS)
-	if s.slots.ok {
-		return nil
+	if !s.slots.ok {
+		// The first life of the directory, or one whose slots are both lost: with a slot, and the directory's own entries
+		// durable, everything after is as usual.
+		if err := s.Checkpoint(); err != nil {
+			return err
+		}
 	}
-	// The first life of the directory, or one whose slots are both lost: with a slot, and the directory's own entries
-	// durable, everything after is as usual.
-	return s.Checkpoint()
+	s.bringBack() // most disks that fail once do not fail twice
+	for k, o := range s.offline {
+		r.report.Offline = append(r.report.Offline, fmt.Sprintf("%s-%d: %v", o.topic.Name, k.index, o.err))
+	}
+	return nil
 }
 
 // scan lists the directories, removes what is left of deletions, and gives each log its slot entry.
@@ -152,6 +159,7 @@ func (r *recovery) scan() error {
 		}
 		id, err := segment.ReadMetadata(r.s.cfg.FS, path)
 		t, cfg := Topic{ID: id, Name: name}, *r.s.cfg.Defaults
+		var failed error // of this partition's files
 		if err != nil {
 			if t, cfg, ok = r.s.cfg.Named(name); !ok {
 				if !errors.Is(err, fs.ErrNotExist) || r.holdsLog(path) {
@@ -159,8 +167,10 @@ func (r *recovery) scan() error {
 				}
 				continue
 			}
-			if err := segment.WriteMetadata(r.s.cfg.FS, path, t.ID); err != nil {
-				return err
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, segment.ErrCheckpoint) {
+				failed = segment.WriteMetadata(r.s.cfg.FS, path, t.ID)
+			} else {
+				failed = err
 			}
 		} else if known, c, ok := r.s.cfg.Known(id); ok && known.Name == name {
 			cfg = c
@@ -168,27 +178,38 @@ func (r *recovery) scan() error {
 			r.s.log.Warn("partition.metadata is one character off the topic id that the catalog has, and is written anew",
 				"directory", path, "have", t.ID, "want", known.ID)
 			t, cfg = known, c
-			if err := segment.WriteMetadata(r.s.cfg.FS, path, t.ID); err != nil {
-				return err
-			}
+			failed = segment.WriteMetadata(r.s.cfg.FS, path, t.ID)
 		}
 		k := key{t.ID, index}
 		if r.found[k] != nil {
 			r.lost("directory %s has the topic id of another; it is left alone", e.Name())
 			continue
 		}
-		r.found[k] = &log{r: r, p: r.s.blank(t, index, cfg)}
+		r.found[k] = r.newLog(t, index, cfg)
+		r.found[k].giveUp(failed)
 	}
 	for i := range r.s.slots.last.Partitions {
 		e := &r.s.slots.last.Partitions[i]
 		k := key{e.Topic, e.Partition}
-		if l := r.found[k]; l != nil {
-			l.slot = e
-		} else if t, cfg, ok := r.s.cfg.Known(e.Topic); ok {
-			r.found[k] = &log{r: r, p: r.s.blank(t, e.Partition, cfg), slot: e, missing: true}
+		l := r.found[k]
+		if l == nil {
+			t, cfg, ok := r.s.cfg.Known(e.Topic)
+			if !ok {
+				continue
+			}
+			l = r.newLog(t, e.Partition, cfg)
+			l.missing = true
+			r.found[k] = l
 		}
+		l.slot, l.saved = e, e
 	}
-	return nil
+	return r.findKept()
+}
+
+func (r *recovery) newLog(t Topic, index int32, cfg catalog.TopicConfig) *log {
+	l := &log{r: r, p: r.s.blank(t, index, cfg), complete: r.complete}
+	l.p.recovering.Store(true)
+	return l
 }
 
 // misspelled reports whether two ids differ in a single character. Ids are random: it is damage, never chance.
@@ -240,6 +261,9 @@ func (r *recovery) removeDoomed() {
 
 // replay is the two passes.
 func (r *recovery) replay() error {
+	if err := r.replayKept(r.collectEntry); err != nil {
+		return err
+	}
 	report, err := r.s.journal.Replay(r.collect)
 	r.report.Journal = report
 	if err != nil {
@@ -269,13 +293,20 @@ func (r *recovery) replay() error {
 	}
 	r.removeDoomed()
 	for _, l := range r.found {
-		l.giveUp(l.begin())
+		if !l.failed {
+			l.giveUp(l.begin())
+		}
+	}
+	// What an earlier life kept may never have been on the disk, as the journal's last frame.
+	r.last = true
+	if err := r.replayKept(r.applyEntry); err != nil {
+		return err
 	}
 	if _, err := r.s.journal.Replay(r.apply); err != nil {
 		return fmt.Errorf("replay, second pass: %w", err)
 	}
 	r.flush()
-	return r.broken
+	return r.pointed.close()
 }
 
 // collect is pass one.
@@ -287,29 +318,36 @@ func (r *recovery) collect(f journal.Frame) error {
 	}
 	for i := range f.Entries {
 		e := &f.Entries[i]
-		k := key{e.Topic, e.Partition}
-		switch e.Kind {
-		case journal.TopicDeleted:
-			r.facts.deleted[e.Topic] = true
-		case journal.TopicCreated:
-			r.facts.created[e.Topic] = string(e.Bytes)
-			r.fact(k).made = true
-		case journal.StartMoved:
-			fact := r.fact(k)
-			fact.start = max(fact.start, e.Base)
-		case journal.Truncate:
-			fact := r.fact(k)
-			fact.start = min(fact.start, e.Base)
-			fact.bases = slices.DeleteFunc(fact.bases, func(base int64) bool { return base > e.Segment })
-			fact.cuts = append(fact.cuts, cut{place{f.Index, i}, e.Segment, e.Position})
-		case journal.Append, journal.Pointer:
-			if f.Index == r.torn {
-				continue
-			}
-			fact := r.fact(k)
-			if n := len(fact.bases); n == 0 || fact.bases[n-1] != e.Segment {
-				fact.bases = append(fact.bases, e.Segment)
-			}
+		if r.kept(f.Index, e) || f.Index == r.torn && (e.Kind == journal.Append || e.Kind == journal.Pointer) {
+			continue
+		}
+		if err := r.collectEntry(place{f.Index, i}, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) collectEntry(at place, e *journal.Entry) error {
+	k := key{e.Topic, e.Partition}
+	switch e.Kind {
+	case journal.TopicDeleted:
+		r.facts.deleted[e.Topic] = true
+	case journal.TopicCreated:
+		r.facts.created[e.Topic] = string(e.Bytes)
+		r.fact(k).made = true
+	case journal.StartMoved:
+		fact := r.fact(k)
+		fact.start = max(fact.start, e.Base)
+	case journal.Truncate:
+		fact := r.fact(k)
+		fact.start = min(fact.start, e.Base)
+		fact.bases = slices.DeleteFunc(fact.bases, func(base int64) bool { return base > e.Segment })
+		fact.cuts = append(fact.cuts, cut{at, e.Segment, e.Position})
+	case journal.Append, journal.Pointer:
+		fact := r.fact(k)
+		if n := len(fact.bases); n == 0 || fact.bases[n-1] != e.Segment {
+			fact.bases = append(fact.bases, e.Segment)
 		}
 	}
 	return nil
@@ -329,7 +367,8 @@ func (r *recovery) fact(k key) *fact {
 }
 
 // pointersHold says whether the pointed bytes of the last frame are there. Only that frame can miss them, because
-// commits are serial; and without them it never was a commit.
+// commits are serial; and without them it never was a commit. A disk that cannot say costs the partition its place, and
+// nobody else their records.
 func (r *recovery) pointersHold(f journal.Frame) bool {
 	gone := make(map[catalog.TopicID]bool)
 	for i := range f.Entries {
@@ -339,11 +378,16 @@ func (r *recovery) pointersHold(f journal.Frame) bool {
 	}
 	for i := range f.Entries {
 		e := &f.Entries[i]
-		if e.Kind != journal.Pointer || r.facts.deleted[e.Topic] || gone[e.Topic] {
+		if e.Kind != journal.Pointer || r.facts.deleted[e.Topic] || gone[e.Topic] || r.kept(f.Index, e) {
 			continue
 		}
 		l := r.found[key{e.Topic, e.Partition}]
-		if l == nil || !l.holds(e) {
+		if l == nil {
+			return false
+		}
+		if holds, err := l.holds(e); err != nil {
+			l.giveUp(err)
+		} else if !holds {
 			return false
 		}
 	}
@@ -352,29 +396,31 @@ func (r *recovery) pointersHold(f journal.Frame) bool {
 
 // apply is pass two.
 func (r *recovery) apply(f journal.Frame) error {
-	r.last, r.frame = f.Last, f.Index
+	r.last = f.Last
 	for i := range f.Entries {
 		e := &f.Entries[i]
-		if r.facts.deleted[e.Topic] || e.Kind == journal.TopicDeleted {
+		if r.kept(f.Index, e) || r.facts.deleted[e.Topic] || e.Kind == journal.TopicDeleted {
 			continue
 		}
 		if f.Index == r.torn && (e.Kind == journal.Append || e.Kind == journal.Pointer) {
 			r.undo = append(r.undo, key{e.Topic, e.Partition})
 			continue
 		}
-		l, err := r.log(e)
-		if err != nil {
+		if err := r.applyEntry(place{f.Index, i}, e); err != nil {
 			return err
 		}
-		if l == nil || l.failed {
-			r.report.Quarantined++
-			if err := r.quarantine(f.Index, e); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := l.apply(place{f.Index, i}, e); errors.Is(err, errOrder) {
-			r.lost("frame %d: %v", f.Index, err)
+	}
+	return nil
+}
+
+func (r *recovery) applyEntry(at place, e *journal.Entry) error {
+	switch l := r.log(e); {
+	case l == nil:
+		return r.quarantine(at.frame, e)
+	case l.failed: // keep takes it
+	default:
+		if err := l.apply(at, e); errors.Is(err, errOrder) {
+			r.lost("frame %d: %v", at.frame, err)
 		} else {
 			l.giveUp(err)
 		}
@@ -383,22 +429,23 @@ func (r *recovery) apply(f journal.Frame) error {
 }
 
 // log is the log of an entry, made when the journal or the catalog knows its name, nil when nobody does.
-func (r *recovery) log(e *journal.Entry) (*log, error) {
+func (r *recovery) log(e *journal.Entry) *log {
 	k := key{e.Topic, e.Partition}
 	if l := r.found[k]; l != nil {
-		return l, nil
+		return l
 	}
 	t, cfg, ok := r.s.cfg.Known(e.Topic)
 	if name, made := r.facts.created[e.Topic]; !ok && made {
 		t, cfg, ok = Topic{ID: e.Topic, Name: name}, *r.s.cfg.Defaults, true
 	}
 	if !ok || e.Partition < 0 || catalog.ValidTopicName(t.Name) != nil {
-		return nil, nil
+		return nil
 	}
-	l := &log{r: r, p: r.s.blank(t, e.Partition, cfg), missing: true}
+	l := r.newLog(t, e.Partition, cfg)
+	l.missing = true
 	r.found[k] = l
 	l.giveUp(l.begin())
-	return l, nil
+	return l
 }
 
 // cancelTorn makes it durable that the last frame, whose pointed bytes were missing, is no commit: the places it names

@@ -16,8 +16,13 @@ type log struct {
 	r       *recovery
 	p       *Partition
 	slot    *SlotEntry // what the checkpoint says, nil for nothing
+	saved   *SlotEntry // slot, as recovery found it
+	keeps   *keptFile  // what earlier lives kept of it outside the journal, nil for nothing
 	missing bool       // there is no directory
-	pieces  []*piece   // ascending
+	// complete is set when a slot was valid: the entries then have everything that came after it.
+	complete bool
+	gap      bool     // of what was kept, something is missing
+	pieces   []*piece // ascending
 
 	// The cursor: the next entry is expected at byte pos of piece at, with offset next.
 	at        *piece
@@ -26,13 +31,14 @@ type log struct {
 	walked bool
 	// floating is set until the first entry that is applied has told where the cursor belongs.
 	floating bool
-	failed   bool // given up: what the journal has of it is quarantined
+	failed   bool  // given up: what the journal has of it is kept
+	err      error // why
 	// hole is set when bytes at the cursor were lost and it is not known yet how many.
 	hole bool
 	// Up to here the checkpoint has synced everything: earlier entries are stepped over.
 	safeSegment, safePos int64
-	went                 int64 // the slot's segment where retention has removed it since, with all before it; else -1
-	unwritten            unwritten
+	went                 int64            // the slot's segment where retention has removed it since, with all before it; else -1
+	unwritten            []byte           // whole batches that end at the cursor and are not written yet
 	ends                 map[*piece]int64 // where segments that were rolled end
 	strays               map[int64]*piece // segments that are not of the log any more, by base
 	trusted              []*piece         // segments whose bytes were taken without anything that says they are synced
@@ -67,7 +73,10 @@ func (l *log) begin() error {
 		l.next, l.floating = 0, true
 		return err
 	}
-	l.producersFrom = l.restoreProducers(math.MaxInt64)
+	var err error
+	if l.producersFrom, err = l.restoreProducers(math.MaxInt64); err != nil {
+		return err
+	}
 	l.walked, l.floating = true, true
 	l.at = l.pieces[len(l.pieces)-1]
 	l.next = l.at.Base()
@@ -77,11 +86,16 @@ func (l *log) begin() error {
 // young says whether the log began after the checkpoint: then what the journal does not have of it was never
 // acknowledged. Of a partition that only the catalog knows, nothing was; one that nobody knows is left as it is found.
 func (l *log) young() bool {
-	if !l.r.complete {
+	if !l.complete {
 		return false
 	}
 	_, _, known := l.r.s.cfg.Known(l.p.topic.ID)
-	return l.r.fact(l.key()).made || known && len(l.r.report.Journal.Gaps) == 0
+	return l.r.fact(l.key()).made || known && !l.gaps()
+}
+
+// gaps says whether entries of the log may be missing.
+func (l *log) gaps() bool {
+	return len(l.r.report.Journal.Gaps) > 0 || l.gap
 }
 
 func (l *log) key() key { return key{l.p.topic.ID, l.p.index} }
@@ -100,8 +114,9 @@ func (l *log) create() error {
 	if err != nil {
 		return err
 	}
+	made.recovering.Store(true)
 	l.p, l.pieces = made, made.pieces
-	return nil
+	return l.r.pointed.close() // files of that name may have been set aside
 }
 
 // open opens every segment there is, and makes one where there is none.
@@ -122,8 +137,7 @@ func (l *log) open() error {
 		}
 		s, err := segment.Open(p.store.cfg.FS, p.dir, base, p.segmentConfig())
 		if err != nil {
-			l.r.lost("%s: segment %d cannot be opened: %v", p, base, err)
-			continue
+			return fmt.Errorf("segment %d: %w", base, err)
 		}
 		x := &piece{Segment: s}
 		x.arrival.Store(info.ModTime().UnixMilli())
@@ -164,6 +178,9 @@ func (l *log) piece(base int64) (*piece, error) {
 	}
 	s, err := segment.Create(l.p.store.cfg.FS, l.p.dir, base, l.p.segmentConfig())
 	if err != nil {
+		return nil, err
+	}
+	if err := l.r.pointed.forget(s.Path()); err != nil {
 		return nil, err
 	}
 	l.pieces = slices.Insert(l.pieces, i, &piece{Segment: s})
@@ -234,7 +251,9 @@ func (l *log) fromSlot() error {
 	}
 	l.p.store.producers.Add(-int64(l.p.producers.forget())) // what a walk has told of them
 	// No later one, though it be at or below e.Next: it may be from before a truncation.
-	l.producersFrom = l.restoreProducers(e.Snapshot)
+	if l.producersFrom, err = l.restoreProducers(e.Snapshot); err != nil {
+		return err
+	}
 	if e.Snapshot >= 0 && l.producersFrom < e.Snapshot {
 		l.r.lost("%s: producer snapshot %d is lost; the active segment tells what it can", l.p, e.Snapshot)
 		_, err = l.at.Scan(0, func(b record.Batch, _ int64) error {
@@ -260,8 +279,10 @@ func (l *log) walk(from int64) error {
 	return err
 }
 
-// note remembers a batch's leader epoch and producer.
+// note remembers a batch's leader epoch and producer. What the list of epochs says of offsets from the batch on is hearsay:
+// the file may be of another checkpoint, or was made from segments that replay had not mended yet.
 func (l *log) note(b record.Batch) {
+	l.p.epochs.cut(b.BaseOffset())
 	l.p.epochs.note(b.LeaderEpoch(), b.BaseOffset())
 	l.noteProducer(b)
 }
@@ -335,7 +356,17 @@ func (l *log) passBy(e *journal.Entry, length int64) error {
 		if err := l.flush(); err != nil {
 			return err
 		}
-		if raw = l.pointed(e); raw == nil {
+		holds, err := false, error(nil)
+		if l.lay(e.Segment) {
+			if holds, err = l.holds(e); err != nil {
+				return err
+			}
+		}
+		if holds {
+			if raw, err = l.bytesAt(e); err != nil {
+				return err
+			}
+		} else {
 			l.p.store.producers.Add(-int64(l.p.producers.forget()))
 			l.producersFrom = min(l.producersFrom, e.Base)
 			return nil
@@ -366,6 +397,8 @@ func (l *log) cutTo(e *journal.Entry) error {
 	}
 	// A snapshot from before the truncation knows nothing of what was written in the place of what was cut.
 	l.rollbackProducers(e.Base)
+	// The list of epochs may know what was cut, also where nothing of that is replayed.
+	l.p.epochs.cut(e.Base)
 	if e.Segment <= l.went {
 		return nil
 	}
@@ -403,7 +436,6 @@ func (l *log) cutTo(e *journal.Entry) error {
 	l.floating = false
 	delete(l.ends, s)
 	l.stray(s.Base(), math.MaxInt64)
-	l.p.epochs.cut(e.Base)
 	return nil
 }
 
@@ -416,7 +448,7 @@ func (l *log) moveTo(e *journal.Entry) error {
 		}
 	}
 	back := e.Segment < l.at.Base() || e.Segment == l.at.Base() && e.Position < l.pos
-	if back && !l.floating && l.r.complete {
+	if back && !l.floating && l.complete {
 		return fmt.Errorf("%s: entry at byte %d of segment %d lies before the cursor at %d of %d: %w",
 			l.p, e.Position, e.Segment, l.pos, l.at.Base(), errOrder)
 	}

@@ -3,7 +3,6 @@ package partition
 import (
 	"errors"
 
-	"millrace/broker/journal"
 	"millrace/broker/record"
 )
 
@@ -15,17 +14,9 @@ const (
 	heldMax = 8 << 20
 )
 
-// unwritten is what replay has of a log and has not written yet: whole batches that end at the cursor.
-type unwritten struct {
-	bytes []byte
-	base  int64  // offset of the first record
-	frame uint64 // the journal's, of the first batch
-}
-
 // gather writes one batch at the cursor, now or together with those that follow it.
 func (l *log) gather(b record.Batch) error {
-	g := &l.unwritten
-	if b.BaseOffset() != l.next || len(g.bytes)+len(b) > runMax {
+	if b.BaseOffset() != l.next || len(l.unwritten)+len(b) > runMax {
 		if err := l.flush(); err != nil {
 			return err
 		}
@@ -33,8 +24,8 @@ func (l *log) gather(b record.Batch) error {
 	if len(b) > runMax {
 		return l.put(b)
 	}
-	if need := len(g.bytes) + len(b); need > cap(g.bytes) {
-		size := max(runMin, 2*cap(g.bytes))
+	if need := len(l.unwritten) + len(b); need > cap(l.unwritten) {
+		size := max(runMin, 2*cap(l.unwritten))
 		for size < need {
 			size *= 2
 		}
@@ -45,38 +36,25 @@ func (l *log) gather(b record.Batch) error {
 			l.r.flush()
 			size = max(runMin, len(b))
 		}
-		if cap(g.bytes) == 0 {
+		if cap(l.unwritten) == 0 {
 			l.r.gathering = append(l.r.gathering, l)
 		}
-		l.r.held += size - cap(g.bytes)
-		g.bytes = append(make([]byte, 0, size), g.bytes...)
+		l.r.held += size - cap(l.unwritten)
+		l.unwritten = append(make([]byte, 0, size), l.unwritten...)
 	}
-	if len(g.bytes) == 0 {
-		g.base, g.frame = b.BaseOffset(), l.r.frame
-	}
-	g.bytes = append(g.bytes, b...)
+	l.unwritten = append(l.unwritten, b...)
 	return nil
 }
 
-// flush writes what was gathered. It comes before whatever reads the segment or moves the cursor. Where it fails the
-// bytes are kept with those that nobody knows: the log is given up, and the journal will forget them.
+// flush writes what was gathered. It comes before whatever reads the segment or moves the cursor. Where it fails the log
+// is given up, and keep takes the entries out of the journal once more.
 func (l *log) flush() error {
-	g := &l.unwritten
-	if len(g.bytes) == 0 {
+	if len(l.unwritten) == 0 {
 		return nil
 	}
-	p := g.bytes
-	g.bytes = p[:0]
-	from := l.pos - int64(len(p))
-	err := l.at.Put(from, p)
-	if err != nil {
-		l.r.report.Quarantined++
-		l.r.broken = errors.Join(l.r.broken, l.r.quarantine(g.frame, &journal.Entry{
-			Kind: journal.Append, Topic: l.p.topic.ID, Partition: l.p.index,
-			Segment: l.at.Base(), Position: from, Base: g.base, Length: int32(len(p)), Bytes: p,
-		}))
-	}
-	return err
+	p := l.unwritten
+	l.unwritten = p[:0]
+	return errors.Join(l.at.Put(l.pos-int64(len(p)), p), l.r.pointed.forget(l.at.Path()))
 }
 
 // flush writes what every log has gathered, and lets the buffers go.
@@ -85,7 +63,7 @@ func (r *recovery) flush() {
 		if err := l.flush(); !l.failed {
 			l.giveUp(err)
 		}
-		l.unwritten.bytes = nil
+		l.unwritten = nil
 	}
 	clear(r.gathering)
 	r.gathering, r.held = r.gathering[:0], 0

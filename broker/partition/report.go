@@ -17,6 +17,8 @@ type Report struct {
 	// Lost names what damage took, one line each with partition and offsets, the first maxLost of them; Gaps counts all.
 	Lost []string
 	Gaps int64
+	// Offline names the partitions whose files could not be opened, with the reason. They come back by themselves.
+	Offline []string
 	// Quarantined counts journal entries of topics nobody knows; they lie in quarantine/ of the data directory.
 	Quarantined int64
 	// Deleted counts directories of deleted topics that were removed.
@@ -45,17 +47,23 @@ func (r *recovery) lost(format string, args ...any) {
 // orphans lists what the catalog does not know of.
 func (r *recovery) orphans() {
 	found := make(map[catalog.TopicID]int)
-	for p := range r.s.All() {
-		if _, _, ok := r.s.cfg.Known(p.topic.ID); ok {
-			continue
+	orphan := func(t Topic, index int32) {
+		if _, _, ok := r.s.cfg.Known(t.ID); ok {
+			return
 		}
-		i, ok := found[p.topic.ID]
+		i, ok := found[t.ID]
 		if !ok {
 			i = len(r.report.Orphans)
-			found[p.topic.ID] = i
-			r.report.Orphans = append(r.report.Orphans, Orphan{Topic: p.topic})
+			found[t.ID] = i
+			r.report.Orphans = append(r.report.Orphans, Orphan{Topic: t})
 		}
 		o := &r.report.Orphans[i]
-		o.Partitions = max(o.Partitions, p.index+1)
+		o.Partitions = max(o.Partitions, index+1)
+	}
+	for p := range r.s.All() {
+		orphan(p.topic, p.index)
+	}
+	for k, o := range r.s.offline {
+		orphan(o.topic, k.index)
 	}
 }

@@ -26,7 +26,7 @@ func (p *Partition) segmentConfig() segment.Config {
 // epochAt lets segments check the leader epoch of what they read, which is outside the checksum. While recovery runs
 // the list is not complete and vouches for nothing.
 func (p *Partition) epochAt(offset int64) (int32, bool) {
-	if p.store.recovering.Load() {
+	if p.recovering.Load() {
 		return -1, false
 	}
 	return p.epochs.at(offset)

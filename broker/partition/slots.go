@@ -64,11 +64,7 @@ func (s Slot) Encode() []byte {
 	p = binary.BigEndian.AppendUint64(p, s.Mark.Index)
 	p = binary.BigEndian.AppendUint32(p, uint32(len(s.Partitions)))
 	for _, e := range s.Partitions {
-		p = append(p, e.Topic[:]...)
-		p = binary.BigEndian.AppendUint32(p, uint32(e.Partition))
-		for _, v := range [...]int64{e.Segment, e.Position, e.Next, e.Start, e.Snapshot} {
-			p = binary.BigEndian.AppendUint64(p, uint64(v))
-		}
+		p = e.append(p)
 	}
 	binary.BigEndian.PutUint32(p[8:], record.Castagnoli(p[12:]))
 	return p
@@ -98,14 +94,28 @@ func DecodeSlot(p []byte) (Slot, error) {
 		Partitions: make([]SlotEntry, count),
 	}
 	for i := range s.Partitions {
-		e, q := &s.Partitions[i], p[slotHeaderSize+i*slotEntrySize:]
-		copy(e.Topic[:], q)
-		e.Partition = int32(binary.BigEndian.Uint32(q[16:]))
-		for j, v := range []*int64{&e.Segment, &e.Position, &e.Next, &e.Start, &e.Snapshot} {
-			*v = int64(binary.BigEndian.Uint64(q[20+8*j:]))
-		}
+		s.Partitions[i] = decodeSlotEntry(p[slotHeaderSize+i*slotEntrySize:])
 	}
 	return s, nil
+}
+
+func (e SlotEntry) append(p []byte) []byte {
+	p = append(p, e.Topic[:]...)
+	p = binary.BigEndian.AppendUint32(p, uint32(e.Partition))
+	for _, v := range [...]int64{e.Segment, e.Position, e.Next, e.Start, e.Snapshot} {
+		p = binary.BigEndian.AppendUint64(p, uint64(v))
+	}
+	return p
+}
+
+// decodeSlotEntry reads an entry of slotEntrySize bytes.
+func decodeSlotEntry(p []byte) (e SlotEntry) {
+	copy(e.Topic[:], p)
+	e.Partition = int32(binary.BigEndian.Uint32(p[16:]))
+	for i, v := range []*int64{&e.Segment, &e.Position, &e.Next, &e.Start, &e.Snapshot} {
+		*v = int64(binary.BigEndian.Uint64(p[20+8*i:]))
+	}
+	return e
 }
 
 // SlotPath is the file of slot 0 or 1 in a data directory.

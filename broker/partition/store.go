@@ -37,6 +37,9 @@ type Config struct {
 	Logger *slog.Logger     // [discard]
 	// OnAdvance is called from the journal's committer after a high watermark moved. It must be quick and not block.
 	OnAdvance func(*Partition)
+	// OnOnline is called after a partition has come back that was offline when Open returned. No checkpoint is made
+	// before it returns.
+	OnOnline func(*Partition)
 	// OnDiskFull is called when an append was refused for want of space: time to drop the oldest. It must not block.
 	OnDiskFull func()
 
@@ -58,13 +61,13 @@ type Store struct {
 	creating   sync.Mutex // one Create at a time; taken before mu
 	mu         sync.RWMutex
 	partitions map[key]*Partition
+	offline    map[key]*offline
 	closed     bool
 
-	recovering atomic.Bool
-	producers  atomic.Int64 // remembered in all partitions
-	queued     atomic.Int64 // bytes that wait for the journal
-	groups     atomic.Int64 // appends that wait for the journal
-	touched    atomic.Bool  // something was committed since the last checkpoint
+	producers atomic.Int64 // remembered in all partitions
+	queued    atomic.Int64 // bytes that wait for the journal
+	groups    atomic.Int64 // appends that wait for the journal
+	touched   atomic.Bool  // something was committed since the last checkpoint
 
 	deleting  sync.RWMutex // held shared from a deletion's entry until its directories are renamed for good
 	names     sync.Mutex
@@ -72,8 +75,9 @@ type Store struct {
 
 	checkpointing  sync.Mutex // one at a time; guards slots
 	slots          slots
-	nextCheckpoint atomic.Int64 // ms: not by itself before
-	kick           chan struct{}
+	nextCheckpoint atomic.Int64  // ms: not by itself before
+	kick           chan struct{} // a checkpoint is asked for
+	due            chan struct{} // a partition that is offline is to be tried again
 	stop           chan struct{}
 	stopped        chan struct{}
 	abandoned      chan struct{} // closed by Abandon: nothing waits for the journal any more
@@ -112,6 +116,9 @@ func (c *Config) fill() error {
 	if c.OnAdvance == nil {
 		c.OnAdvance = func(*Partition) {}
 	}
+	if c.OnOnline == nil {
+		c.OnOnline = func(*Partition) {}
+	}
 	if c.OnDiskFull == nil {
 		c.OnDiskFull = func() {}
 	}
@@ -139,12 +146,14 @@ func Open(cfg Config) (*Store, Report, error) {
 		cfg: cfg, log: cfg.Logger, topics: filepath.Join(cfg.Dir, "topics"),
 		handles:    segment.NewHandles(cfg.FS, cfg.Handles),
 		partitions: make(map[key]*Partition),
+		offline:    make(map[key]*offline),
+		due:        make(chan struct{}, 1),
 		kick:       make(chan struct{}, 1),
 		stop:       make(chan struct{}),
 		stopped:    make(chan struct{}),
 		abandoned:  make(chan struct{}),
 	}
-	r := recovery{s: s}
+	r := newRecovery(s)
 	if err := r.run(); err != nil {
 		var closed error
 		if s.journal != nil {
@@ -156,17 +165,21 @@ func Open(cfg Config) (*Store, Report, error) {
 	return s, r.report, nil
 }
 
-// run makes the checkpoints that committed bytes and Tick ask for.
+// run makes the checkpoints that committed bytes and Tick ask for, and tries partitions again that are offline.
 func (s *Store) run() {
 	defer close(s.stopped)
 	for {
 		select {
 		case <-s.stop:
 			return
+		case <-s.due:
+			for _, p := range s.bringBack() {
+				s.cfg.OnOnline(p)
+			}
 		case <-s.kick:
-		}
-		if err := s.Checkpoint(); err != nil {
-			s.log.Error("checkpoint failed; the journal keeps its front", "err", err)
+			if err := s.Checkpoint(); err != nil {
+				s.log.Error("checkpoint failed; the journal keeps its front", "err", err)
+			}
 		}
 	}
 }
@@ -179,8 +192,14 @@ func (s *Store) wake() {
 }
 
 // Tick is the slow timer: it asks for a checkpoint when the last one is long past and something was committed since,
-// and forgets silent producers. It does not block on the disk.
+// has partitions tried again that are offline, and forgets silent producers. It does not block on the disk.
 func (s *Store) Tick(nowMS int64) {
+	if s.anyDue(nowMS) {
+		select {
+		case s.due <- struct{}{}:
+		default: // it is asked for already
+		}
+	}
 	if s.touched.Load() && nowMS >= s.nextCheckpoint.Load() {
 		s.wake()
 	}
@@ -233,7 +252,7 @@ func (s *Store) pending(bytes, groups int64) {
 }
 
 // Create makes partition index of topic t, or finds it and gives it cfg. It is not synced yet: the first commit that
-// needs it carries it in the journal.
+// needs it carries it in the journal. One that is offline is ErrOffline until it has come back by itself.
 func (s *Store) Create(t Topic, index int32, cfg catalog.TopicConfig) (*Partition, error) {
 	s.creating.Lock() // not mu: it syncs, and every fetch and produce looks its partition up
 	defer s.creating.Unlock()
@@ -246,6 +265,9 @@ func (s *Store) Create(t Topic, index int32, cfg catalog.TopicConfig) (*Partitio
 	s.mu.RUnlock()
 	if closed {
 		return nil, ErrDeleted
+	}
+	if err := s.Offline(t.ID, index); err != nil {
+		return nil, err
 	}
 	p, err := s.create(t, index, cfg, 0)
 	if err != nil {
@@ -266,6 +288,9 @@ func (s *Store) create(t Topic, index int32, cfg catalog.TopicConfig, start int6
 		return nil, fmt.Errorf("%w: partition %d", err, index)
 	}
 	p := s.blank(t, index, cfg)
+	if err := s.nameTaken(p); err != nil {
+		return nil, err
+	}
 	if err := s.setAside(p.dir); err != nil {
 		return nil, err
 	}
@@ -282,6 +307,27 @@ func (s *Store) create(t Topic, index int32, cfg catalog.TopicConfig, start int6
 		s.log.Warn("a partition that could not be made is left", "directory", p.dir, "err", left)
 	}
 	return nil, err
+}
+
+// nameTaken is ErrNameTaken where a partition of another topic id has the directory: a topic of that name whose deletion
+// failed, and which must be deleted first.
+func (s *Store) nameTaken(p *Partition) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	taken := func(t Topic, index int32) bool {
+		return index == p.index && t.Name == p.topic.Name && t.ID != p.topic.ID
+	}
+	for _, other := range s.partitions {
+		if taken(other.topic, other.index) {
+			return fmt.Errorf("%w: it has the id %s", ErrNameTaken, other.topic.ID)
+		}
+	}
+	for k, o := range s.offline {
+		if taken(o.topic, k.index) {
+			return fmt.Errorf("%w: it has the id %s", ErrNameTaken, o.topic.ID)
+		}
+	}
+	return nil
 }
 
 // begin makes an empty log in the partition's empty directory.

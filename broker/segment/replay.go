@@ -2,26 +2,22 @@ package segment
 
 import "fmt"
 
-// WriteAt is Append for replay: batches belong at position, which may lie before the end of the log, and the log ends
-// behind them. Bytes that are there already are read, not written, unless a failed sync left them in doubt. It
-// returns ErrPosition for a position behind the end.
-func (s *Segment) WriteAt(position int64, batches []byte) error {
-	return s.replay(position, batches, false)
-}
-
-// Put is WriteAt that writes the bytes whatever is there already: after a failed sync of the last life the page cache
-// shows what the disk does not have.
+// Put is Append for replay: batches belong at position, which may lie before the end of the log, and the log ends behind
+// them. The bytes are written whatever is there already: after a failed sync of the last life the page cache shows what
+// the disk does not have. It returns ErrPosition for a position behind the end.
 func (s *Segment) Put(position int64, batches []byte) error {
-	return s.replay(position, batches, true)
+	return s.replay(position, batches, s.writeLog)
 }
 
-func (s *Segment) replay(position int64, batches []byte, always bool) error {
+// Adopt is Put for bytes that lie there already, as the caller has just read them: only their sync is due.
+func (s *Segment) Adopt(position int64, batches []byte) error {
+	return s.replay(position, batches, func(int64, []byte) error { return s.mark(position) })
+}
+
+func (s *Segment) replay(position int64, batches []byte, place func(int64, []byte) error) error {
 	s.write.Lock()
 	defer s.write.Unlock()
-	s.mu.Lock()
-	size, physical, suspect := s.size, s.physical, s.suspect
-	s.mu.Unlock()
-	if position < 0 || position > size {
+	if size := s.Size(); position < 0 || position > size {
 		return fmt.Errorf("%s: %w: %d of %d", s.Path(), ErrPosition, position, size)
 	}
 	next, err := s.walkNew(batches, position, -1, nil)
@@ -31,25 +27,29 @@ func (s *Segment) replay(position int64, batches []byte, always bool) error {
 	if err := s.doubtIndexes(position); err != nil {
 		return err
 	}
-	end := position + int64(len(batches))
-	same := false
-	if !always && end <= physical && (suspect < 0 || end <= suspect) {
-		if same, err = s.holds(position, batches); err != nil {
-			return err
-		}
-	}
-	if !same {
-		if err := s.writeLog(position, batches); err != nil {
-			return err
-		}
+	if err := place(position, batches); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.size = end
-	s.physical = max(s.physical, end)
+	s.size = position + int64(len(batches))
+	s.physical = max(s.physical, s.size)
 	s.changedFrom(position)
-	s.tail = end
+	s.tail = s.size
 	s.next = next
+	return nil
+}
+
+// mark notes that what lies at position may not have been synced by the last life.
+func (s *Segment) mark(position int64) error {
+	f, err := s.handles.acquire(s, kindLog, false)
+	if err != nil {
+		return err
+	}
+	defer s.handles.release(f)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote(f, position)
 	return nil
 }
 
@@ -84,33 +84,6 @@ func (s *Segment) changedFrom(position int64) {
 	clear(s.damages[len(kept):])
 	s.damages = kept
 	s.indexed = false
-}
-
-// holds says whether the log has exactly p at position.
-func (s *Segment) holds(position int64, p []byte) (bool, error) {
-	f, err := s.handles.acquire(s, kindLog, false)
-	if err != nil {
-		return false, err
-	}
-	defer s.handles.release(f)
-	w := openWindow(f.file)
-	defer w.close()
-	from := position
-	for end := position + int64(len(p)); len(p) > 0; {
-		n := min(len(p), windowSize)
-		have, err := w.peek(position, n, n, end)
-		if err != nil {
-			return false, err
-		}
-		if string(have) != string(p[:n]) {
-			return false, nil
-		}
-		p, position = p[n:], position+int64(n)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wrote(f, from) // the last life may not have synced them
-	return true, nil
 }
 
 // Truncate ends the log at position, which must be where a batch starts or the log ends, and drops the index entries

@@ -13,10 +13,10 @@ import (
 )
 
 var (
-	// ErrFull is returned by Append and WriteAt when the bytes would pass Kafka's 2 GiB, or the offsets 2^31 from the
+	// ErrFull is returned by Append, Put and Adopt when the bytes would pass Kafka's 2 GiB, or the offsets 2^31 from the
 	// segment's base. The caller rolls.
 	ErrFull = errors.New("segment is full")
-	// ErrOrder is returned by Append and WriteAt for batches that do not go on where the log, or the one before, ends.
+	// ErrOrder is returned by Append, Put and Adopt for batches that do not go on where the log, or the one before, ends.
 	ErrOrder = errors.New("batch out of order")
 	// ErrPosition is returned for a position behind the end of the log.
 	ErrPosition = errors.New("position is behind the segment's end")

@@ -190,7 +190,7 @@ func TestSegmentAgainstModel(t *testing.T) {
 					group = grow((&model{base: base, batches: m.batches[:n]}).next())
 				}
 				group = append([]record.Batch(nil), group...)
-				if err := s.WriteAt(pos, (&model{batches: group}).log()); err != nil {
+				if err := s.Put(pos, (&model{batches: group}).log()); err != nil {
 					rt.Fatal(err)
 				}
 				m.batches = append(m.batches[:n:n], group...)
@@ -333,7 +333,7 @@ func TestAppendRefuses(t *testing.T) {
 	if _, err := s.Append(batch(t, record.None, 102, 1, 1, 10)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.WriteAt(s.Size()+1, nil); !errors.Is(err, ErrPosition) {
+	if err := s.Put(s.Size()+1, nil); !errors.Is(err, ErrPosition) {
 		t.Errorf("WriteAt behind the end: %v", err)
 	}
 	if err := s.Truncate(s.Size() + 1); !errors.Is(err, ErrPosition) {

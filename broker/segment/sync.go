@@ -10,7 +10,7 @@ import (
 
 // Sync makes the log durable, its name in the directory included. The indexes are not synced: they can be built again.
 // After an error nothing written since the last good Sync may be relied on, and every further Sync is ErrUnsynced
-// until all of it has been written again by WriteAt or cut off by Truncate.
+// until all of it has been written again by Put or cut off by Truncate.
 func (s *Segment) Sync() error {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()

@@ -123,10 +123,10 @@ func TestFailedSyncIsNotForgotten(t *testing.T) {
 	// Only a part of them again, then the rest. Each must reach the file, though it shows the same bytes already.
 	for _, p := range [][]byte{log[first : first+len(batches[1])], log[first+len(batches[1]):]} {
 		fs.FailWrite(func(name string) bool { return filepath.Ext(name) == LogSuffix }, errDisk, 1)
-		if err := s.WriteAt(int64(first), p); !errors.Is(err, errDisk) {
-			t.Fatalf("WriteAt = %v: bytes in doubt were not written", err)
+		if err := s.Put(int64(first), p); !errors.Is(err, errDisk) {
+			t.Fatalf("Put = %v: bytes in doubt were not written", err)
 		}
-		if err := s.WriteAt(int64(first), p); err != nil {
+		if err := s.Put(int64(first), p); err != nil {
 			t.Fatal(err)
 		}
 		first += len(p)
@@ -249,7 +249,7 @@ func TestReplayReadsWhatIsThere(t *testing.T) {
 	}
 	pos := int64(0)
 	for _, b := range batches {
-		if err := s.WriteAt(pos, b); err != nil {
+		if err := s.Adopt(pos, b); err != nil {
 			t.Fatal(err)
 		}
 		if pos += int64(len(b)); s.Size() != pos {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"millrace/broker"
@@ -76,11 +75,6 @@ func openBoard(fs disk.FS, dir string, now func() time.Time, formatted func(brok
 	}
 	b.store = store
 	b.losses = append(b.losses, report.Lost...)
-	for _, loss := range report.Lost {
-		if strings.Contains(loss, "cannot be opened") { // a failing disk: nobody may work on without the partition
-			return b, errors.New(loss)
-		}
-	}
 	for _, o := range report.Orphans {
 		if image.Deleted(o.Topic.ID) {
 			if err := store.DeleteTopic(o.Topic.ID); err != nil {
@@ -90,7 +84,8 @@ func openBoard(fs disk.FS, dir string, now func() time.Time, formatted func(brok
 	}
 	for t := range image.Topics() {
 		for i := range int32(len(t.Partitions)) {
-			if _, err := store.Create(partition.Topic{ID: t.ID, Name: t.Name}, i, topicConfig()); err != nil {
+			_, err := store.Create(partition.Topic{ID: t.ID, Name: t.Name}, i, topicConfig())
+			if err != nil && !errors.Is(err, partition.ErrOffline) {
 				return b, err
 			}
 		}
@@ -124,6 +119,10 @@ func (b *board) survey() (*survey, error) {
 		st := surveyedTopic{ID: t.ID, Name: t.Name, Value: value}
 		for i := range int32(len(t.Partitions)) {
 			p := b.store.Get(t.ID, i)
+			if p == nil {
+				st.Parts = append(st.Parts, surveyedPart{Offline: true})
+				continue
+			}
 			sp := surveyedPart{Start: p.Start(), High: p.High()}
 			log, err := readPartition(p, sp.Start, sp.High)
 			if err != nil {

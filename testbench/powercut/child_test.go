@@ -217,6 +217,9 @@ func (c *child) step() error {
 		return c.alter()
 	case n < 95:
 		return c.lead()
+	case n < 97:
+		c.board.store.Tick(c.clock().UnixMilli()) // what is offline is tried again, beside what comes next
+		return nil
 	}
 	err := c.board.store.Checkpoint()
 	if err == nil {
@@ -225,7 +228,7 @@ func (c *child) step() error {
 	return c.surprise("checkpoint", err)
 }
 
-// pick is any partition.
+// pick is any partition, nil for one that is offline.
 func (c *child) pick() (*childTopic, *partition.Partition) {
 	t := c.topics[c.rng.IntN(len(c.topics))]
 	return t, c.board.store.Get(t.id, int32(c.rng.IntN(int(t.parts))))
@@ -297,6 +300,9 @@ func (c *child) alter() error {
 // lead begins a new leader epoch.
 func (c *child) lead() error {
 	_, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	return c.surprise("lead", p.SetLeader(p.Epoch()+1, true))
 }
 
@@ -313,6 +319,9 @@ func (c *child) records(p *partition.Partition, n, size int) (e event, recs []re
 
 func (c *child) append(n, size int) error {
 	t, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	e, recs := c.records(p, n, size)
 	var with *producer
 	if c.rng.IntN(3) == 0 {
@@ -352,6 +361,9 @@ func batch(builder *record.Builder, recs []record.Record, e event) (record.Batch
 
 func (c *child) appendRecords() error {
 	t, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	e, recs := c.records(p, 1+c.rng.IntN(3), 20+c.rng.IntN(200))
 	c.tell(e)
 	p.AppendRecords(recs, partition.AppendOptions{Epoch: -1}, c.answer(t, e))
@@ -381,6 +393,9 @@ func (c *child) answer(t *childTopic, e event) func(partition.AppendResult) {
 
 func (c *child) serve() error {
 	_, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	from, high := p.Start(), p.High()
 	if high > from {
 		from += c.rng.Int64N(high - from)
@@ -402,6 +417,9 @@ func (c *child) serve() error {
 
 func (c *child) deleteRecords() error {
 	_, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	start, high := p.Start(), p.High()
 	e := event{Kind: evMoveStart, Topic: p.TopicID(), Part: p.Index(), At: start + c.rng.Int64N(high-start+1)}
 	c.tell(e)
@@ -418,6 +436,9 @@ func (c *child) deleteRecords() error {
 
 func (c *child) retain() error {
 	_, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	e := event{Kind: evMoveStart, Topic: p.TopicID(), Part: p.Index(), At: p.High()}
 	c.tell(e)
 	kept, err := p.Retain(c.clock().UnixMilli())
@@ -431,6 +452,9 @@ func (c *child) retain() error {
 
 func (c *child) truncate() error {
 	_, p := c.pick()
+	if p == nil {
+		return nil
+	}
 	c.answered.Wait() // what is on its way has no known place
 	start, high := p.Start(), p.High()
 	if high == start {

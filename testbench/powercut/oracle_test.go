@@ -71,9 +71,22 @@ type surveyedTopic struct {
 }
 
 type surveyedPart struct {
+	Offline     bool `json:",omitempty"` // the disk failed when it was opened: it is heard of again
 	Start, High int64
 	IDs         []uint64 // from Start on
 	Offsets     []int64
+}
+
+// online is an error where a partition is offline on a disk that does not fail.
+func (s *survey) online() error {
+	for _, t := range s.Topics {
+		for i, p := range t.Parts {
+			if p.Offline {
+				return fmt.Errorf("%s-%d is offline", t.Name, i)
+			}
+		}
+	}
+	return nil
 }
 
 func (p surveyedPart) log() []seen {
@@ -255,6 +268,9 @@ func (o *oracle) check(s *survey) error {
 			return fmt.Errorf("topic %s: LOST setting %d, it is %d", st.Name, more.value, st.Value)
 		}
 		for i, p := range t.parts {
+			if st.Parts[i].Offline {
+				continue
+			}
 			if err := p.check(st.Parts[i].Start, st.Parts[i].High, st.Parts[i].log()); err != nil {
 				return err
 			}
@@ -287,6 +303,10 @@ func (o *oracle) settle(s *survey) {
 		t.deleting, more.maybe = false, false
 		more.value, more.tried = st.Value, nil
 		for i, p := range t.parts {
+			if st.Parts[i].Offline {
+				o.tally.Offline++
+				continue
+			}
 			o.tally.Survived += len(p.pending)
 			cut := p.cutTo
 			p.settle(st.Parts[i].Start, st.Parts[i].High, st.Parts[i].log())

@@ -72,6 +72,7 @@ type Tally struct {
 	Acked, Refused, Unanswered, Served, Survived int // records
 	Pointed, Rolls, Starts, Truncations          int
 	Creates, Deletes, Checkpoints, Faults, Stops int
+	Offline                                      int // partitions that a failing disk kept from opening
 	Repeats                                      int // batches of idempotent producers sent again
 	Fscks                                        int // disks that fsck looked at
 }
