@@ -82,7 +82,7 @@ var ErrNoDump = errors.New("not a file of a data directory")
 // ErrDamage is returned by Dump and found by Fsck: some bytes are not what was written. What was good was emitted.
 var ErrDamage = errors.New("damaged")
 
-// Dump hands what is in one file (a log, an index, a snapshot, a checkpoint slot) or in a journal's directory to emit,
+// Dump hands what is in one file (a log, an index, a snapshot, a checkpoint slot, kept entries) or in a journal's directory to emit,
 // line by line, and changes nothing. records adds the records of each batch.
 func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error {
 	fsys = readOnly{fsys}
@@ -96,6 +96,9 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 	}
 	if base, ok := segment.ParseName(name, segment.LogSuffix); ok {
 		return dumpLog(fsys, filepath.Clean(dir), base, records, emit)
+	}
+	if strings.HasSuffix(name, partition.EntriesSuffix) {
+		return dumpKept(fsys, path, emit)
 	}
 	raw, err := readWhole(fsys, path)
 	if err != nil {
@@ -126,6 +129,35 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 	return fmt.Errorf("%s: %w", path, ErrNoDump)
 }
 
+func entryLine(frame uint64, e *journal.Entry) Line {
+	line := Line{
+		{"frame", frame},
+		{"kind", e.Kind.String()},
+		{"topic", catalog.TopicID(e.Topic).String()},
+		{"partition", e.Partition},
+		{"segment", e.Segment},
+		{"position", e.Position},
+		{"base", e.Base},
+		{"length", e.Length},
+	}
+	switch e.Kind {
+	case journal.Pointer:
+		line = append(line, Field{"crc", fmt.Sprintf("%08x", e.CRC)})
+	case journal.TopicCreated:
+		line = append(line, Field{"name", string(e.Bytes)})
+	}
+	return line
+}
+
+// dumpKept is dumpJournal for what was kept of it in offline/ or quarantine/.
+func dumpKept(fsys disk.FS, path string, emit func(Line) error) error {
+	damaged, err := partition.ReadEntries(fsys, path, func(frame uint64, e *journal.Entry) error { return emit(entryLine(frame, e)) })
+	if errors.Is(err, partition.ErrEntries) || err == nil && damaged > 0 {
+		return fmt.Errorf("%s: %d entries: %w", path, damaged, errors.Join(err, ErrDamage))
+	}
+	return err
+}
+
 func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {
 	r, err := journal.Scan(fsys, dir, func(f journal.FrameInfo) error {
 		if err := emit(Line{
@@ -138,24 +170,8 @@ func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {
 		}); err != nil {
 			return err
 		}
-		for _, e := range f.Entries {
-			line := Line{
-				{"frame", f.Index},
-				{"kind", e.Kind.String()},
-				{"topic", catalog.TopicID(e.Topic).String()},
-				{"partition", e.Partition},
-				{"segment", e.Segment},
-				{"position", e.Position},
-				{"base", e.Base},
-				{"length", e.Length},
-			}
-			switch e.Kind {
-			case journal.Pointer:
-				line = append(line, Field{"crc", fmt.Sprintf("%08x", e.CRC)})
-			case journal.TopicCreated:
-				line = append(line, Field{"name", string(e.Bytes)})
-			}
-			if err := emit(line); err != nil {
+		for i := range f.Entries {
+			if err := emit(entryLine(f.Index, &f.Entries[i])); err != nil {
 				return err
 			}
 		}

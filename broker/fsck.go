@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,6 +85,9 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 		return nil, err
 	}
 	c.slots()
+	if err := c.offline(); err != nil {
+		return nil, err
+	}
 	if err := c.frames(); err != nil {
 		return nil, err
 	}
@@ -221,25 +222,59 @@ func (c *fsck) frames() error {
 	return nil
 }
 
+// offline looks at what is kept of partitions that could not be opened.
+func (c *fsck) offline() error {
+	dir := filepath.Join(c.Dir, partition.OfflineDir)
+	names, err := c.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name.Name(), partition.EntriesSuffix) {
+			continue
+		}
+		path, n := filepath.Join(dir, name.Name()), 0
+		damaged, err := partition.ReadEntries(c.fs, path, func(_ uint64, e *journal.Entry) error {
+			n++
+			c.change(e)
+			return nil
+		})
+		switch {
+		case errors.Is(err, partition.ErrEntries):
+			c.found(Finding{Damage: true, Path: path, Text: err.Error()})
+		case err != nil:
+			return err
+		case damaged > 0:
+			c.found(Finding{Damage: true, Path: path, Text: fmt.Sprintf("%d of %d entries of a partition that is offline are damaged", damaged, damaged+n)})
+		default:
+			c.found(Finding{Path: path, Text: fmt.Sprintf("%d entries wait for a partition that is offline; the broker tries it again by itself", n)})
+		}
+	}
+	return err
+}
+
 // later takes from what the checkpoint vouches for what the journal has cut or dropped since.
 func (c *fsck) later(f journal.FrameInfo) error {
 	if f.Index <= c.slot.Mark.Index {
 		return nil
 	}
 	for i := range f.Entries {
-		e := &f.Entries[i]
-		for n := range c.slot.Partitions {
-			p := &c.slot.Partitions[n]
-			switch {
-			case p.Topic != catalog.TopicID(e.Topic) || p.Partition != e.Partition:
-			case e.Kind == journal.StartMoved:
-				p.Start = max(p.Start, e.Base)
-			case e.Kind == journal.Truncate && (e.Segment < p.Segment || e.Segment == p.Segment && e.Position < p.Position):
-				p.Segment, p.Position, p.Start = e.Segment, e.Position, min(p.Start, e.Base)
-			}
-		}
+		c.change(&f.Entries[i])
 	}
 	return nil
+}
+
+func (c *fsck) change(e *journal.Entry) {
+	for n := range c.slot.Partitions {
+		p := &c.slot.Partitions[n]
+		switch {
+		case p.Topic != catalog.TopicID(e.Topic) || p.Partition != e.Partition:
+		case e.Kind == journal.StartMoved:
+			p.Start = max(p.Start, e.Base)
+		case e.Kind == journal.Truncate && (e.Segment < p.Segment || e.Segment == p.Segment && e.Position < p.Position):
+			p.Segment, p.Position, p.Start = e.Segment, e.Position, min(p.Start, e.Base)
+		}
+	}
 }
 
 func (c *fsck) topics() error {
@@ -409,74 +444,6 @@ func (c *fsck) segment(dir string, base, next int64, flushed partition.SlotEntry
 	}
 	return end, nil
 }
-
-// indexCheck holds the entries of an offset index against the batches as they pass.
-type indexCheck struct {
-	path    string
-	base    int64
-	entries []byte
-	missed  int
-}
-
-func (c *fsck) index(dir string, base int64) (*indexCheck, error) {
-	path := filepath.Join(dir, fmt.Sprintf("%020d%s", base, segment.IndexSuffix))
-	raw, err := readWhole(c.fs, path)
-	if errors.Is(err, fs.ErrNotExist) { // it is rebuilt
-		return &indexCheck{path: path, base: base}, nil
-	}
-	// Zeros at the end are what Kafka preallocates.
-	for len(raw) >= 8 && binary.BigEndian.Uint64(raw[len(raw)-8:]) == 0 {
-		raw = raw[:len(raw)-8]
-	}
-	return &indexCheck{path: path, base: base, entries: raw[:len(raw)/8*8]}, err
-}
-
-func (i *indexCheck) pass(b record.Batch, position int64) {
-	for len(i.entries) > 0 && int64(binary.BigEndian.Uint32(i.entries[4:])) <= position {
-		offset, at := i.base+int64(binary.BigEndian.Uint32(i.entries)), int64(binary.BigEndian.Uint32(i.entries[4:]))
-		if at != position || offset != b.LastOffset() {
-			i.missed++
-		}
-		i.entries = i.entries[8:]
-	}
-}
-
-func (i *indexCheck) wrong() int { return i.missed + len(i.entries)/8 }
-
-// timesCheck does the same with a time index: each entry is a batch's largest timestamp and last offset.
-type timesCheck struct {
-	path    string
-	base    int64
-	entries []byte
-	missed  int
-}
-
-func (c *fsck) times(dir string, base int64) (*timesCheck, error) {
-	path := filepath.Join(dir, fmt.Sprintf("%020d%s", base, segment.TimeIndexSuffix))
-	raw, err := readWhole(c.fs, path)
-	if errors.Is(err, fs.ErrNotExist) { // it is rebuilt
-		return &timesCheck{path: path, base: base}, nil
-	}
-	for len(raw) >= 12 && len(bytes.Trim(raw[len(raw)-12:], "\x00")) == 0 {
-		raw = raw[:len(raw)-12]
-	}
-	return &timesCheck{path: path, base: base, entries: raw[:len(raw)/12*12]}, err
-}
-
-func (t *timesCheck) pass(b record.Batch) {
-	for len(t.entries) > 0 {
-		at := t.base + int64(binary.BigEndian.Uint32(t.entries[8:]))
-		if at > b.LastOffset() {
-			return
-		}
-		if at != b.LastOffset() || int64(binary.BigEndian.Uint64(t.entries)) != b.MaxTimestamp() {
-			t.missed++
-		}
-		t.entries = t.entries[12:]
-	}
-}
-
-func (t *timesCheck) wrong() int { return t.missed + len(t.entries)/12 }
 
 // splitPartition takes a directory's name apart: topic and partition.
 func splitPartition(name string) (topic string, index int64, ok bool) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"millrace/broker/catalog"
+	"millrace/broker/disk"
 	"millrace/broker/partition"
 	"millrace/broker/record"
 	"millrace/platform/config"
@@ -16,6 +17,12 @@ import (
 
 // board opens a whole broker on loopback with its data in dir; it is closed with the test.
 func board(t *testing.T, dir string, change func(*config.Config)) *Broker {
+	t.Helper()
+	return boardOn(t, nil, dir, change)
+}
+
+// boardOn is board on a disk, nil for the machine's.
+func boardOn(t *testing.T, fs disk.FS, dir string, change func(*config.Config)) *Broker {
 	t.Helper()
 	s := config.Default()
 	s.Broker.LogDirs = dir
@@ -26,7 +33,7 @@ func board(t *testing.T, dir string, change func(*config.Config)) *Broker {
 	if change != nil {
 		change(s)
 	}
-	b, err := Open(t.Context(), Config{Settings: s})
+	b, err := Open(t.Context(), Config{Settings: s, FS: fs})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,8 @@ const (
 	flagGaps                 // the journal had gaps
 )
 
-// errEntries is returned by readEntries for a file that does not begin like one.
-var errEntries = errors.New("file of journal entries is damaged")
+// ErrEntries is returned by ReadEntries for a file that does not begin like one.
+var ErrEntries = errors.New("file of journal entries is damaged")
 
 // entriesHead says what the entries of a file go with.
 type entriesHead struct {
@@ -69,11 +69,11 @@ func decodeEntriesHead(p []byte) (h entriesHead, err error) {
 	be := binary.BigEndian
 	switch {
 	case len(p) < entriesHeaderSize || string(p[:4]) != entriesMagic:
-		return h, fmt.Errorf("no header: %w", errEntries)
+		return h, fmt.Errorf("no header: %w", ErrEntries)
 	case be.Uint32(p[4:]) != entriesVersion:
-		return h, fmt.Errorf("version %d, this build knows %d: %w", be.Uint32(p[4:]), entriesVersion, errEntries)
+		return h, fmt.Errorf("version %d, this build knows %d: %w", be.Uint32(p[4:]), entriesVersion, ErrEntries)
 	case be.Uint32(p[8:]) != record.Castagnoli(p[12:entriesHeaderSize]):
-		return h, fmt.Errorf("crc of the header: %w", errEntries)
+		return h, fmt.Errorf("crc of the header: %w", ErrEntries)
 	}
 	h.upto = journal.Mark{ID: be.Uint64(p[12:]), Index: be.Uint64(p[20:])}
 	flags := p[28]
@@ -141,8 +141,19 @@ func (w *entriesWriter) finish(point disk.Point) error {
 	return errors.Join(err, w.file.Close())
 }
 
+// EntriesSuffix ends the name of a file of journal entries, in OfflineDir and in quarantine/.
+const EntriesSuffix = ".entries"
+
+// ReadEntries hands every entry of a file of entries to fn, with the frame it was in, and changes nothing. An entry is
+// valid until fn returns. Damaged ones are stepped over and counted. It returns ErrEntries where nothing can be read, and
+// fn's error. Memory goes with the largest entry.
+func ReadEntries(fs disk.FS, path string, fn func(frame uint64, e *journal.Entry) error) (damaged int, err error) {
+	_, damaged, err = readEntries(fs, path, fn)
+	return damaged, err
+}
+
 // readEntries hands every entry to fn, which may be nil for the head alone, in the order in which they were added. Their
-// Bytes are valid until fn returns. Damaged ones are stepped over and counted. The error is errEntries for a file whose
+// Bytes are valid until fn returns. Damaged ones are stepped over and counted. The error is ErrEntries for a file whose
 // head is damaged.
 func readEntries(fs disk.FS, path string, fn func(frame uint64, e *journal.Entry) error) (h entriesHead, damaged int, err error) {
 	f, err := fs.OpenFile(path, os.O_RDONLY, 0)

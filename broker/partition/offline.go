@@ -22,10 +22,11 @@ var (
 	pointKeptDir = disk.NewPoint("offline.directory")
 )
 
+// OfflineDir is where, in the data directory, the journal's entries of partitions wait that are offline.
+const OfflineDir = "offline"
+
 const (
-	offlineDir    = "offline" // of the data directory
-	keptSuffix    = ".entries"
-	keptNewSuffix = ".entries.new" // one that was not finished
+	keptNewSuffix = EntriesSuffix + ".new" // one that was not finished
 	keptBadSuffix = ".damaged"
 	// keptAtOnce is how many files of entries are written in one pass over the journal.
 	keptAtOnce = 64
@@ -57,12 +58,12 @@ type keptFile struct {
 
 // keptPath is the file of a partition's entries.
 func (s *Store) keptPath(k key) string {
-	return filepath.Join(s.cfg.Dir, offlineDir, fmt.Sprintf("%x-%d%s", k.topic[:], k.index, keptSuffix))
+	return filepath.Join(s.cfg.Dir, OfflineDir, fmt.Sprintf("%x-%d%s", k.topic[:], k.index, EntriesSuffix))
 }
 
 // parseKept is keptPath's opposite.
 func parseKept(name string) (k key, ok bool) {
-	name, ok = strings.CutSuffix(name, keptSuffix)
+	name, ok = strings.CutSuffix(name, EntriesSuffix)
 	id, index, _ := strings.Cut(name, "-")
 	if !ok || len(id) != 2*len(k.topic) {
 		return k, false
@@ -109,7 +110,7 @@ func (s *Store) anyDue(nowMS int64) bool {
 }
 
 // bringBack tries every partition that is due, and returns those that are back.
-func (s *Store) bringBack() (back []*Partition) {
+func (s *Store) bringBack(nowMS int64) (back []*Partition) {
 	s.creating.Lock()
 	defer s.creating.Unlock()
 	s.mu.RLock()
@@ -117,15 +118,14 @@ func (s *Store) bringBack() (back []*Partition) {
 	s.mu.RUnlock()
 	for _, k := range due {
 		o := s.offline[k] // written under creating alone
-		now := s.nowMS()
-		if now < o.retry {
+		if nowMS < o.retry {
 			continue
 		}
 		p, err := s.reopen(k, o)
 		if err != nil {
 			s.log.Warn("partition stays offline", "partition", fmt.Sprintf("%s-%d", o.topic.Name, k.index), "err", err)
 			o.err, o.tries = err, o.tries+1
-			o.retry = now + min(retryMin<<min(o.tries, 16), retryMax)
+			o.retry = nowMS + min(retryMin<<min(o.tries, 16), retryMax)
 			continue
 		}
 		s.mu.Lock()
@@ -185,7 +185,7 @@ func (s *Store) removeKept(path string) error {
 // findKept finds what earlier lives kept of partitions they could not open.
 func (r *recovery) findKept() error {
 	s := r.s
-	dir := filepath.Join(s.cfg.Dir, offlineDir)
+	dir := filepath.Join(s.cfg.Dir, OfflineDir)
 	entries, err := s.cfg.FS.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -206,7 +206,7 @@ func (r *recovery) findKept() error {
 			continue
 		}
 		head, _, err := readEntries(s.cfg.FS, path, nil)
-		if errors.Is(err, errEntries) {
+		if errors.Is(err, ErrEntries) {
 			r.lost("%s is damaged: what the journal had of a partition that was offline is lost: %v", e.Name(), err)
 			if l := r.found[k]; l != nil {
 				l.gap = true
@@ -291,7 +291,7 @@ func (r *recovery) keep() error {
 		return nil
 	}
 	s := r.s
-	dir := filepath.Join(s.cfg.Dir, offlineDir)
+	dir := filepath.Join(s.cfg.Dir, OfflineDir)
 	if err := s.cfg.FS.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -323,7 +323,7 @@ func (r *recovery) keepSome(some []*log) (err error) {
 	for _, l := range some {
 		k := l.key()
 		heads[k] = entriesHead{upto: s.journal.Mark(), slot: l.saved, complete: l.complete, gaps: l.gaps()}
-		w, err := createEntries(s.cfg.FS, strings.TrimSuffix(s.keptPath(k), keptSuffix)+keptNewSuffix, heads[k])
+		w, err := createEntries(s.cfg.FS, strings.TrimSuffix(s.keptPath(k), EntriesSuffix)+keptNewSuffix, heads[k])
 		if err != nil {
 			return err
 		}

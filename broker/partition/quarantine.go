@@ -23,7 +23,7 @@ func (r *recovery) quarantine(frame uint64, e *journal.Entry) error {
 			return err
 		}
 		var err error
-		if r.aside, err = createEntries(r.s.cfg.FS, filepath.Join(dir, fmt.Sprintf("%016x.entries", frame)), entriesHead{}); err != nil {
+		if r.aside, err = createEntries(r.s.cfg.FS, filepath.Join(dir, fmt.Sprintf("%016x%s", frame, EntriesSuffix)), entriesHead{}); err != nil {
 			return err
 		}
 	}

@@ -131,7 +131,7 @@ func (r *recovery) run() error {
 			return err
 		}
 	}
-	s.bringBack() // most disks that fail once do not fail twice
+	s.bringBack(s.nowMS()) // most disks that fail once do not fail twice
 	for k, o := range s.offline {
 		r.report.Offline = append(r.report.Offline, fmt.Sprintf("%s-%d: %v", o.topic.Name, k.index, o.err))
 	}

@@ -77,7 +77,7 @@ type Store struct {
 	slots          slots
 	nextCheckpoint atomic.Int64  // ms: not by itself before
 	kick           chan struct{} // a checkpoint is asked for
-	due            chan struct{} // a partition that is offline is to be tried again
+	due            chan int64    // at this time a partition that is offline is to be tried again
 	stop           chan struct{}
 	stopped        chan struct{}
 	abandoned      chan struct{} // closed by Abandon: nothing waits for the journal any more
@@ -147,7 +147,7 @@ func Open(cfg Config) (*Store, Report, error) {
 		handles:    segment.NewHandles(cfg.FS, cfg.Handles),
 		partitions: make(map[key]*Partition),
 		offline:    make(map[key]*offline),
-		due:        make(chan struct{}, 1),
+		due:        make(chan int64, 1),
 		kick:       make(chan struct{}, 1),
 		stop:       make(chan struct{}),
 		stopped:    make(chan struct{}),
@@ -172,8 +172,8 @@ func (s *Store) run() {
 		select {
 		case <-s.stop:
 			return
-		case <-s.due:
-			for _, p := range s.bringBack() {
+		case nowMS := <-s.due:
+			for _, p := range s.bringBack(nowMS) {
 				s.cfg.OnOnline(p)
 			}
 		case <-s.kick:
@@ -196,7 +196,7 @@ func (s *Store) wake() {
 func (s *Store) Tick(nowMS int64) {
 	if s.anyDue(nowMS) {
 		select {
-		case s.due <- struct{}{}:
+		case s.due <- nowMS:
 		default: // it is asked for already
 		}
 	}

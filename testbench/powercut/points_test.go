@@ -60,6 +60,8 @@ var points = map[disk.Point]proof{
 	"journal.start.dir":    belowProof,
 	"meta.directory":       belowProof,
 	"meta.file":            belowProof,
+	"offline.directory":    sceneProof("offline", offline),
+	"offline.file":         sceneProof("offline", offline),
 	"partition.topics":     belowProof,
 	"partition.walked":     sceneProof("walked", walked),
 	"quarantine.directory": sceneProof("quarantined", quarantined),

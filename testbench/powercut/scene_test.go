@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -256,9 +258,42 @@ func quarantined(dir string, seed uint64, skip disk.Point) (cuts int, err error)
 	return s.cuts, errors.Join(err, killed(store, j))
 }
 
+// offline: a partition cannot be opened, because its files fail. The board goes on without it, and a checkpoint lets the
+// journal forget what it has of it, so that must be somewhere else after a cut.
+func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
+	s, err := newScene(dir, seed, skip)
+	if err != nil {
+		return 0, err
+	}
+	store, j, err := s.work("offline")
+	if err != nil {
+		return 0, err
+	}
+	if err := killed(store, j); err != nil {
+		return 0, err
+	}
+	failing := &disktest.Failing{FS: s.fs, Fault: func(op, name string) error {
+		if strings.Contains(name, "offline-0") {
+			return fmt.Errorf("%s %s: %w", op, filepath.Base(name), syscall.EIO)
+		}
+		return nil
+	}}
+	if store, _, err = openStore(failing, s.data, s.now, s.image, &j); err != nil {
+		return 0, err
+	}
+	if err := store.Offline(s.topic, 0); err == nil {
+		return 0, errors.New("the partition is not offline")
+	}
+	if err := errors.Join(store.Checkpoint(), store.Checkpoint()); err != nil { // both slots
+		return 0, err
+	}
+	err = s.cut(func(data string) error { return s.reopened(data, s.image) })
+	return s.cuts, errors.Join(err, killed(store, j))
+}
+
 func TestCutsAfterDamage(t *testing.T) {
 	for name, play := range map[string]func(string, uint64, disk.Point) (int, error){
-		"walked": walked, "quarantined": quarantined, "orphaned": orphaned,
+		"walked": walked, "quarantined": quarantined, "orphaned": orphaned, "offline": offline,
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(5) {
