@@ -66,18 +66,19 @@ func openLog(fs disk.FS, dir string, sc *scanned, logger *slog.Logger) (*logStor
 			return nil, err
 		}
 	}
-	if len(sc.remove) > 0 {
-		// Else one of them may come back and claim indexes that were given anew meanwhile.
-		if err := fs.SyncDir(dir, syncLogDir); err != nil {
-			return nil, err
-		}
+	// Else one of them may come back and claim indexes that were given anew meanwhile; and a process that was killed may
+	// have made the newest file and not got here.
+	if err := fs.SyncDir(dir, syncLogDir); err != nil {
+		return nil, err
 	}
 	if len(s.segments) == 0 {
 		return s, nil
 	}
 	tail := s.segments[len(s.segments)-1]
 	s.acked = tail.last()
-	sc.cut[segmentName(tail.first)] = tail.size
+	for _, g := range s.segments[sc.write:] { // the last write may not be on the disk: see cutFile
+		sc.cut[segmentName(g.first)] = g.size
+	}
 	for name, size := range sc.cut {
 		if err := s.cutFile(name, size); err != nil {
 			return nil, err

@@ -60,6 +60,7 @@ func (b *board) mount() {
 	if err := b.fs.Record(b.dir); err != nil {
 		b.t.Fatal(err)
 	}
+	b.fs.WAL(filepath.Join(b.dir, "quorum", "log"))
 	if b.skip != "" {
 		b.fs.Skip(b.skip)
 	}
@@ -92,15 +93,21 @@ func (b *board) command() catalog.Command {
 // Now and then a sync or a write fails before that.
 func (b *board) run(n int64) error {
 	b.fs.StopAt(n)
-	q, err := quorum.Open(quorum.Config{Dir: filepath.Join(b.dir, "quorum"), FS: b.fs, NodeID: 1})
+	return b.work(b.fs)
+}
+
+// work is one process's life on fs, which is b.fs or something before it that fails. Only what the board lost or made up
+// is an error.
+func (b *board) work(fs disk.FS) error {
+	q, err := quorum.Open(quorum.Config{Dir: filepath.Join(b.dir, "quorum"), FS: fs, NodeID: 1})
 	if err != nil {
-		if errors.Is(err, disktest.ErrCut) {
+		if errors.Is(err, disktest.ErrCut) || errors.Is(err, errKilled) || errors.Is(err, syscall.EIO) {
 			return nil
 		}
 		return err
 	}
 	defer func() {
-		if err := q.Close(); err != nil && !errors.Is(err, disktest.ErrCut) {
+		if err := q.Close(); err != nil && !errors.Is(err, disktest.ErrCut) && !errors.Is(err, errKilled) {
 			b.t.Logf("close: %v", err)
 		}
 	}()
@@ -126,6 +133,8 @@ func (b *board) run(n int64) error {
 		switch {
 		case err == nil:
 			b.confirmed, b.tried = img, img.Version()
+		case errors.Is(err, errKilled):
+			return nil
 		case !errors.Is(err, quorum.ErrUnavailable):
 			return err
 		}

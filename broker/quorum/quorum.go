@@ -45,7 +45,7 @@ var (
 	// ErrForeign is returned by Open for a directory of another node or cluster.
 	ErrForeign = errors.New("catalog of another board")
 	// ErrUnavailable is returned by Propose when the command could not be made durable: the disk refused it, or no
-	// leader was found. Whether it took effect is unknown until the next start.
+	// leader was found, or the context ended before it was taken.
 	ErrUnavailable = errors.New("catalog cannot be changed now")
 )
 
@@ -67,8 +67,6 @@ const (
 	patience = 10 * time.Second
 	// trailing is how many entries behind a snapshot raft leaves in the log for slow followers.
 	trailing = 64
-	// inFlight bounds the proposals that wait for the disk at one time.
-	inFlight = 64
 )
 
 // Quorum is the catalog's replicated log. Safe for concurrent use.
@@ -80,16 +78,13 @@ type Quorum struct {
 	trans   transport
 	report  Report
 
-	slots chan struct{} // one per proposal in flight
-	stop  chan struct{}
-	once  sync.Once
-	err   error // of Close
-	wg    sync.WaitGroup
-	// mu orders Close and new proposals, so that the wait group never grows after Close waits.
-	mu     sync.Mutex
-	closed bool
-	// office is held while an election is awaited.
-	office sync.Mutex
+	// turn is held by the proposal under way, and from Close on by nobody else. One at a time, so that a command is judged
+	// by the very image it will be applied to: what each of two could have, a limit or a setting, both may not have together.
+	turn chan struct{}
+	stop chan struct{}
+	once sync.Once
+	err  error // of Close
+	wg   sync.WaitGroup
 }
 
 // Open recovers the catalog from its directory (see Report), elects the lone voter and returns when the image is up to
@@ -109,7 +104,7 @@ func Open(cfg Config) (_ *Quorum, err error) {
 		logger: cfg.Logger, stores: st, report: st.report,
 		machine: newMachine(st.image, st.goal),
 		trans:   newLoopback(serverAddress(cfg.NodeID)),
-		slots:   make(chan struct{}, inFlight),
+		turn:    make(chan struct{}, 1),
 		stop:    make(chan struct{}),
 	}
 	defer func() {
@@ -171,10 +166,24 @@ func (q *Quorum) Report() Report { return q.report }
 func (q *Quorum) Image() *catalog.Image { return q.machine.image.Load() }
 
 // Propose validates a command, makes it durable and applies it. It returns the image as it was right after this command;
-// every later Image contains it. The catalog's errors come back as they are and change nothing. With any other error
-// (ErrUnavailable, ErrClosed, the context's) the outcome is unknown: the command may still take effect.
+// every later Image contains it. The catalog's errors come back as they are and change nothing. ctx ends the wait for
+// other proposals and for an election, and then the command was not taken; once it is on its way to the disk its answer is
+// waited for. After an error of the disk (ErrUnavailable) it is not in the image, and the next start may still find it.
 func (q *Quorum) Propose(ctx context.Context, c catalog.Command) (*catalog.Image, error) {
-	// What the present image refuses is refused without a write. The log judges again: the image may have moved on.
+	select {
+	case q.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	case <-q.stop:
+		return nil, ErrClosed
+	}
+	defer func() { <-q.turn }()
+	select {
+	case <-q.stop: // the turn was free as well
+		return nil, ErrClosed
+	default:
+	}
+	// What the present image refuses is refused without a write.
 	now := q.Image()
 	if err := catalog.Validate(now, c); err != nil {
 		return nil, err
@@ -186,31 +195,8 @@ func (q *Quorum) Propose(ctx context.Context, c catalog.Command) (*catalog.Image
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case q.slots <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	case <-q.stop:
-		return nil, ErrClosed
-	}
-	q.mu.Lock()
-	if q.closed {
-		q.mu.Unlock()
-		<-q.slots
-		return nil, ErrClosed
-	}
-	done := make(chan applied, 1)
-	q.wg.Go(func() { // raft's futures cannot be abandoned, so the wait for them is
-		defer func() { <-q.slots }()
-		done <- q.propose(ctx, b)
-	})
-	q.mu.Unlock()
-	select {
-	case a := <-done:
-		return a.image, a.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	}
+	a := q.propose(ctx, b)
+	return a.image, a.err
 }
 
 // propose runs one command through raft. A lone voter that is not the leader lost its office to a failed write; the
@@ -233,10 +219,8 @@ func (q *Quorum) propose(ctx context.Context, b []byte) applied {
 	}
 }
 
-// lead makes the lone voter the leader, if it is not.
+// lead makes the lone voter the leader, if it is not. Only Open and whoever has the turn call it.
 func (q *Quorum) lead(ctx context.Context) error {
-	q.office.Lock()
-	defer q.office.Unlock()
 	if q.raft.State() == raft.Leader {
 		return nil
 	}
@@ -288,14 +272,12 @@ func (q *Quorum) snapshots() {
 // To miss nothing, watch first and take the Image then.
 func (q *Quorum) Watch(fn func(old, new *catalog.Image)) (cancel func()) { return q.machine.watch(fn) }
 
-// Close stops the quorum and waits for all it started. What was confirmed is durable already; proposals in flight return
+// Close stops the quorum and waits for all it started. The proposal under way gets its answer, those that wait for it
 // ErrClosed.
 func (q *Quorum) Close() error {
 	q.once.Do(func() {
-		q.mu.Lock()
-		q.closed = true
 		close(q.stop)
-		q.mu.Unlock()
+		q.turn <- struct{}{} // a shutdown may leave what raft has committed and not yet applied without an answer for ever
 		if q.raft != nil {
 			q.err = q.raft.Shutdown().Error()
 		}

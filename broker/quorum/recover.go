@@ -48,7 +48,6 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 		}
 	}()
 	path := filepath.Join(cfg.Dir, logDir)
-	_, statErr := fs.Stat(path)
 	if err := fs.MkdirAll(path, 0o750); err != nil {
 		return nil, err
 	}
@@ -56,11 +55,10 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open vote: %w", err)
 	}
-	st.votes, votes.failed = votes, st.fail
-	if made || errors.Is(statErr, os.ErrNotExist) {
-		if err := errors.Join(fs.SyncDir(cfg.Dir, syncCreate), fs.SyncDir(filepath.Dir(cfg.Dir), syncCreate)); err != nil {
-			return nil, err
-		}
+	st.votes = votes
+	// Also when nothing is new: the process that made it may have been killed before this.
+	if err := errors.Join(fs.SyncDir(cfg.Dir, syncCreate), fs.SyncDir(filepath.Dir(cfg.Dir), syncCreate)); err != nil {
+		return nil, err
 	}
 	if damaged {
 		st.report.damage("the vote file is damaged; the term is taken from the log")
@@ -133,6 +131,8 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 	if st.log, err = openLog(fs, path, sc, cfg.Logger); err != nil {
 		return nil, err
 	}
+	// From here on raft decides, and what it cannot save waits in memory.
+	votes.failed, votes.alone = st.fail, true // Open refuses more voters
 	st.log.ready, st.log.failed = votes.flush, st.fail
 	st.log.Keep(st.snapshots.covered())
 	st.snapshots.dropped = st.log.Keep

@@ -42,6 +42,8 @@ func (s *segment) span(index uint64) (from, to int64) {
 type scanned struct {
 	// segments are the files as they will be once cut to their size; only for a log that is whole.
 	segments []segment
+	// write is the place in segments of the file in which the last write began.
+	write int
 	// cut maps files to the size they must be cut to.
 	cut map[string]int64
 	// remove lists files that hold nothing of the log.
@@ -149,6 +151,9 @@ func (sc *scanned) file(fs disk.FS, dir string, firsts []uint64, covered uint64,
 		if err := fn(&l); err != nil {
 			return false, err
 		}
+		if entryPlace(b[at:]) == 0 {
+			sc.write = len(sc.segments)
+		}
 		seg.starts = append(seg.starts, uint32(at))
 		sc.entries++
 		sc.last = want
@@ -197,7 +202,7 @@ func (sc *scanned) hole(next, covered uint64) {
 			sc.remove = append(sc.remove, segmentName(s.first))
 			delete(sc.cut, segmentName(s.first))
 		}
-		sc.segments = nil
+		sc.segments, sc.write = nil, 0
 		return
 	}
 	sc.damage = append(sc.damage, fmt.Sprintf("log entries %d to %d are missing", max(sc.last, covered)+1, next-1))

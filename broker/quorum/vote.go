@@ -41,9 +41,12 @@ type vote struct {
 // voteStore is raft's stable store. Safe for concurrent use.
 //
 // Raft panics when a term cannot be saved. So a term the disk refused is kept in memory, and what depends on it, a vote
-// or an entry of the log, is refused until it is durable (flush): the term alone promises nothing to anybody.
+// or an entry of the log, is refused until it is durable (flush): the term alone promises nothing to anybody. Nor does a
+// vote that nobody else counts; and a candidate that cannot vote for itself would do nothing for a whole timeout.
 type voteStore struct {
-	// failed is told about every write that failed.
+	// alone: this is the only voter.
+	alone bool
+	// failed is told about every write that failed. nil: raft does not run yet, and a term that cannot be saved is an error.
 	failed func(error)
 
 	mu   sync.Mutex
@@ -82,7 +85,8 @@ func openVote(fs disk.FS, dir string) (s *voteStore, made, damaged bool, err err
 	}
 	s.want = s.now
 	if whole {
-		return s, false, false, nil
+		// A process that was killed may have left it in the page cache only; the slot before it is overwritten next.
+		return s, false, false, errors.Join(s.write(s.slot, s.now), f.Sync(syncVote))
 	}
 	made = n < len(b) || bytes.Count(b, []byte{0}) == len(b)
 	// Both slots take their blocks now, while there is space.
@@ -118,7 +122,7 @@ func (s *voteStore) write(slot int64, v vote) error {
 	return err
 }
 
-// update changes the vote durably. After an error the old one holds.
+// update changes the vote durably. After an error the old one holds; a lone voter's waits in memory instead.
 func (s *voteStore) update(change func(*vote)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,9 +133,10 @@ func (s *voteStore) update(change func(*vote)) error {
 		return fmt.Errorf("vote: names above %d bytes", voteText)
 	}
 	err := s.save()
-	if err != nil {
-		s.want = before
+	if err == nil || s.alone {
+		return nil
 	}
+	s.want = before
 	return err
 }
 
