@@ -27,8 +27,9 @@ const (
 	MaxBrokers = 64
 	// MaxConfigEntries is the number of settings one topic or broker overrides.
 	MaxConfigEntries = 128
-	// MaxConfigValue is the length of one configuration value in bytes.
-	MaxConfigValue = 8 << 10
+	// MaxConfigValue is the length of one configuration value in bytes: the longest with a meaning has 20, and every topic
+	// may have every setting.
+	MaxConfigValue = 128
 	// ProducerIDBlock is how many producer ids a broker takes at a time, as Apache Kafka does (KIP-730).
 	ProducerIDBlock = 1000
 )

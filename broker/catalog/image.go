@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"iter"
 	"maps"
@@ -152,11 +153,11 @@ func (m *Image) findID(id TopicID) (int, bool) {
 }
 
 func (m *Image) findBroker(id int32) (int, bool) {
-	return slices.BinarySearchFunc(m.brokers, id, func(b Broker, id int32) int { return int(int64(b.ID) - int64(id)) })
+	return slices.BinarySearchFunc(m.brokers, id, func(b Broker, id int32) int { return cmp.Compare(b.ID, id) })
 }
 
 func (m *Image) findBrokerConfig(id int32) (int, bool) {
-	return slices.BinarySearchFunc(m.brokerConfig, id, func(b BrokerConfig, id int32) int { return int(int64(b.Broker) - int64(id)) })
+	return slices.BinarySearchFunc(m.brokerConfig, id, func(b BrokerConfig, id int32) int { return cmp.Compare(b.Broker, id) })
 }
 
 // Equal tells whether two images say the same.

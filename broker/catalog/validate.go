@@ -53,8 +53,8 @@ func (c AlterBrokerConfig) validate(m *Image) error {
 		return err
 	}
 	config := alter(m.BrokerConfig(c.Broker), c.Replace, c.Ops, brokerByName)
-	if len(config) > MaxConfigEntries {
-		return fmt.Errorf("%w configuration entries: at most %d", ErrTooMany, MaxConfigEntries)
+	if err := fits(config); err != nil {
+		return err
 	}
 	for name, value := range config {
 		s := brokerByName(name)
@@ -102,11 +102,27 @@ func (m *Image) room(have, more int) error {
 }
 
 func validConfig(config map[string]string) error {
+	if err := fits(config); err != nil {
+		return err
+	}
+	c, err := ParseTopicConfig(config, DefaultTopicConfig())
+	if err == nil && c.MinCompactionLagMS > c.MaxCompactionLagMS { // Kafka's LogConfig.validateValues
+		err = fmt.Errorf("%w: min.compaction.lag.ms %d is above max.compaction.lag.ms %d", ErrInvalidConfig, c.MinCompactionLagMS, c.MaxCompactionLagMS)
+	}
+	return err
+}
+
+// fits holds a configuration against the limits of its size.
+func fits(config map[string]string) error {
 	if len(config) > MaxConfigEntries {
 		return fmt.Errorf("%w configuration entries: at most %d", ErrTooMany, MaxConfigEntries)
 	}
-	_, err := ParseTopicConfig(config, DefaultTopicConfig())
-	return err
+	for name, value := range config {
+		if len(value) > MaxConfigValue {
+			return fmt.Errorf("%w: value of %s has %d bytes, the limit is %d", ErrInvalidConfig, name, len(value), MaxConfigValue)
+		}
+	}
+	return nil
 }
 
 func validOps(ops []ConfigOp, find func(string) *Setting) error {
@@ -115,7 +131,7 @@ func validOps(ops []ConfigOp, find func(string) *Setting) error {
 			return fmt.Errorf("%w: %s is altered twice", ErrInvalidConfig, op.Name)
 		}
 		if len(op.Value) > MaxConfigValue {
-			return fmt.Errorf("%w: value of %s has %d bytes", ErrInvalidConfig, op.Name, len(op.Value))
+			return fmt.Errorf("%w: value of %s has %d bytes, the limit is %d", ErrInvalidConfig, op.Name, len(op.Value), MaxConfigValue)
 		}
 		if op.Op > OpSubtract {
 			return fmt.Errorf("%w: unknown operation %d on %s", ErrInvalidConfig, op.Op, op.Name)

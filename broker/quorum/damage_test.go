@@ -24,7 +24,7 @@ func TestDamage(t *testing.T) {
 		propose(t, q, topic(i))
 	}
 	for i := range 60 {
-		propose(t, q, catalog.AlterTopicConfig{Topic: topic(i).ID, Ops: []catalog.ConfigOp{{Name: "retention.ms", Value: fmt.Sprintf("%04000d", i)}}})
+		propose(t, q, bulk(topic(i).ID, 4000))
 	}
 	for i := range 40 {
 		propose(t, q, topic(300+i))

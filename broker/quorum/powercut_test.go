@@ -66,7 +66,7 @@ func (b *board) mount() {
 	}
 }
 
-// command is the next change: mostly settings of a topic, large enough that files roll and snapshots come.
+// command is the next change: mostly leaders of a topic, large enough that files roll and snapshots come.
 func (b *board) command() catalog.Command {
 	img := b.confirmed
 	switch {
@@ -85,8 +85,7 @@ func (b *board) command() catalog.Command {
 			break
 		}
 	}
-	value := fmt.Sprintf("%0*d", 1+b.rng.IntN(7000), b.rng.IntN(1000))
-	return catalog.AlterTopicConfig{Topic: id, Ops: []catalog.ConfigOp{{Name: "retention.ms", Value: value}}}
+	return bulk(id, 1+b.rng.IntN(7000))
 }
 
 // run opens the quorum, checks that nothing confirmed is lost, and works until the power is cut in the n-th operation.

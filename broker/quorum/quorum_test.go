@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +62,12 @@ func topic(i int) catalog.CreateTopic {
 		Partitions: []catalog.PartitionState{{Leader: 1, Replicas: []int32{1}, ISR: []int32{1}}},
 		Config:     map[string]string{"retention.ms": fmt.Sprint(i)},
 	}
+}
+
+// bulk is a command of about size bytes on a topic.
+func bulk(id catalog.TopicID, size int) catalog.Command {
+	change := catalog.PartitionChange{Topic: id, Epoch: -1, Leader: 1, ISR: []int32{1}, Raise: true}
+	return catalog.ChangePartitions{Changes: slices.Repeat([]catalog.PartitionChange{change}, size/24+1)}
 }
 
 func TestConfirmedCommandsSurviveARestart(t *testing.T) {
