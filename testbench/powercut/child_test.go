@@ -280,14 +280,18 @@ func (c *child) delete() error {
 	return c.surprise("delete", err)
 }
 
-// alter changes a setting; leading zeros make the command large, so that the catalog's log rolls and is snapshotted.
+// alter changes a setting; another, with a long name, that is reset and never was set makes the command large, so that the
+// catalog's log rolls and is snapshotted.
 func (c *child) alter() error {
 	t := c.topics[c.rng.IntN(len(c.topics))]
 	for range 1 + c.rng.IntN(6) {
 		value := 1 + c.rng.IntN(1_000_000)
 		c.tell(event{Kind: evAlter, Topic: t.id, Value: value})
 		_, err := c.board.quorum.Propose(context.Background(), catalog.AlterTopicConfig{
-			Topic: t.id, Ops: []catalog.ConfigOp{{Name: setting, Value: fmt.Sprintf("%0*d", 1+c.rng.IntN(7000), value)}},
+			Topic: t.id, Ops: []catalog.ConfigOp{
+				{Name: setting, Value: fmt.Sprint(value)},
+				{Name: strings.Repeat("x", 1+c.rng.IntN(7000)), Op: catalog.OpDelete},
+			},
 		})
 		if err != nil {
 			return c.surprise("alter", err)
