@@ -92,23 +92,20 @@ func (c *Checked) snapshots(fs disk.FS, dir string) (covered uint64, err error) 
 // log applies the commands behind covered and looks at those before it too, as far back as the log goes.
 func (c *Checked) log(fs disk.FS, path string, covered uint64) error {
 	if _, err := fs.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if covered > 0 {
+			c.Lost = append(c.Lost, new(scanned).short(covered))
+		}
 		return nil
 	}
-	needed, err := scanLog(fs, path, covered, func(l *raft.Log) error {
-		if l.Index <= covered || l.Type != raft.LogCommand {
-			return nil
-		}
-		command, err := catalog.Decode(l.Data)
-		if err != nil {
-			return fmt.Errorf("catalog command %d: %w", l.Index, err)
-		}
-		if next, err := catalog.Apply(c.Image, command); err == nil { // a command refused then is refused now
-			c.Image = next
-		}
-		return nil
-	})
+	r := replay{covered: covered, image: c.Image}
+	needed, err := scanLog(fs, path, covered, r.apply)
 	if err != nil {
 		return err
+	}
+	c.Image = r.image
+	c.Spare = append(c.Spare, r.refused...)
+	if len(needed.damage) == 0 && needed.last < covered {
+		c.Lost = append(c.Lost, needed.short(covered))
 	}
 	c.Lost = append(c.Lost, needed.damage...)
 	first, err := firstEntry(fs, path)

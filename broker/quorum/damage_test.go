@@ -12,8 +12,8 @@ import (
 	"millrace/broker/quorum"
 )
 
-// TestDamage flips a bit or cuts a byte off anywhere in any file of a stopped quorum. It always opens. What is not
-// touched is there: of the topics at most those are missing whose commands lay in the damaged place, and a loss behind
+// TestDamage flips a bit, cuts, zeroes or appends anywhere in any file of a stopped quorum, or takes the file away. It always
+// opens. What is not touched is there: of the topics at most those are missing whose commands lay in the damaged place, and a loss behind
 // which something whole lies is reported.
 func TestDamage(t *testing.T) {
 	rng := random(t)
@@ -32,9 +32,13 @@ func TestDamage(t *testing.T) {
 	live := q.Image()
 	shut(t, q)
 	var files []string
+	newest := "" // of the log's
 	err := filepath.WalkDir(origin, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			files = append(files, strings.TrimPrefix(path, origin))
+			if strings.HasPrefix(files[len(files)-1], "/log/") {
+				newest = files[len(files)-1]
+			}
 		}
 		return err
 	})
@@ -57,16 +61,37 @@ func TestDamage(t *testing.T) {
 		}
 		at := rng.IntN(len(b))
 		what := fmt.Sprintf("%s: bit flipped at %d of %d", name, at, len(b))
-		if rng.IntN(4) == 0 {
+		// cut: the end of the file is missing. wide: more than one command may be damaged.
+		cut, wide := false, false
+		switch rng.IntN(8) {
+		case 0, 1:
 			what = fmt.Sprintf("%s: cut at %d of %d", name, at, len(b))
-			b = b[:at]
-		} else {
+			b, cut = b[:at], true
+		case 2:
+			what = fmt.Sprintf("%s: zeros from %d of %d on", name, at, len(b))
+			clear(b[at:])
+			wide = true
+		case 3:
+			what = fmt.Sprintf("%s: a block of zeros at %d of %d", name, at, len(b))
+			clear(b[at:min(at+4096, len(b))])
+			wide = true
+		case 4:
+			what = fmt.Sprintf("%s: garbage behind %d", name, len(b))
+			for range at + 1 {
+				b = append(b, byte(rng.Uint32()))
+			}
+		case 5:
+			what, cut = name+": missing", true
+		default:
 			b[at] ^= 1 << rng.IntN(8)
 		}
-		if err := os.WriteFile(dir+name, b, 0o600); err != nil {
+		err = os.Remove(dir + name)
+		if err == nil && !strings.HasSuffix(what, "missing") {
+			err = os.WriteFile(dir+name, b, 0o600)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		cut := strings.Contains(what, "cut at")
 		q, err := quorum.Open(quorum.Config{Dir: dir, NodeID: 1})
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
@@ -83,11 +108,11 @@ func TestDamage(t *testing.T) {
 		switch {
 		case r.Lost:
 			t.Errorf("%s: everything is lost: %+v", what, r)
-		case missing > 1 && !cut:
+		case missing > 1 && !cut && !wide:
 			t.Errorf("%s: %d topics are missing: %+v", what, missing, r)
 		case !got.Equal(live) && !reported:
 			silent++
-			if !cut { // a file cut between two entries looks as if nothing had been written behind them
+			if !cut || name != newest { // cut between two entries it looks as if nothing had been written behind them
 				t.Errorf("%s: version %d of %d and nothing reported", what, got.Version(), live.Version())
 			}
 		}

@@ -358,8 +358,8 @@ func (s *logStore) rebuild(index uint64) error {
 		return err
 	}
 	for _, f := range slices.Backward(files) {
-		if f.Name() <= segmentName(index) {
-			break
+		if f.IsDir() || f.Name() <= segmentName(index) { // a directory is somebody's: the scan lets it be as well
+			continue
 		}
 		if err := s.fs.Remove(filepath.Join(s.dir, f.Name())); err != nil {
 			return err

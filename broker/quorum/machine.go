@@ -38,6 +38,10 @@ var _ raft.FSM = (*machine)(nil)
 // and the log's size. A large image is written less often than that.
 const snapshotEvery = 128 << 10
 
+// snapshotAgain is how many bytes more are applied before a snapshot that failed is tried again: on a full disk every
+// command would write a whole image in vain.
+const snapshotAgain = snapshotEvery / 8
+
 func newMachine(img *catalog.Image, goal uint64) *machine {
 	m := &machine{due: make(chan struct{}, 1), goal: goal, reached: make(chan struct{})}
 	m.image.Store(img)
@@ -73,7 +77,8 @@ func (m *machine) Apply(l *raft.Log) any {
 		close(m.reached)
 	}
 	m.mu.Unlock()
-	if m.since.Add(frameSize(entrySize(l))) >= max(snapshotEvery, m.size.Load()) {
+	m.since.Add(frameSize(entrySize(l)))
+	if m.full() {
 		select {
 		case m.due <- struct{}{}:
 		default: // it knows
@@ -81,6 +86,9 @@ func (m *machine) Apply(l *raft.Log) any {
 	}
 	return applied{image: next, err: err}
 }
+
+// full tells whether enough was applied for a snapshot.
+func (m *machine) full() bool { return m.since.Load() >= max(snapshotEvery, m.size.Load()) }
 
 // watch adds a watcher; the returned function takes it away.
 func (m *machine) watch(fn func(old, new *catalog.Image)) func() {

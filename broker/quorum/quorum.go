@@ -259,9 +259,12 @@ func (q *Quorum) snapshots() {
 		case <-q.stop:
 			return
 		}
+		if !q.machine.full() {
+			continue // asked while the last one was written
+		}
 		err := q.raft.Snapshot().Error()
 		if err != nil && !errors.Is(err, raft.ErrRaftShutdown) && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			// The log keeps growing until one succeeds; the next command asks again.
+			q.machine.since.Add(-snapshotAgain) // the log keeps growing until one succeeds
 			q.logger.Error("catalog snapshot failed", "error", err)
 		}
 	}

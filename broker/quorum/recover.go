@@ -80,27 +80,18 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 	}
 
 	// One pass over the log checks it and, in case it has holes, makes the image that can be saved of it.
-	saved, lastTerm := st.image, term
+	saved, lastTerm := replay{covered: covered, image: st.image}, term
 	sc, err := scanLog(fs, path, covered, func(l *raft.Log) error {
 		lastTerm = max(lastTerm, l.Term)
-		if l.Index <= covered || l.Type != raft.LogCommand {
-			return nil
-		}
-		c, err := catalog.Decode(l.Data)
-		if err != nil {
-			return fmt.Errorf("catalog command %d: %w", l.Index, err)
-		}
-		st.goal = l.Index
-		if next, err := catalog.Apply(saved, c); err == nil { // a command refused then is refused now
-			saved = next
-		}
-		return nil
+		return saved.apply(l)
 	})
 	if err != nil {
 		return nil, err
 	}
+	st.goal = saved.last
 	st.report.Torn = sc.torn
 	st.report.Damage = append(st.report.Damage, sc.damage...)
+	st.report.Damage = append(st.report.Damage, saved.refused...)
 	nothing := covered == 0 && sc.entries == 0
 	// Raft sets the term before the first entry is written, so a term without entries is no lost catalog, a second
 	// election is.
@@ -117,12 +108,13 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 
 	switch {
 	case len(sc.damage) > 0:
-		if err := st.salvage(cfg, path, saved, max(sc.last, covered), lastTerm); err != nil {
+		if err := st.salvage(cfg, path, saved.image, max(sc.last, covered), lastTerm); err != nil {
 			return nil, fmt.Errorf("save what is left of the catalog: %w", err)
 		}
 		sc = &scanned{cut: make(map[string]int64)}
 	case sc.last < covered:
-		// The log ends before the snapshot it led to: nothing in it is needed, and raft goes on behind the snapshot.
+		// Nothing in it is needed, and raft goes on behind the snapshot.
+		st.report.damage(sc.short(covered))
 		for _, seg := range sc.segments {
 			sc.remove = append(sc.remove, segmentName(seg.first))
 		}
@@ -137,6 +129,35 @@ func recoverStores(cfg *Config) (_ *stores, err error) {
 	st.log.Keep(st.snapshots.covered())
 	st.snapshots.dropped = st.log.Keep
 	return st, nil
+}
+
+// replay makes the image of a log's commands as the machine did.
+type replay struct {
+	// covered is the index of the last entry that image has already; last is that of the last command behind it, 0 for none.
+	covered, last uint64
+	image         *catalog.Image
+	// refused are sentences about commands that were damaged before they became entries.
+	refused []string
+}
+
+func (r *replay) apply(l *raft.Log) error {
+	if l.Index <= r.covered || l.Type != raft.LogCommand {
+		return nil
+	}
+	r.last = l.Index
+	c, err := catalog.Decode(l.Data)
+	switch {
+	case errors.Is(err, catalog.ErrCorrupt):
+		// The machine could not apply it either, and its proposer was told.
+		r.refused = append(r.refused, fmt.Sprintf("catalog command %d was damaged before it was written, and was refused then", l.Index))
+		return nil
+	case err != nil:
+		return fmt.Errorf("catalog command %d: %w", l.Index, err)
+	}
+	if next, err := catalog.Apply(r.image, c); err == nil { // a command refused then is refused now
+		r.image = next
+	}
+	return nil
 }
 
 // fail notes a failed write for those who wait for its outcome elsewhere.

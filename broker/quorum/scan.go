@@ -208,6 +208,11 @@ func (sc *scanned) hole(next, covered uint64) {
 	sc.damage = append(sc.damage, fmt.Sprintf("log entries %d to %d are missing", max(sc.last, covered)+1, next-1))
 }
 
+// short says that the log ends before a snapshot that was made of it.
+func (sc *scanned) short(covered uint64) string {
+	return fmt.Sprintf("the log ends with entry %d, before the snapshot of entry %d: what came behind that is lost, if there was anything", sc.last, covered)
+}
+
 // readFile reads up to limit bytes of a file and tells its size.
 func readFile(fs disk.FS, name string, limit int64) (b []byte, size int64, err error) {
 	f, err := fs.OpenFile(name, os.O_RDONLY, 0)

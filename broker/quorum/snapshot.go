@@ -60,7 +60,7 @@ func openSnapshots(fs disk.FS, dir string) (s *snapshotStore, img *catalog.Image
 	slices.Reverse(files) // names sort by index, so the newest comes first
 	for _, f := range files {
 		name := f.Name()
-		if strings.HasSuffix(name, snapshotSuffix+tempSuffix) {
+		if strings.HasSuffix(name, snapshotSuffix+tempSuffix) { // a killed process left it
 			if err := fs.Remove(filepath.Join(dir, name)); err != nil {
 				return nil, nil, nil, err
 			}
@@ -205,12 +205,13 @@ func (s *snapshotStore) save(meta *raft.SnapshotMeta, data []byte) error {
 	b = append(append(b, configuration...), data...)
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 	name := filepath.Join(s.dir, meta.ID)
-	if err := writeFile(s.fs, name+tempSuffix, b); err != nil {
+	err := writeFile(s.fs, name+tempSuffix, b)
+	if err == nil {
+		err = s.fs.Rename(name+tempSuffix, name)
+	}
+	if err != nil {
 		// After a failed sync the page cache calls these pages clean: another try must begin with another file.
 		return errors.Join(err, s.fs.Remove(name+tempSuffix))
-	}
-	if err := s.fs.Rename(name+tempSuffix, name); err != nil {
-		return err
 	}
 	if err := s.fs.SyncDir(s.dir, syncSnapshotDir); err != nil {
 		return err
@@ -221,7 +222,7 @@ func (s *snapshotStore) save(meta *raft.SnapshotMeta, data []byte) error {
 	s.metas = slices.Insert(s.metas, 0, meta)
 	for len(s.metas) > snapshotKept {
 		at := len(s.metas) - 1
-		if err := s.fs.Remove(filepath.Join(s.dir, s.metas[at].ID)); err != nil {
+		if err := s.fs.Remove(filepath.Join(s.dir, s.metas[at].ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		s.metas = s.metas[:at]
