@@ -18,27 +18,13 @@ import (
 // AlterConfigs replaces settings, one resource after the other.
 func (h *Handler) AlterConfigs(req *server.Request, b *kmsg.AlterConfigsRequest) kmsg.Response {
 	resp := kmsg.NewPtrAlterConfigsResponse()
-	type resource struct {
-		kind kmsg.ConfigResourceType
-		name string
-	}
-	times := make(map[resource]int, len(b.Resources))
-	for i := range b.Resources {
-		times[resource{b.Resources[i].ResourceType, b.Resources[i].ResourceName}]++
-	}
-	for i := range b.Resources {
-		q := &b.Resources[i]
+	of := func(q *kmsg.AlterConfigsRequestResource) resource { return resource{q.ResourceType, q.ResourceName} }
+	change := func(q *kmsg.AlterConfigsRequestResource) error { return h.replace(req, q, b.ValidateOnly) }
+	eachResource(b.Resources, of, change, func(r resource, err error) {
 		out := kmsg.NewAlterConfigsResponseResource()
-		out.ResourceType, out.ResourceName = q.ResourceType, q.ResourceName
-		var err error
-		if times[resource{q.ResourceType, q.ResourceName}] > 1 {
-			err = fmt.Errorf("%w: the resource is in the request more than once", errRefused)
-		} else {
-			err = h.replace(req, q, b.ValidateOnly)
-		}
-		out.ErrorCode, out.ErrorMessage = codeOf(err), saying(err)
+		out.ResourceType, out.ResourceName, out.ErrorCode, out.ErrorMessage = r.kind, r.name, codeOf(err), saying(err)
 		resp.Resources = append(resp.Resources, out)
-	}
+	})
 	return resp
 }
 

@@ -23,28 +23,38 @@ var errRefused = errors.New("invalid request")
 // IncrementalAlterConfigs changes settings, one resource after the other.
 func (h *Handler) IncrementalAlterConfigs(req *server.Request, b *kmsg.IncrementalAlterConfigsRequest) kmsg.Response {
 	resp := kmsg.NewPtrIncrementalAlterConfigsResponse()
-	type resource struct {
-		kind kmsg.ConfigResourceType
-		name string
+	of := func(q *kmsg.IncrementalAlterConfigsRequestResource) resource {
+		return resource{q.ResourceType, q.ResourceName}
 	}
-	times := make(map[resource]int, len(b.Resources))
-	for i := range b.Resources {
-		times[resource{b.Resources[i].ResourceType, b.Resources[i].ResourceName}]++
-	}
-	for i := range b.Resources {
-		q := &b.Resources[i]
+	change := func(q *kmsg.IncrementalAlterConfigsRequestResource) error { return h.alterOne(req, q, b.ValidateOnly) }
+	eachResource(b.Resources, of, change, func(r resource, err error) {
 		out := kmsg.NewIncrementalAlterConfigsResponseResource()
-		out.ResourceType, out.ResourceName = q.ResourceType, q.ResourceName
-		var err error
-		if times[resource{q.ResourceType, q.ResourceName}] > 1 {
-			err = fmt.Errorf("%w: the resource is in the request more than once", errRefused)
-		} else {
-			err = h.alterOne(req, q, b.ValidateOnly)
-		}
-		out.ErrorCode, out.ErrorMessage = codeOf(err), saying(err)
+		out.ResourceType, out.ResourceName, out.ErrorCode, out.ErrorMessage = r.kind, r.name, codeOf(err), saying(err)
 		resp.Resources = append(resp.Resources, out)
-	}
+	})
 	return resp
+}
+
+// resource is what has settings.
+type resource struct {
+	kind kmsg.ConfigResourceType
+	name string
+}
+
+// eachResource changes one resource after the other and answers for each; one that is there more than once is not changed.
+func eachResource[Q any](all []Q, of func(*Q) resource, change func(*Q) error, answer func(resource, error)) {
+	times := make(map[resource]int, len(all))
+	for i := range all {
+		times[of(&all[i])]++
+	}
+	for i := range all {
+		r := of(&all[i])
+		if times[r] > 1 {
+			answer(r, fmt.Errorf("%w: the resource is in the request more than once", errRefused))
+			continue
+		}
+		answer(r, change(&all[i]))
+	}
 }
 
 func (h *Handler) alterOne(req *server.Request, q *kmsg.IncrementalAlterConfigsRequestResource, validateOnly bool) error {

@@ -261,6 +261,18 @@ func TestAlterConfigsReplaces(t *testing.T) {
 				t.Errorf("%s: off by %d", name, code)
 			}
 		}
+		twice := kmsg.NewPtrAlterConfigsRequest()
+		for _, name := range []string{"t", "no", "t"} {
+			r := kmsg.NewAlterConfigsRequestResource()
+			r.ResourceType, r.ResourceName = topic, name
+			twice.Resources = append(twice.Resources, r)
+		}
+		want := []int16{codeInvalidRequest, codeUnknownTopicOrPartition, codeInvalidRequest}
+		for i, got := range ask[*kmsg.AlterConfigsResponse](b, twice, version).Resources {
+			if got.ErrorCode != want[i] || got.ResourceName != twice.Resources[i].ResourceName {
+				t.Errorf("resource %d of a request with one twice: %+v", i, got)
+			}
+		}
 		has(map[string]string{"segment.ms": "7"})
 	})
 }
