@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -13,7 +11,7 @@ import (
 	"millrace/broker/catalog"
 )
 
-// machine is raft's state machine: the image and those who watch it. Raft calls it from one goroutine.
+// machine is raft's state machine: the image. Raft calls it from one goroutine.
 type machine struct {
 	image atomic.Pointer[catalog.Image]
 	// due is told when enough was applied since the last snapshot; it holds one.
@@ -21,15 +19,9 @@ type machine struct {
 	// since counts the bytes applied since the last snapshot, size is how large that one was.
 	since, size atomic.Int64
 
-	mu       sync.Mutex
-	watchers []*watcher
 	// goal is the index whose application closes reached.
 	goal    uint64
 	reached chan struct{}
-}
-
-type watcher struct {
-	fn func(old, new *catalog.Image)
 }
 
 var _ raft.FSM = (*machine)(nil)
@@ -59,24 +51,14 @@ type applied struct {
 
 // Apply implements raft.FSM.
 func (m *machine) Apply(l *raft.Log) any {
-	old := m.image.Load()
-	c, err := catalog.Decode(l.Data)
-	if err != nil {
-		return applied{err: fmt.Errorf("catalog command %d: %w", l.Index, err)}
-	}
-	next, err := catalog.Apply(old, c)
-	m.mu.Lock()
+	next, err := m.next(l)
 	if err == nil {
 		m.image.Store(next)
-		for _, w := range m.watchers {
-			w.fn(old, next)
-		}
 	}
 	if m.goal != 0 && l.Index >= m.goal {
 		m.goal = 0
 		close(m.reached)
 	}
-	m.mu.Unlock()
 	m.since.Add(frameSize(entrySize(l)))
 	if m.full() {
 		select {
@@ -87,21 +69,16 @@ func (m *machine) Apply(l *raft.Log) any {
 	return applied{image: next, err: err}
 }
 
+func (m *machine) next(l *raft.Log) (*catalog.Image, error) {
+	c, err := catalog.Decode(l.Data)
+	if err != nil {
+		return nil, fmt.Errorf("catalog command %d: %w", l.Index, err)
+	}
+	return catalog.Apply(m.image.Load(), c)
+}
+
 // full tells whether enough was applied for a snapshot.
 func (m *machine) full() bool { return m.since.Load() >= max(snapshotEvery, m.size.Load()) }
-
-// watch adds a watcher; the returned function takes it away.
-func (m *machine) watch(fn func(old, new *catalog.Image)) func() {
-	w := &watcher{fn}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.watchers = append(m.watchers, w)
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.watchers = slices.DeleteFunc(m.watchers, func(o *watcher) bool { return o == w })
-	}
-}
 
 // Snapshot implements raft.FSM: the image is immutable, so taking it costs nothing.
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
@@ -120,13 +97,7 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	}
 	m.size.Store(int64(len(b)))
 	m.since.Store(0)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	old := m.image.Load()
 	m.image.Store(img)
-	for _, w := range m.watchers {
-		w.fn(old, img)
-	}
 	return nil
 }
 

@@ -270,11 +270,6 @@ func (q *Quorum) snapshots() {
 	}
 }
 
-// Watch calls fn after every applied command, in order, with the image before and after, and before Propose returns.
-// fn must be quick and must not call Propose, Watch or cancel. After cancel returns fn does not run any more.
-// To miss nothing, watch first and take the Image then.
-func (q *Quorum) Watch(fn func(old, new *catalog.Image)) (cancel func()) { return q.machine.watch(fn) }
-
 // Close stops the quorum and waits for all it started. The proposal under way gets its answer, those that wait for it
 // ErrClosed.
 func (q *Quorum) Close() error {

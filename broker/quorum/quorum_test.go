@@ -161,29 +161,6 @@ func logSize(t *testing.T, dir string) (size int64) {
 	return size
 }
 
-func TestWatchSeesEveryChangeInOrderAndBeforeTheProposer(t *testing.T) {
-	q := open(t, quorum.Config{Dir: t.TempDir()})
-	var seen []uint64
-	cancel := q.Watch(func(old, new *catalog.Image) {
-		if new.Version() != old.Version()+1 {
-			t.Errorf("from version %d to %d", old.Version(), new.Version())
-		}
-		seen = append(seen, new.Version())
-	})
-	propose(t, q, register())
-	for i := range 5 {
-		img := propose(t, q, topic(i))
-		if last := seen[len(seen)-1]; last != img.Version() {
-			t.Errorf("proposer has version %d, watcher %d", img.Version(), last)
-		}
-	}
-	cancel()
-	propose(t, q, topic(6))
-	if len(seen) != 6 {
-		t.Errorf("watched versions %v, want 6 of them", seen)
-	}
-}
-
 func TestSnapshotsBoundTheLog(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, quorum.Config{Dir: dir})

@@ -2,9 +2,11 @@ package quorum_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -239,6 +241,48 @@ func TestASnapshotThatIsGone(t *testing.T) {
 	if size := logSize(t, dir); size > 500<<10 {
 		t.Errorf("1.6 MB of commands left a log of %d bytes", size)
 	}
+	if q = open(t, quorum.Config{Dir: dir}); !q.Image().Equal(live) {
+		t.Errorf("version %d, want %d", q.Image().Version(), live.Version())
+	}
+}
+
+var commands = flag.Int("quorum.commands", 10_000, "commands of TestTheLogStaysBounded")
+
+// TestTheLogStaysBounded: neither the log nor the heap nor the goroutines grow with the number of commands.
+func TestTheLogStaysBounded(t *testing.T) {
+	dir := t.TempDir()
+	fs := disktest.New(disk.OS{})
+	fs.Skip("quorum.log")
+	q := open(t, quorum.Config{Dir: dir, FS: fs})
+	propose(t, q, register())
+	for i := range 200 {
+		propose(t, q, topic(i))
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before, goroutines, most := heap(), runtime.NumGoroutine(), int64(0)
+	for i := range *commands {
+		id := topic(i % 200).ID
+		propose(t, q, []catalog.Command{
+			catalog.AllocateProducerIDs{Broker: 1, Epoch: -1},
+			catalog.AlterTopicConfig{Topic: id, Ops: []catalog.ConfigOp{{Name: "retention.ms", Value: fmt.Sprint(i)}}},
+			bulk(id, 100),
+		}[i%3])
+		if i%100 == 0 {
+			most = max(most, logSize(t, dir))
+		}
+	}
+	grown := heap() - before
+	t.Logf("%d commands: log at most %d bytes, heap %d and then %+d bytes, %d snapshots", *commands, most, before, grown, fs.Synced()["quorum.snapshot"])
+	if most > 512<<10 || grown > 1<<20 || runtime.NumGoroutine() > goroutines+2 {
+		t.Errorf("%d goroutines, before %d", runtime.NumGoroutine(), goroutines)
+	}
+	live := q.Image()
+	shut(t, q)
 	if q = open(t, quorum.Config{Dir: dir}); !q.Image().Equal(live) {
 		t.Errorf("version %d, want %d", q.Image().Version(), live.Version())
 	}

@@ -383,17 +383,17 @@ func TestCommandsTheMachineRefused(t *testing.T) {
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	add(damaged, command)
+	add(damaged, command, damaged)
 	if q, err = open(); err != nil {
 		t.Fatal(err)
 	}
-	if r := q.Report(); q.Image().Version() != 1 || len(r.Damage) != 1 || r.Lost {
+	if r := q.Report(); q.Image().Version() != 1 || len(r.Damage) != 2 || r.Lost {
 		t.Errorf("version %d, report %+v", q.Image().Version(), r)
 	}
 	if err := q.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := Check(disk.OS{}, cfg.Dir); err != nil || c.Image.Version() != 1 || len(c.Lost) > 0 || len(c.Spare) != 1 {
+	if c, err := Check(disk.OS{}, cfg.Dir); err != nil || c.Image.Version() != 1 || len(c.Lost) > 0 || len(c.Spare) != 2 {
 		t.Errorf("check: %+v, %v", c, err)
 	}
 	add(newer, command)
