@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"millrace/broker/catalog"
+	"millrace/broker/disk"
 	"millrace/broker/quorum"
 )
 
@@ -136,6 +138,64 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 150 could not be told from an older state", silent)
+}
+
+// badBlock is a disk with a block of 4 KiB that cannot be read, in the file whose name ends so.
+type badBlock struct {
+	disk.FS
+	suffix string
+	at     int64
+}
+
+func (b badBlock) OpenFile(name string, flag int, perm os.FileMode) (disk.File, error) {
+	f, err := b.FS.OpenFile(name, flag, perm)
+	if err == nil && strings.HasSuffix(name, b.suffix) {
+		return badFile{f, b.at}, nil
+	}
+	return f, err
+}
+
+type badFile struct {
+	disk.File
+	at int64
+}
+
+func (f badFile) ReadAt(p []byte, off int64) (int, error) {
+	if off < f.at+4096 && f.at < off+int64(len(p)) {
+		return 0, syscall.EIO
+	}
+	return f.File.ReadAt(p, off)
+}
+
+// TestBadBlocks: a block that cannot be read costs what lies in it, and stops no start.
+func TestBadBlocks(t *testing.T) {
+	origin := filepath.Join(t.TempDir(), "origin")
+	live := withSnapshots(t, origin)
+	logs, err := filepath.Glob(filepath.Join(origin, "log", "*"))
+	if err != nil || len(logs) < 3 {
+		t.Fatalf("log %v, %v", logs, err)
+	}
+	for _, bad := range []badBlock{
+		{suffix: "/vote", at: 0},
+		{suffix: "/vote", at: 4096},
+		{suffix: snapshots(t, origin)[0], at: 0},
+		{suffix: snapshots(t, origin)[1], at: 0},
+		{suffix: logs[0], at: 8192},
+		{suffix: logs[len(logs)-1], at: 0},
+	} {
+		bad.FS, bad.suffix = disk.OS{}, strings.TrimPrefix(bad.suffix, origin)
+		dir := filepath.Join(t.TempDir(), "quorum")
+		if err := os.CopyFS(dir, os.DirFS(origin)); err != nil {
+			t.Fatal(err)
+		}
+		q := open(t, quorum.Config{Dir: dir, FS: bad})
+		r := q.Report()
+		if same, newest := q.Image().Equal(live), bad.suffix == strings.TrimPrefix(logs[len(logs)-1], origin); same == newest || r.Lost {
+			t.Errorf("block %d of %s: version %d of %d, %+v", bad.at, bad.suffix, q.Image().Version(), live.Version(), r)
+		}
+		propose(t, q, register())
+		shut(t, q)
+	}
 }
 
 // TestEverythingGone: a directory that held a catalog and holds none now is reported as a loss, and works.

@@ -57,6 +57,16 @@ func openSnapshots(fs disk.FS, dir string) (s *snapshotStore, img *catalog.Image
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	defer func() {
+		if err != nil || len(damage) == 0 {
+			return
+		}
+		for _, f := range files { // those of this start are kept, the ones before it go
+			if strings.HasSuffix(f.Name(), snapshotSuffix+damagedSuffix) {
+				err = errors.Join(err, fs.Remove(filepath.Join(dir, f.Name())))
+			}
+		}
+	}()
 	slices.Reverse(files) // names sort by index, so the newest comes first
 	for _, f := range files {
 		name := f.Name()

@@ -111,6 +111,30 @@ func TestDamagedSnapshots(t *testing.T) {
 	}
 }
 
+// TestDamagedSnapshotsDoNotGather: those of the last start that found any are kept.
+func TestDamagedSnapshotsDoNotGather(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "quorum")
+	withSnapshots(t, dir)
+	for range 4 {
+		for _, name := range snapshots(t, dir) {
+			if err := os.Truncate(name, 10); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q := open(t, quorum.Config{Dir: dir})
+		propose(t, q, register())
+		propose(t, q, topic(900))
+		for range 40 {
+			propose(t, q, bulk(topic(900).ID, 4000))
+		}
+		propose(t, q, catalog.DeleteTopic{Topic: topic(900).ID})
+		shut(t, q)
+		if aside, err := filepath.Glob(filepath.Join(dir, "*.snapshot.damaged")); err != nil || len(aside) == 0 || len(aside) > 2 {
+			t.Errorf("set aside are %v, %v", aside, err)
+		}
+	}
+}
+
 // TestALogThatEndsBeforeItsSnapshot: the snapshot holds, and what may have been behind it is called lost.
 func TestALogThatEndsBeforeItsSnapshot(t *testing.T) {
 	origin := filepath.Join(t.TempDir(), "origin")

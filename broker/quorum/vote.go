@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -61,7 +60,8 @@ var _ raft.StableStore = (*voteStore)(nil)
 // openVote opens the vote file. made is true when there was none, or an empty one that a power cut left; the caller then
 // syncs the directory. damaged is true when there was one and no slot of it is whole.
 func openVote(fs disk.FS, dir string) (s *voteStore, made, damaged bool, err error) {
-	f, err := fs.OpenFile(filepath.Join(dir, voteName), os.O_RDWR|os.O_CREATE, 0o640)
+	name := filepath.Join(dir, voteName)
+	f, err := fs.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, false, false, err
 	}
@@ -70,11 +70,11 @@ func openVote(fs disk.FS, dir string) (s *voteStore, made, damaged bool, err err
 			err = errors.Join(err, f.Close())
 		}
 	}()
-	b := make([]byte, voteSlot+voteContent)
-	n, err := f.ReadAt(b, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	b, size, err := readFile(fs, name, voteSlot+voteContent)
+	if err != nil {
 		return nil, false, false, err
 	}
+	b = append(b, make([]byte, voteSlot+voteContent-len(b))...)
 	s = &voteStore{file: f, slot: 1}
 	whole := false
 	for slot := range int64(2) {
@@ -88,7 +88,7 @@ func openVote(fs disk.FS, dir string) (s *voteStore, made, damaged bool, err err
 		// A process that was killed may have left it in the page cache only; the slot before it is overwritten next.
 		return s, false, false, errors.Join(s.write(s.slot, s.now), f.Sync(syncVote))
 	}
-	made = n < len(b) || bytes.Count(b, []byte{0}) == len(b)
+	made = size < int64(len(b)) || bytes.Count(b, []byte{0}) == len(b)
 	// Both slots take their blocks now, while there is space.
 	return s, made, !made, errors.Join(s.write(0, vote{}), s.write(1, vote{}), f.Sync(syncVote))
 }
