@@ -109,7 +109,11 @@ func mortal(fs disk.FS, n int64) *watched {
 // and cuts the power some operations later: what the second process has shown must be on the disk by then.
 func TestKilledThenCut(t *testing.T) {
 	rng := random(t)
-	for range *cuts / 4 {
+	worlds := *cuts / 4
+	if testing.Short() {
+		worlds /= 2
+	}
+	for range worlds {
 		b := newBoard(t, rng, "")
 		for range 4 {
 			for range 1 + rng.IntN(2) {
