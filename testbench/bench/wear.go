@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -319,9 +320,14 @@ func (r *wearRun) countCheckpoints() (stop func() int) {
 	}
 }
 
-// value is the reading of a source: noise that does not compress, or SenML as a climate sensor's.
-func (r *wearRun) value(source int, n int64, noise []byte) []byte {
+// value is the reading of a source: noise that does not compress, of its own each time, so that no two readings in a
+// commit compress each other either; or SenML as a climate sensor's.
+func (r *wearRun) value(source int, n int64) []byte {
 	if !r.json {
+		noise := make([]byte, wearValue)
+		for i := 0; i < len(noise); i += 8 {
+			binary.LittleEndian.PutUint64(noise[i:], rand.Uint64())
+		}
 		return noise
 	}
 	return fmt.Appendf(nil, `[{"bn":"urn:dev:mac:0024befffe80%04x:","bt":%d.%03d,"n":"temperature","u":"Cel","v":%.2f},{"n":"humidity","u":"%%RH","v":%.2f},{"n":"pressure","u":"Pa","v":%d},{"n":"dewpoint","u":"Cel","v":%.2f}]`,
@@ -330,11 +336,11 @@ func (r *wearRun) value(source int, n int64, noise []byte) []byte {
 
 // publisher opens the connections and returns what publishes for a time and waits for every acknowledgement.
 func (r *wearRun) publisher(rate int) (func(time.Duration) error, error) {
-	noise, err := payload(wearValue)
-	if err != nil {
-		return nil, err
-	}
 	if r.peer.name == "kafka" {
+		noise, err := payload(wearValue)
+		if err != nil {
+			return nil, err
+		}
 		k, err := connectKafka(r.server.kafka)
 		if err != nil {
 			return nil, err
@@ -360,22 +366,24 @@ func (r *wearRun) publisher(rate int) (func(time.Duration) error, error) {
 	if r.interval == 0 {
 		c, err := connectMQTT(r.server.mqtt, "s", true)
 		return r.oneByOne(func(source int) error {
-			_, err := c.publish(fmt.Sprintf("s/%02d", source), noise)
+			_, err := c.publish(fmt.Sprintf("s/%02d", source), r.value(source, 0))
 			return err
 		}), err
 	}
 	const clients = 10
 	var conns [clients]*publisher
 	for i := range conns {
-		if conns[i], err = connectMQTT(r.server.mqtt, fmt.Sprintf("s%d", i), true); err != nil {
+		c, err := connectMQTT(r.server.mqtt, fmt.Sprintf("s%d", i), true)
+		if err != nil {
 			return nil, err
 		}
+		conns[i] = c
 	}
 	return func(span time.Duration) error {
 		errs := make(chan error, clients)
 		for i := range conns {
 			go func() {
-				errs <- r.stream(conns[i], i*wearSources/clients, wearSources/clients, rate/clients, span, noise)
+				errs <- r.stream(conns[i], i*wearSources/clients, wearSources/clients, rate/clients, span)
 			}()
 		}
 		var all []error
@@ -401,7 +409,7 @@ func (r *wearRun) oneByOne(publish func(source int) error) func(time.Duration) e
 }
 
 // stream publishes readings of some sources at a rate, and then waits for the acknowledgements it has not got yet.
-func (r *wearRun) stream(c *publisher, source, sources, rate int, span time.Duration, noise []byte) error {
+func (r *wearRun) stream(c *publisher, source, sources, rate int, span time.Duration) error {
 	window := make(chan struct{}, 64) // receive_maximum
 	failed := make(chan error, 1)
 	total := int(span.Seconds() * float64(rate))
@@ -424,7 +432,7 @@ func (r *wearRun) stream(c *publisher, source, sources, rate int, span time.Dura
 			return err
 		}
 		s := source + i%sources
-		value := r.value(s, int64(i), noise)
+		value := r.value(s, int64(i))
 		if err := c.write(fmt.Sprintf("s/%02d", s), value); err != nil {
 			return err
 		}
