@@ -186,6 +186,7 @@ func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {
 		{"last", r.Last},
 		{"bytes", r.Bytes},
 		{"zeros", r.ZeroBytes},
+		{"old", r.OldBytes},
 		{"torn", r.TornBytes},
 		{"damaged", r.DamagedBytes},
 		{"missing", r.Missing},

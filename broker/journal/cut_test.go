@@ -19,6 +19,7 @@ type life struct {
 	t     *testing.T
 	rng   *rand.Rand
 	fs    *cutFS
+	laps  bool
 	mu    sync.Mutex
 	acked []string // after the mark
 	open  []string // staged, not answered
@@ -47,9 +48,16 @@ func (l *life) snapshot() {
 	l.cuts = append(l.cuts, cutPoint{dir, slices.Clone(l.acked), slices.Clone(l.open), l.mark})
 }
 
+// lost is how much the lives of some seeds went through.
+type lost struct {
+	laps   bool // checkpoints are many, and so are the files used again
+	cuts   int
+	reused int64 // files used again
+}
+
 // live runs steps of a journal in dir, cut at random instants, and returns what the cuts left.
-func live(t *testing.T, rng *rand.Rand, dir string, from cutPoint, skip disk.Point, steps int) (cuts []cutPoint, err error) {
-	l := &life{t: t, rng: rng, fs: newCutFS(dir, rng), mark: from.mark}
+func (sum *lost) live(t *testing.T, rng *rand.Rand, dir string, from cutPoint, skip disk.Point, steps int) (cuts []cutPoint, err error) {
+	l := &life{t: t, rng: rng, laps: sum.laps, fs: newCutFS(dir, rng), mark: from.mark}
 	l.fs.skip = skip
 	defer func() { err = errors.Join(err, l.fs.close()) }()
 	odds := 2 + steps
@@ -67,6 +75,7 @@ func live(t *testing.T, rng *rand.Rand, dir string, from cutPoint, skip disk.Poi
 	}
 	defer func() {
 		err = errors.Join(err, j.Close())
+		sum.reused += j.Stats().Reused
 	}()
 	var got []string
 	r, err := j.Replay(func(f Frame) error {
@@ -119,7 +128,11 @@ func (c cutPoint) check(got []string) error {
 }
 
 func (l *life) step(j *Journal) error {
-	switch l.rng.IntN(12) {
+	odds := 12
+	if l.laps {
+		odds = 5
+	}
+	switch l.rng.IntN(odds) {
 	case 0: // a checkpoint
 		l.mu.Lock()
 		l.mark, l.acked = j.Mark(), nil
@@ -171,26 +184,30 @@ func (l *life) step(j *Journal) error {
 }
 
 // lose runs one seed: a life, then every directory its cuts left, cut again while it is opened and run for a while.
-func lose(t *testing.T, seed uint64, skip disk.Point) (cuts int, err error) {
+func (sum *lost) lose(t *testing.T, seed uint64, skip disk.Point) error {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	dir := filepath.Join(t.TempDir(), "journal")
-	first, err := live(t, rng, dir, cutPoint{}, skip, 12)
+	steps := 12
+	if sum.laps {
+		steps = 40
+	}
+	first, err := sum.live(t, rng, dir, cutPoint{}, skip, steps)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, c := range first {
-		second, err := live(t, rng, c.dir, c, skip, 3)
+		second, err := sum.live(t, rng, c.dir, c, skip, 3)
 		if err != nil {
-			return cuts, fmt.Errorf("after a cut: %w", err)
+			return fmt.Errorf("after a cut: %w", err)
 		}
 		for _, d := range second {
-			if _, err := live(t, rng, d.dir, d, skip, 1); err != nil {
-				return cuts, fmt.Errorf("after a cut in recovery: %w", err)
+			if _, err := sum.live(t, rng, d.dir, d, skip, 1); err != nil {
+				return fmt.Errorf("after a cut in recovery: %w", err)
 			}
 		}
-		cuts += 1 + len(second)
+		sum.cuts += 1 + len(second)
 	}
-	return cuts, nil
+	return nil
 }
 
 // seeds are n seeds from 1 on, or as many as MILLRACE_SEEDS from MILLRACE_SEED on.
@@ -211,17 +228,28 @@ func seeds(t *testing.T, n int) []uint64 {
 }
 
 func TestPowerCutLosesNothingAcknowledged(t *testing.T) {
-	cuts := 0
+	var sum lost
 	for _, seed := range seeds(t, 20) {
-		n, err := lose(t, seed, "")
-		if err != nil {
+		if err := sum.lose(t, seed, ""); err != nil {
 			t.Fatalf("MILLRACE_SEED=%d: %v", seed, err)
 		}
-		cuts += n
 	}
-	t.Logf("%d cuts", cuts)
-	if cuts < 20 {
+	t.Logf("%d cuts", sum.cuts)
+	if sum.cuts < 20 {
 		t.Error("the lives were hardly cut")
+	}
+}
+
+func TestPowerCutWhileFilesAreUsedAgain(t *testing.T) {
+	sum := lost{laps: true}
+	for _, seed := range seeds(t, 20) {
+		if err := sum.lose(t, seed, ""); err != nil {
+			t.Fatalf("MILLRACE_SEED=%d: %v", seed, err)
+		}
+	}
+	t.Logf("%d cuts, %d files used again", sum.cuts, sum.reused)
+	if sum.cuts < 20 || sum.reused < 50 {
+		t.Error("the lives were hardly cut, or hardly a file was used again")
 	}
 }
 
@@ -233,7 +261,7 @@ func TestEverySyncIsNeeded(t *testing.T) {
 		}
 		t.Run(string(p), func(t *testing.T) {
 			for seed := range uint64(200) {
-				if _, err := lose(t, seed, p); err != nil {
+				if err := new(lost).lose(t, seed, p); err != nil {
 					t.Logf("seed %d: %v", seed, err)
 					return
 				}

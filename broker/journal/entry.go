@@ -81,6 +81,7 @@ type Report struct {
 	Entries      int64
 	Bytes        int64    // in valid frames
 	ZeroBytes    int64    // zeros after the last valid frame: the space filled ahead
+	OldBytes     int64    // after the last valid frame of a file that was used again: what it held before
 	TornBytes    int64    // other bytes after the last valid frame: a commit that was never acknowledged
 	DamagedBytes int64    // unreadable bytes with valid frames after them: bit rot
 	Missing      uint64   // frames lost to damage: the sum of all gaps

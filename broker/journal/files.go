@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,6 +45,9 @@ type files struct {
 	drop sync.Mutex // one Drop at a time
 	mu   sync.Mutex
 	list []walFile // oldest first. The front belongs to Drop, the end (the tail) to the committer.
+
+	spares     []spare // oldest first
+	spareBytes int64
 }
 
 func (f *files) path(name string) string { return filepath.Join(f.o.Dir, name) }
@@ -61,6 +63,9 @@ func (f *files) open(o *Options, after Mark) error {
 	}
 	// Always: a process killed between the two calls leaves a directory that the next power cut takes away.
 	if err := o.FS.SyncDir(filepath.Dir(filepath.Clean(o.Dir)), syncParent); err != nil {
+		return err
+	}
+	if err := f.removeSpares(); err != nil {
 		return err
 	}
 	list, aside, err := listWAL(o.FS, o.Dir)
@@ -163,7 +168,7 @@ func (f *files) start() error {
 		break
 	}
 	if len(f.list) == 0 || f.list[len(f.list)-1].base != f.next {
-		f.list = append(f.list, walFile{f.next, walName(f.next)})
+		f.list = append(f.list, walFile{base: f.next, name: walName(f.next)})
 		f.ext = append(f.ext, extent{})
 	}
 	if err := f.fresh(f.next); err != nil {
@@ -284,11 +289,19 @@ func (f *files) push(base uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.list[len(f.list)-1].base != base {
-		f.list = append(f.list, walFile{base, walName(base)})
+		f.list = append(f.list, walFile{base: base, name: walName(base)})
 	}
 }
 
-// dropTo unlinks whole files that end at or below index, oldest first, never the tail. TruncateFront would rewrite the
+// roll adds a new tail after the wal has left the old one, size bytes long, by itself.
+func (f *files) roll(base uint64, size int64) {
+	f.push(base)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list[len(f.list)-2].rolled = size
+}
+
+// dropTo lets whole files go that end at or below index, oldest first, never the tail. TruncateFront would rewrite the
 // boundary file, and is never used.
 func (f *files) dropTo(index uint64) (n int, err error) {
 	f.drop.Lock()
@@ -297,11 +310,14 @@ func (f *files) dropTo(index uint64) (n int, err error) {
 		f.mu.Lock()
 		if len(f.list) < 2 || f.list[1].base > index+1 {
 			f.mu.Unlock()
-			return n, nil
+			if n == 0 {
+				return 0, nil
+			}
+			return n, f.trimSpares(n)
 		}
-		name := f.list[0].name
+		oldest := f.list[0]
 		f.mu.Unlock()
-		if err := f.o.FS.Remove(f.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := f.letGo(oldest); err != nil {
 			return n, err
 		}
 		f.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"millrace/broker/disk"
 )
@@ -18,8 +19,9 @@ const maxGaps = 256
 
 // walFile is one segment of the wal: a file named by the index of its first entry, as %020d.
 type walFile struct {
-	base uint64
-	name string
+	base   uint64
+	name   string
+	rolled int64 // its size when the wal went on in the next file; 0 when it did not, or in another life
 }
 
 func walName(index uint64) string { return fmt.Sprintf("%020d", index) }
@@ -67,7 +69,7 @@ func listWAL(fsys disk.FS, dir string) (list []walFile, aside []string, err erro
 	}
 	for _, d := range names {
 		name := d.Name()
-		if name == tempName {
+		if name == tempName || strings.HasPrefix(name, sparePrefix) {
 			continue
 		}
 		base, err := strconv.ParseUint(name, 10, 64)
@@ -75,7 +77,7 @@ func listWAL(fsys disk.FS, dir string) (list []walFile, aside []string, err erro
 			aside = append(aside, name)
 			continue
 		}
-		list = append(list, walFile{base, name}) // ReadDir sorts, and equal widths sort as numbers
+		list = append(list, walFile{base: base, name: name}) // ReadDir sorts, and equal widths sort as numbers
 	}
 	return list, aside, nil
 }
@@ -191,14 +193,21 @@ func (s *scanner) frameAt(pos int64, next, limit uint64) (at int64, frame []byte
 	if err != nil {
 		return 0, nil, err
 	}
-	size, n := binary.Uvarint(p)
-	if n <= 0 || size < headerSize || size > MaxFrame || len(p)-n < headerSize {
-		return 0, nil, nil
-	}
-	if h := parseHeader(p[n:]); uint64(h.length) != size {
+	n, ok := lengths(p)
+	if !ok {
 		return 0, nil, nil
 	}
 	return s.candidate(pos+int64(n), next, limit)
+}
+
+// lengths tells whether the wal's length at the beginning of p and the one in the header behind it can be a frame's and
+// agree, and how many bytes the first one takes.
+func lengths(p []byte) (prefix int, ok bool) {
+	size, n := binary.Uvarint(p)
+	if n <= 0 || size < headerSize || size > MaxFrame || len(p)-n < headerSize {
+		return 0, false
+	}
+	return n, uint64(parseHeader(p[n:]).length) == size
 }
 
 // candidate returns the frame at exactly at, nil when there is none that counts.
@@ -226,39 +235,53 @@ func (s *scanner) candidate(at int64, next, limit uint64) (int64, []byte, error)
 // resync looks for the next frame after a bad byte at pos by the journal id in its header. The wal's own length prefix
 // is not asked for: a flipped bit there must not cost the frame.
 func (s *scanner) resync(pos int64, next, limit uint64) (at int64, frame []byte, err error) {
-	const idAt = 16
+	for from := pos; ; from = at + 1 {
+		var index uint64
+		if at, index, err = s.header(from); err != nil || at < 0 {
+			return 0, nil, err
+		}
+		if index < next || index >= limit { // so are the frames of a file's former life: not worth a look
+			continue
+		}
+		got, frame, err := s.candidate(at, next, limit)
+		if err != nil || frame != nil {
+			return got, frame, err
+		}
+	}
+}
+
+// header returns where the first header of this journal at or behind from begins, and the index it bears; -1 when there
+// is none. Nothing but the id says that it is a header.
+func (s *scanner) header(from int64) (at int64, index uint64, err error) {
+	const indexAt, idAt = 8, 16
 	if s.id == 0 {
-		return 0, nil, nil
+		return -1, 0, nil
 	}
 	var id [8]byte
 	binary.LittleEndian.PutUint64(id[:], s.id)
-	for from := pos + idAt; from < s.win.size; {
-		p, err := s.win.at(from, windowSize)
-		if err != nil {
-			return 0, nil, err
+	for from < s.win.size {
+		p, err := s.win.rest(from, headerSize)
+		if err != nil || len(p) < headerSize {
+			return -1, 0, err
 		}
-		i := bytes.Index(p, id[:])
-		if i < 0 {
-			if len(p) < windowSize {
-				return 0, nil, nil
-			}
-			from += int64(len(p) - len(id) + 1)
-			continue
+		if i := bytes.Index(p[idAt:], id[:]); i >= 0 {
+			return from + int64(i), binary.LittleEndian.Uint64(p[i+indexAt:]), nil
 		}
-		at, frame, err := s.candidate(from+int64(i)-idAt, next, limit)
-		if err != nil || frame != nil {
-			return at, frame, err
-		}
-		from += int64(i) + 1
+		from += int64(len(p) - idAt - len(id) + 1)
 	}
-	return 0, nil, nil
+	return -1, 0, nil
 }
 
 // tail counts the bytes from pos to the end of the file, among which no frame was found.
 func (s *scanner) tail(pos int64, next, limit uint64, r *Report) error {
+	end, begun, err := s.former(pos, next)
+	if err != nil {
+		return err
+	}
+	r.OldBytes += s.win.size - end
 	bad := pos // end of the last byte that is not zero
-	for off := pos; off < s.win.size; {
-		p, err := s.win.at(off, windowSize)
+	for off := pos; off < end; {
+		p, err := s.win.at(off, int(min(windowSize, end-off)))
 		if err != nil {
 			return err
 		}
@@ -270,13 +293,40 @@ func (s *scanner) tail(pos int64, next, limit uint64, r *Report) error {
 		}
 		off += int64(len(p))
 	}
-	if limit == maxIndex || next == limit { // the last file, or nothing is missing before the next
-		r.TornBytes += bad - pos
-	} else {
+	isLast := limit == maxIndex
+	switch {
+	case !isLast && next != limit: // something is missing before the next file
 		r.DamagedBytes += bad - pos
+	case begun || isLast && end == s.win.size:
+		r.TornBytes += bad - pos
+	default: // what is left of the old frame that the last new one ends in
+		r.OldBytes += bad - pos
 	}
-	r.ZeroBytes += s.win.size - bad
+	r.ZeroBytes += end - bad
 	return nil
+}
+
+// former returns where the frames of a file's former life begin behind pos, the file's size when there are none, and
+// whether there are signs of another frame before: a header of this journal, or two lengths at pos that agree.
+func (s *scanner) former(pos int64, next uint64) (at int64, begun bool, err error) {
+	p, err := s.win.at(pos, binary.MaxVarintLen64+headerSize)
+	if err != nil {
+		return 0, false, err
+	}
+	_, begun = lengths(p)
+	for from := pos; ; from = at + 1 {
+		var index uint64
+		if at, index, err = s.header(from); err != nil || at < 0 {
+			return s.win.size, begun, err
+		}
+		if index < next {
+			_, frame, err := s.candidate(at, 1, next)
+			if err != nil || frame != nil {
+				return at, begun, err
+			}
+		}
+		begun = true
+	}
 }
 
 // discover returns the journal id of the first valid frame that is not of journal not, 0 when there is none.

@@ -18,7 +18,8 @@ type Stats struct {
 	Failures     int64 // commits that failed
 	Restarts     int64 // new files made after failures
 	Rolls        int64
-	Dropped      int64 // wal segments unlinked
+	Dropped      int64 // wal segments let go: unlinked, or kept to be used again
+	Reused       int64 // rolls that went on in one of those
 	Reopened     int64 // times the wal was reopened to forget unlinked segments
 	Segments     int   // wal segments now
 	Queued       int   // bytes that wait for a commit now
@@ -26,7 +27,7 @@ type Stats struct {
 
 type counters struct {
 	commits, groups, inline, pointed, frame, zero, syncs, syncNanos,
-	failures, restarts, rolls, dropped, reopened atomic.Int64
+	failures, restarts, rolls, dropped, reused, reopened atomic.Int64
 }
 
 func (c *counters) stats() Stats {
@@ -43,6 +44,7 @@ func (c *counters) stats() Stats {
 		Restarts:     c.restarts.Load(),
 		Rolls:        c.rolls.Load(),
 		Dropped:      c.dropped.Load(),
+		Reused:       c.reused.Load(),
 		Reopened:     c.reopened.Load(),
 	}
 }

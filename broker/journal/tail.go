@@ -35,6 +35,8 @@ type walLog interface {
 	WriteBatch(*wal.Batch) error
 	ClearCache() error
 	Close() error
+	// redirect has what is written from now on go to the beginning of file. errors.ErrUnsupported: that cannot be done.
+	redirect(file disk.File) error
 }
 
 // openWAL opens the directory, whose tail must be empty and named by the next index.
@@ -63,7 +65,7 @@ func openWAL(dir string, segmentBytes int, next uint64) (log walLog, err error) 
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return l, nil
+	return library{l}, nil
 }
 
 // tail is the wal and a descriptor of our own on its last file: the wal writes through its handle's offset, so zeros
@@ -79,9 +81,10 @@ type tail struct {
 	index    uint64 // last acknowledged frame
 	size     int64  // acknowledged bytes in the file
 	end      int64  // size when the frame being written is acknowledged
-	zeroed   int64  // bytes allocated by zeros; at most the wal's segment size, or a rolled file would end in zeros
+	zeroed   int64  // bytes allocated, by zeros or by what the file held before; zeros never pass the wal's segment size
 	mean     int    // of the last frames' sizes
 	noAhead  bool   // after a failure, until the next roll: filling ahead may have been what failed
+	reused   int64  // bytes of a file used again that the wal goes on in after the roll under way
 	unlinked int64  // stats.dropped when the wal was opened
 	batch    *wal.Batch
 }
@@ -122,6 +125,10 @@ func (t *tail) write(frame []byte) error {
 	if t.rolls() {
 		// The wal has synced and closed the file and made the next, whose name must be durable before anything in it is
 		// acknowledged.
+		var err error
+		if t.reused, err = t.reuse(t.index + 2); err != nil {
+			return err
+		}
 		if err := t.files.o.FS.SyncDir(t.files.o.Dir, syncRoll); err != nil {
 			return err
 		}
@@ -152,9 +159,9 @@ func (t *tail) accept() error {
 			t.file = nil
 			return errors.Join(err, file.Close())
 		}
-		t.files.push(next)
+		t.files.roll(next, t.end)
 		t.file, t.base, t.end = file, next, 0
-		t.zeroed, t.noAhead = 0, false
+		t.zeroed, t.noAhead = t.reused, false
 		t.stats.rolls.Add(1)
 		if t.mean < keepBuffer/4 {
 			t.batch = new(wal.Batch)

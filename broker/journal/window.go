@@ -63,6 +63,15 @@ func (w *window) at(off int64, n int) ([]byte, error) {
 	return w.buf[:min(n, len(w.buf))], nil
 }
 
+// rest returns what the buffer has from off on, at least n bytes unless the file ends, and fills it again when it has
+// fewer. It is valid until the next call.
+func (w *window) rest(off int64, n int) ([]byte, error) {
+	if have := w.off + int64(len(w.buf)) - off; off >= w.off && have >= int64(n) {
+		return w.buf[off-w.off:], nil
+	}
+	return w.at(off, windowSize)
+}
+
 // salvage fills the window block by block after a failed read, so that one dead sector costs the frames in it and no
 // more. A device that fails everywhere is an error, not damage.
 func (w *window) salvage(cause error) error {

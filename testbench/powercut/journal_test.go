@@ -31,15 +31,19 @@ func TestJournalAlone(t *testing.T) {
 		sum.acked += tally.acked
 		sum.survived += tally.survived
 		sum.drops += tally.drops
+		sum.reused += tally.reused
 		sum.inRecovery += tally.inRecovery
 	}
 	t.Logf("%+v", sum)
-	if n >= 500 && (sum.acked == 0 || sum.survived == 0 || sum.drops == 0 || sum.inRecovery == 0) {
+	if n >= 500 && (sum.acked == 0 || sum.survived == 0 || sum.drops == 0 || sum.reused == 0 || sum.inRecovery == 0) {
 		t.Errorf("nothing proved: %+v", sum)
 	}
 }
 
-type logTally struct{ acked, survived, drops, inRecovery int }
+type logTally struct {
+	acked, survived, drops, inRecovery int
+	reused                             int64 // files of the journal used again
+}
 
 // logWorld is a journal and what it has promised: group by group, in the order they were staged.
 type logWorld struct {
@@ -203,6 +207,7 @@ func (w *logWorld) session(fs *disktest.FS, root string) error {
 	}
 	fs.Stop()
 	err = j.Close() // its error is the cut's
+	w.tally.reused += j.Stats().Reused
 	collect(true)
 	if err == nil && failure == nil {
 		return nil

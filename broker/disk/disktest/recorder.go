@@ -383,6 +383,11 @@ func (r *recorder) replace(path string, op func() error) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if filepath.Dir(path) == r.wal { // the file that is replaced may be what tells that the wal rolled
+		if _, err := r.list(r.wal); err != nil {
+			return err
+		}
+	}
 	info, statErr := os.Lstat(path)
 	if err := op(); err != nil {
 		return err
