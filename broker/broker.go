@@ -155,6 +155,12 @@ func (b *Broker) openDirectory(context.Context) error {
 	if b.memory, err = shareOut(s.Memory.Limit); err != nil {
 		return err
 	}
+	if was := b.meta.Format; was < FormatVersion {
+		if b.meta, err = bringForward(b.config.FS, b.dir(), b.meta); err != nil {
+			return err
+		}
+		b.log.Info("the data directory is of this version now; an older millrace will refuse it", "from", was, "to", FormatVersion)
+	}
 	b.space, err = disk.NewSpace(disk.SpaceConfig{
 		FS: b.config.FS, Path: b.dir(), Reserve: s.Flash.ReserveBytes, Floor: s.Journal.BytesMax,
 	})

@@ -166,6 +166,7 @@ func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {
 			{"file", f.File},
 			{"at", f.Offset},
 			{"size", f.Size},
+			{"packed", f.Packed},
 			{"entries", len(f.Entries)},
 		}); err != nil {
 			return err

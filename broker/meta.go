@@ -16,8 +16,11 @@ import (
 )
 
 // FormatVersion is the version of everything under a data directory. A directory of a newer version is refused by
-// name; one of an older version is opened, and brought forward when a later build needs it to be.
-const FormatVersion = 1
+// name; one of an older version is opened and brought forward, before anything is written that the older build would
+// take for damage.
+//
+//   - 2: the entries of a journal frame may be packed.
+const FormatVersion = 2
 
 const (
 	metaName = "meta.properties"
@@ -154,6 +157,16 @@ func writeMetaFile(fsys disk.FS, name string, m Meta) error {
 		return fmt.Errorf("write %s: %w", temp, err)
 	}
 	return fsys.Rename(temp, name)
+}
+
+// bringForward says in a directory of an older version that a build of this one has had it. It does nothing where that
+// is said already.
+func bringForward(fsys disk.FS, dir string, m Meta) (Meta, error) {
+	if m.Format >= FormatVersion {
+		return m, nil
+	}
+	m.Format = FormatVersion
+	return m, WriteMeta(fsys, dir, m)
 }
 
 // Format makes dir a data directory. An empty clusterID is chosen at random. A directory that is formatted already is

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,8 +34,30 @@ func TestNewerFormatIsRefusedByName(t *testing.T) {
 	if err := WriteMeta(disk.OS{}, dir, Meta{ClusterID: RandomUUID(), DirectoryID: RandomUUID(), Format: FormatVersion + 1}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadMeta(disk.OS{}, dir); !errors.Is(err, ErrNewerFormat) || !strings.Contains(err.Error(), "format.version 2") {
+	if _, err := ReadMeta(disk.OS{}, dir); !errors.Is(err, ErrNewerFormat) || !strings.Contains(err.Error(), fmt.Sprint("format.version ", FormatVersion+1)) {
 		t.Fatalf("have %v, want %v with the version", err, ErrNewerFormat)
+	}
+}
+
+// Both files must say it, or a cut that leaves the copy would let an older build in.
+func TestOlderDirectoryIsBroughtForward(t *testing.T) {
+	dir := t.TempDir()
+	old := Meta{ClusterID: RandomUUID(), NodeID: 3, DirectoryID: RandomUUID(), Format: 1}
+	if err := WriteMeta(disk.OS{}, dir, old); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		want := old
+		want.Format = FormatVersion
+		if got, err := bringForward(disk.OS{}, dir, old); err != nil || got != want {
+			t.Fatalf("brought forward to %+v, %v; want %+v", got, err, want)
+		}
+		for _, name := range []string{metaName, metaCopy} {
+			if got, err := readMetaFile(disk.OS{}, filepath.Join(dir, name)); err != nil || got != want {
+				t.Errorf("%s says %+v, %v; want %+v", name, got, err, want)
+			}
+		}
+		old = want
 	}
 }
 

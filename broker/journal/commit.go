@@ -36,6 +36,8 @@ type committer struct {
 	force   bool             // everything that can goes as a pointer: one group alone is larger than a frame
 	size    int              // of the frame, at most
 	frame   []byte
+	packed  []byte // the same with packed entries
+	sealed  []byte // one of the two: what is written
 	count   int
 	inline  int64
 	pointed int64
@@ -139,7 +141,7 @@ func (j *Journal) commit() bool {
 	if len(c.taken) == 0 {
 		return true
 	}
-	c.encode(j.o.InlineMax, j.id)
+	c.encode(&j.o, j.id)
 	var err error
 	if c.count > 0 { // else only barriers
 		if err = c.write(); err == nil {
@@ -163,7 +165,7 @@ func (j *Journal) commit() bool {
 // shrink lets go of buffers that an unusual commit has left large.
 func (c *committer) shrink() {
 	if cap(c.frame) > keepBuffer && c.tail.mean < keepBuffer/4 {
-		c.frame = nil
+		c.frame, c.packed, c.sealed = nil, nil, nil
 	}
 	if len(c.share) > keepShares {
 		c.share, c.seen = make(map[shareKey]int), make(map[segmentKey]struct{})
@@ -293,16 +295,23 @@ func (c *committer) takeShare(e *Entry) {
 }
 
 // encode builds the frame of the taken groups and the list of segments to sync.
-func (c *committer) encode(inlineMax int, id uint64) {
+func (c *committer) encode(o *Options, id uint64) {
 	c.count, c.inline, c.pointed = 0, 0, 0
 	clear(c.seen)
 	c.frame = append(c.frame[:0], make([]byte, headerSize)...)
 	for i := range c.taken {
 		for k := range c.taken[i].entries {
-			c.encodeEntry(&c.taken[i].entries[k], inlineMax)
+			c.encodeEntry(&c.taken[i].entries[k], o.InlineMax)
 		}
 	}
-	seal(c.frame, c.tail.index+1, id, c.count)
+	var packed bool
+	if len(c.frame) >= o.PackMin {
+		c.packed, packed = pack(c.packed, c.frame)
+	}
+	if c.sealed = c.frame; packed {
+		c.sealed = c.packed
+	}
+	seal(c.sealed, c.tail.index+1, id, c.count, packed)
 }
 
 func (c *committer) encodeEntry(e *Entry, inlineMax int) {
@@ -332,7 +341,7 @@ func (c *committer) write() error {
 	c.flush.start()
 	err := c.tail.refresh()
 	if err == nil {
-		err = c.tail.write(c.frame)
+		err = c.tail.write(c.sealed)
 	}
 	flushErr := c.flush.wait() // always: the syncs belong to groups that are about to be answered
 	if err == nil {

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -69,7 +70,7 @@ func (sum *lost) live(t *testing.T, rng *rand.Rand, dir string, from cutPoint, s
 	l.mu.Lock()
 	l.acked, l.open = from.acked, from.open
 	l.mu.Unlock()
-	j, err := Open(Options{Dir: dir, FS: l.fs, SegmentBytes: 3000, InlineMax: 2000}, from.mark)
+	j, err := Open(Options{Dir: dir, FS: l.fs, SegmentBytes: 3000, InlineMax: 2000, PackMin: 200}, from.mark)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +153,7 @@ func (l *life) step(j *Journal) error {
 		for range n {
 			l.mu.Lock()
 			l.next++
-			text := fmt.Sprintf("%d-%x-%s", l.next, l.rng.Uint64(), strings.Repeat("x", l.rng.IntN(900)))
+			text := fmt.Sprintf("%d-%x-%s", l.next, l.rng.Uint64(), l.filler(l.rng.IntN(900)))
 			l.open = append(l.open, text)
 			l.mu.Unlock()
 			group := []Entry{record(int64(l.next), text)}
@@ -181,6 +182,17 @@ func (l *life) step(j *Journal) error {
 	}
 	l.fs.setFail(nil)
 	return nil
+}
+
+// filler is n bytes: of every four texts one shrinks to nothing when it is packed, and three do not shrink.
+func (l *life) filler(n int) []byte {
+	p := bytes.Repeat([]byte("x"), n)
+	if l.rng.IntN(4) > 0 {
+		for i := range p {
+			p[i] = byte(l.rng.Uint32())
+		}
+	}
+	return p
 }
 
 // lose runs one seed: a life, then every directory its cuts left, cut again while it is opened and run for a while.
@@ -248,7 +260,7 @@ func TestPowerCutWhileFilesAreUsedAgain(t *testing.T) {
 		}
 	}
 	t.Logf("%d cuts, %d files used again", sum.cuts, sum.reused)
-	if sum.cuts < 20 || sum.reused < 50 {
+	if sum.cuts < 20 || sum.reused < 20 {
 		t.Error("the lives were hardly cut, or hardly a file was used again")
 	}
 }

@@ -95,5 +95,6 @@ type FrameInfo struct {
 	ID     uint64 // journal id
 	File   string // name of the wal segment in the directory
 	Offset int64  // of the frame (after the wal's length prefix) in that file
-	Size   int    // of the frame in bytes
+	Size   int    // of the frame in bytes, as it lies there
+	Packed bool   // its entries are packed
 }

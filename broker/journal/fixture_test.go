@@ -164,6 +164,9 @@ func record(base int64, text string) Entry {
 // open opens a journal in dir without starting it.
 func open(t testing.TB, o Options, after Mark) *Journal {
 	t.Helper()
+	if o.PackMin == 0 { // else most texts here would shrink to nothing, and so would the files that tests count on
+		o.PackMin = MaxFrame
+	}
 	j, err := Open(o, after)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
@@ -303,6 +306,13 @@ func edit(t testing.TB, path string, fn func([]byte) []byte) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, fn(p), 0o640); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeFile(t testing.TB, path string, p []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, p, 0o640); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -12,8 +12,8 @@ import (
 //	 4  4  length of the whole frame
 //	 8  8  wal index
 //	16  8  journal id
-//	24  4  count of entries
-//	28     entries
+//	24  4  count of entries; its highest bit says that they are packed
+//	28     entries, or one S2 block of them
 //
 // and an entry is kind (1), topic id (16), then varints: partition, segment, position, base, length; then the length
 // bytes of an append or of a created topic's name, or the 4-byte CRC32C of a pointer.
@@ -38,30 +38,41 @@ type header struct {
 	index  uint64
 	id     uint64
 	count  uint32
+	packed bool
 }
 
 func parseHeader(p []byte) header {
+	count := binary.LittleEndian.Uint32(p[24:])
 	return header{
 		crc:    binary.LittleEndian.Uint32(p),
 		length: binary.LittleEndian.Uint32(p[4:]),
 		index:  binary.LittleEndian.Uint64(p[8:]),
 		id:     binary.LittleEndian.Uint64(p[16:]),
-		count:  binary.LittleEndian.Uint32(p[24:]),
+		count:  count &^ packedBit,
+		packed: count&packedBit != 0,
 	}
 }
 
 // sane tells whether h can head a frame at all; it bounds what is read and allocated before the CRC is known.
 func (h header) sane() bool {
+	room := h.length // of the entries
+	if h.packed {
+		room = MaxFrame
+	}
 	return h.length >= headerSize && h.length <= MaxFrame && h.index > 0 && h.index < maxIndex && h.id != 0 &&
-		h.count <= (h.length-headerSize)/minEntrySize
+		h.count <= (room-headerSize)/minEntrySize
 }
 
-// seal writes the header of a frame whose entries are already in frame[headerSize:].
-func seal(frame []byte, index, id uint64, count int) {
+// seal writes the header of a frame whose entries, count of them, are already in frame[headerSize:].
+func seal(frame []byte, index, id uint64, count int, packed bool) {
+	n := uint32(count)
+	if packed {
+		n |= packedBit
+	}
 	binary.LittleEndian.PutUint32(frame[4:], uint32(len(frame)))
 	binary.LittleEndian.PutUint64(frame[8:], index)
 	binary.LittleEndian.PutUint64(frame[16:], id)
-	binary.LittleEndian.PutUint32(frame[24:], uint32(count))
+	binary.LittleEndian.PutUint32(frame[24:], n)
 	binary.LittleEndian.PutUint32(frame, crc32.Checksum(frame[4:], castagnoli))
 }
 
@@ -140,18 +151,34 @@ func decodeEntry(p []byte) (e Entry, rest []byte, err error) {
 	return e, p, nil
 }
 
-// checkFrame tells whether p is exactly one frame with a right CRC and decodable entries, and returns the entries
-// appended to dst[:0].
-func checkFrame(dst []Entry, p []byte) ([]Entry, bool) {
+// decoder decodes frames with buffers of its own.
+type decoder struct {
+	entries  []Entry
+	unpacked []byte
+}
+
+// check tells whether p is exactly one frame with a right CRC and decodable entries, and leaves them in d.entries until
+// the next call. Their Bytes alias p, or d.unpacked where they were packed.
+func (d *decoder) check(p []byte) bool {
+	d.entries = d.entries[:0]
 	if len(p) < headerSize {
-		return dst[:0], false
+		return false
 	}
 	h := parseHeader(p)
 	if !h.sane() || int(h.length) != len(p) || crc32.Checksum(p[4:], castagnoli) != h.crc {
-		return dst[:0], false
+		return false
 	}
-	dst, err := decodeEntries(dst[:0], p[headerSize:], h.count)
-	return dst, err == nil
+	raw := p[headerSize:]
+	if h.packed {
+		var ok bool
+		if d.unpacked, ok = unpack(d.unpacked, raw, h.count); !ok {
+			return false
+		}
+		raw = d.unpacked
+	}
+	var err error
+	d.entries, err = decodeEntries(d.entries, raw, h.count)
+	return err == nil
 }
 
 func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }

@@ -22,28 +22,28 @@ func encodeFrame(index, id uint64, entries ...Entry) []byte {
 	for i := range entries {
 		p = appendEntry(p, &entries[i])
 	}
-	seal(p, index, id, len(entries))
+	seal(p, index, id, len(entries), false)
 	return p
 }
 
 func TestFrameComesBackAsItWasWritten(t *testing.T) {
 	p := encodeFrame(42, 7, everyKind...)
-	got, ok := checkFrame(nil, p)
-	if !ok {
+	var d decoder
+	if !d.check(p) {
 		t.Fatal("a whole frame is refused")
 	}
-	if !reflect.DeepEqual(got, everyKind) {
-		t.Errorf("decoded %+v\nwant    %+v", got, everyKind)
+	if !reflect.DeepEqual(d.entries, everyKind) {
+		t.Errorf("decoded %+v\nwant    %+v", d.entries, everyKind)
 	}
 	for bit := range len(p) * 8 {
 		p[bit/8] ^= 1 << (bit % 8)
-		if _, ok := checkFrame(nil, p); ok {
+		if d.check(p) {
 			t.Fatalf("bit %d flipped and the frame still counts", bit)
 		}
 		p[bit/8] ^= 1 << (bit % 8)
 	}
 	for n := range len(p) {
-		if _, ok := checkFrame(nil, p[:n]); ok {
+		if d.check(p[:n]) {
 			t.Fatalf("%d of %d bytes count as a frame", n, len(p))
 		}
 	}
@@ -52,12 +52,15 @@ func TestFrameComesBackAsItWasWritten(t *testing.T) {
 // A count of two billion in a small frame must not be believed before it is allocated for.
 func TestFrameWithAnImpossibleCountIsNotDecoded(t *testing.T) {
 	p := encodeFrame(1, 1)
-	seal(p, 1, 1, math.MaxInt32)
-	if _, ok := checkFrame(nil, p); ok {
-		t.Fatal("a frame without entries that claims two billion counts")
-	}
-	if n := testing.AllocsPerRun(10, func() { checkFrame(nil, p) }); n > 0 {
-		t.Errorf("%v allocations for a frame that is refused", n)
+	for _, packed := range []bool{false, true} {
+		var d decoder
+		seal(p, 1, 1, math.MaxInt32, packed)
+		if d.check(p) {
+			t.Fatal("a frame without entries that claims two billion counts")
+		}
+		if n := testing.AllocsPerRun(10, func() { d.check(p) }); n > 0 {
+			t.Errorf("%v allocations for a frame that is refused", n)
+		}
 	}
 }
 

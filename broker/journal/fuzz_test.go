@@ -29,7 +29,11 @@ func build(t *testing.T, dir string, program []byte) {
 		program = program[3:]
 		switch op % 8 {
 		case 0, 1, 2:
-			f := encodeFrame(uint64(a%32)+1, uint64(b%2)+1, record(int64(a), string(program[:min(len(program), int(b))])))
+			encode := encodeFrame
+			if a >= 128 {
+				encode = packFrame
+			}
+			f := encode(uint64(a%32)+1, uint64(b%2)+1, record(int64(a), string(program[:min(len(program), int(b))])))
 			file = append(binary.AppendUvarint(file, uint64(len(f))), f...)
 		case 3:
 			n := min(len(program), int(a))

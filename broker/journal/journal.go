@@ -54,6 +54,7 @@ type Options struct {
 	SegmentBytes   int           // size at which the wal rolls [1 MiB]
 	InlineMax      int           // a partition's share of a commit from here on goes as pointers, bytes [64 KiB]
 	FrameMax       int           // a frame holds at most this or one group, bytes [1 MiB], at most MaxFrame
+	PackMin        int           // the entries of frames from here on are packed where that saves, bytes [512]
 	Now            func() time.Time
 	After          func(time.Duration) <-chan time.Time // [time.After]
 	Logger         *slog.Logger                         // [discard]
@@ -134,6 +135,9 @@ func (o *Options) fill() error {
 	if o.FrameMax == 0 {
 		o.FrameMax = 1 << 20
 	}
+	if o.PackMin == 0 {
+		o.PackMin = 512 // below it neither the blocks written nor the zeros ahead would be fewer
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -143,7 +147,7 @@ func (o *Options) fill() error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Dir == "" || o.SegmentBytes < 0 || o.InlineMax < 0 || o.FrameMax < headerSize || o.FrameMax > MaxFrame ||
+	if o.Dir == "" || o.SegmentBytes < 0 || o.InlineMax < 0 || o.PackMin < 0 || o.FrameMax < headerSize || o.FrameMax > MaxFrame ||
 		o.CommitInterval < 0 {
 		return fmt.Errorf("options of journal %q: segment %d, inline %d, frame %d bytes, interval %v: %w",
 			o.Dir, o.SegmentBytes, o.InlineMax, o.FrameMax, o.CommitInterval, ErrInvalid)

@@ -84,12 +84,12 @@ func listWAL(fsys disk.FS, dir string) (list []walFile, aside []string, err erro
 
 // scanner makes passes over the wal's files in bounded memory.
 type scanner struct {
-	fs      disk.FS
-	dir     string
-	id      uint64 // frames of another journal are not frames
-	win     window
-	entries []Entry
-	budget  int64 // CRC bytes that may still be spent on candidates in this file
+	fs     disk.FS
+	dir    string
+	id     uint64 // frames of another journal are not frames
+	win    window
+	dec    decoder
+	budget int64 // CRC bytes that may still be spent on candidates in this file
 }
 
 // run passes the frames above after to fn (which may be nil). A frame counts only when its CRC, its id and its place
@@ -177,8 +177,8 @@ func (s *scanner) file(f walFile, next *uint64, limit, after uint64, fn func(Fra
 		r.Bytes += int64(len(frame))
 		if fn != nil {
 			if err := fn(FrameInfo{
-				Frame: Frame{Index: h.index, Entries: s.entries},
-				ID:    h.id, File: f.name, Offset: at, Size: len(frame),
+				Frame: Frame{Index: h.index, Entries: s.dec.entries},
+				ID:    h.id, File: f.name, Offset: at, Size: len(frame), Packed: h.packed,
 			}); err != nil {
 				return x, err
 			}
@@ -225,8 +225,7 @@ func (s *scanner) candidate(at int64, next, limit uint64) (int64, []byte, error)
 	if p, err = s.win.at(at, int(h.length)); err != nil {
 		return 0, nil, err
 	}
-	var ok bool
-	if s.entries, ok = checkFrame(s.entries, p); !ok {
+	if !s.dec.check(p) {
 		return 0, nil, nil
 	}
 	return at, p, nil
