@@ -327,7 +327,12 @@ func (c *committer) encodeEntry(e *Entry, inlineMax int) {
 	c.inline -= int64(len(e.Bytes))
 	c.pointed += int64(len(e.Bytes))
 	p := *e
-	p.Kind, p.Length, p.CRC = Pointer, int32(len(e.Bytes)), checksum(e.Bytes)
+	p.Kind, p.Length = Pointer, int32(len(e.Bytes))
+	if e.Sum != nil {
+		p.CRC = e.Sum()
+	} else {
+		p.CRC = checksum(e.Bytes)
+	}
 	c.frame = appendEntry(c.frame, &p)
 	key := segmentKey{share, e.Segment}
 	if _, ok := c.seen[key]; !ok {

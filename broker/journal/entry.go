@@ -48,8 +48,12 @@ type Entry struct {
 	// created topic. Staged bytes are borrowed until done; replayed bytes are valid only inside the callback.
 	Bytes []byte
 
-	// CRC is the CRC32C of a pointer's bytes. The journal computes it; what the caller sets is ignored.
+	// CRC is the CRC32C of a pointer's bytes. The journal finds it out; what the caller sets is ignored.
 	CRC uint32
+
+	// Sum, where it is set, tells the CRC32C of Bytes for less than computing it. The journal calls it, from the committer,
+	// when the entry goes as a pointer.
+	Sum func() uint32
 
 	// Sync makes the segment's bytes durable. The journal calls it from a goroutine of its own, side by side with its
 	// own sync, once per segment and commit, and only when the partition's share of the commit goes as pointers.

@@ -83,6 +83,7 @@ type commit struct {
 	gather *gathering // answers for it, in place of done
 	fn     func(error)
 	sync   func() error
+	sum    func() uint32
 }
 
 var commits sync.Pool
@@ -91,7 +92,7 @@ func newCommit(p *Partition, o AppendOptions, now int64, done func(AppendResult)
 	c, ok := commits.Get().(*commit)
 	if !ok {
 		c = new(commit)
-		c.fn, c.sync = c.finish, c.syncPiece // made once: a method value is an allocation
+		c.fn, c.sync, c.sum = c.finish, c.syncPiece, c.checksum // made once: a method value is an allocation
 	}
 	c.p, c.o, c.now, c.done = p, o, now, done
 	c.result = AppendResult{Base: -1, AppendTime: -1}
@@ -99,10 +100,12 @@ func newCommit(p *Partition, o AppendOptions, now int64, done func(AppendResult)
 }
 
 func (c *commit) free() {
-	fn, sync := c.fn, c.sync
-	*c = commit{fn: fn, sync: sync}
+	*c = commit{fn: c.fn, sync: c.sync, sum: c.sum}
 	commits.Put(c)
 }
+
+// checksum is the batches' CRC32C, from their own: inspect, or the builder, has computed those.
+func (c *commit) checksum() uint32 { return record.Sum(c.batches) }
 
 // inspect looks at everything that needs no lock. It stamps the append time, which is inside the checksum.
 func (c *commit) inspect(batches []byte, cfg *catalog.TopicConfig) error {
@@ -270,7 +273,7 @@ func (p *Partition) stage(c *commit) {
 	c.group[n] = journal.Entry{
 		Kind: journal.Append, Topic: p.topic.ID, Partition: p.index,
 		Segment: c.piece.Base(), Position: c.pos - int64(len(c.batches)), Base: c.result.Base,
-		Length: int32(len(c.batches)), Bytes: c.batches, Sync: c.sync,
+		Length: int32(len(c.batches)), Bytes: c.batches, Sync: c.sync, Sum: c.sum,
 	}
 	p.store.journal.Stage(c.group[:n+1], c.fn)
 }

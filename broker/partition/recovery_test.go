@@ -259,3 +259,20 @@ func TestStartMovedSurvivesWhatItUnlinked(t *testing.T) {
 		t.Errorf("the first segment is back: %v", err)
 	}
 }
+
+// The checksum in a pointer is joined from the batches' own. With a wrong one the last commit would be taken for torn.
+func TestThePointersOfTheLastCommitAreBelieved(t *testing.T) {
+	w := partitiontest.New(t)
+	w.Real = true
+	w.Start()
+	p := w.Create("a")
+	batches := append(partitiontest.Batch(strings.Repeat("x", 80<<10)), partitiontest.Batch("small")...)
+	if _, err := partitiontest.AppendBatch(p, batches); err != nil {
+		t.Fatal(err)
+	}
+	w.Kill()
+	w.Start()
+	if p = w.Partition("a"); p.High() != 2 || len(w.Report.Lost) != 0 {
+		t.Errorf("high watermark %d, want 2; lost %v", p.High(), w.Report.Lost)
+	}
+}
