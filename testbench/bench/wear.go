@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -17,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"millrace/broker/disk"
+	"millrace/broker/partition"
 )
 
 // loop is an ext4 filesystem in a file on a loop device, whose counters see every byte and every flush.
@@ -123,7 +127,7 @@ type wearRun struct {
 
 	records, payload, bytes, flushed int64
 	frames, zeros, batches           int64 // of Millrace's journal
-	checkpoints                      int
+	checkpoints                      uint64
 	failed                           error
 }
 
@@ -226,14 +230,35 @@ func (b *bench) wear() (err error) {
 	return nil
 }
 
-// measure publishes for as long as span and reads the device's counters before and after.
-func (r *wearRun) measure(rate int, span time.Duration) error {
-	begin := time.Now()
-	warm, err := r.publisher(rate)
+// settle publishes until everything is there that is made once: topics and their files, and of Millrace the first
+// checkpoint, which writes every partition's leader epochs and names, and lets go the journal's first files, ahead of
+// which zeros were written.
+func (r *wearRun) settle(publish func(time.Duration) error) error {
+	first, err := r.lastCheckpoint()
 	if err != nil {
 		return err
 	}
-	if err := warm(time.Second); err != nil { // topics and their files are there
+	for begin := time.Now(); ; {
+		if err := publish(time.Second); err != nil {
+			return err
+		}
+		last, err := r.lastCheckpoint()
+		if err != nil || last > first || !r.server.options.figures {
+			return err
+		}
+		if time.Since(begin) > time.Minute {
+			return errors.New("no checkpoint in a minute")
+		}
+	}
+}
+
+// measure publishes for as long as span and reads the device's counters before and after.
+func (r *wearRun) measure(rate int, span time.Duration) error {
+	publish, err := r.publisher(rate)
+	if err != nil {
+		return err
+	}
+	if err := r.settle(publish); err != nil {
 		return err
 	}
 	bytes, flushes, err := r.loop.written()
@@ -244,12 +269,18 @@ func (r *wearRun) measure(rate int, span time.Duration) error {
 	if err := r.readJournal(); err != nil {
 		return err
 	}
-	stop := r.countCheckpoints()
-	err = warm(span - time.Since(begin))
-	r.checkpoints = stop()
+	before, err := r.lastCheckpoint()
 	if err != nil {
 		return err
 	}
+	if err := publish(span); err != nil {
+		return err
+	}
+	after, err := r.lastCheckpoint()
+	if err != nil {
+		return err
+	}
+	r.checkpoints = after - before
 	if r.bytes, r.flushed, err = r.loop.written(); err != nil {
 		return err
 	}
@@ -289,35 +320,22 @@ func (r *wearRun) readJournal() error {
 	return nil
 }
 
-// countCheckpoints looks at the times of the two slots until the function it returns is called, which says how often
-// one was written.
-func (r *wearRun) countCheckpoints() (stop func() int) {
-	seen, end, ended := map[time.Time]bool{}, make(chan struct{}), make(chan struct{})
-	look := func() {
-		for _, slot := range []string{"checkpoint.0", "checkpoint.1"} {
-			if info, err := os.Stat(filepath.Join(r.server.dir, "data", slot)); err == nil {
-				seen[info.ModTime()] = true
-			}
+// lastCheckpoint is the number of the server's last checkpoint, 0 before the first and of a server that makes none.
+func (r *wearRun) lastCheckpoint() (last uint64, err error) {
+	if !r.server.options.figures {
+		return 0, nil
+	}
+	for n := range 2 {
+		slot, err := partition.ReadSlot(disk.OS{}, filepath.Join(r.server.dir, "data"), n)
+		switch {
+		case errors.Is(err, partition.ErrSlot), errors.Is(err, fs.ErrNotExist): // being written, or not there yet
+		case err != nil:
+			return 0, err
+		default:
+			last = max(last, slot.Sequence)
 		}
 	}
-	look()
-	before := len(seen)
-	go func() {
-		defer close(ended)
-		for {
-			look()
-			select {
-			case <-end:
-				return
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}()
-	return func() int {
-		close(end)
-		<-ended
-		return len(seen) - before
-	}
+	return last, nil
 }
 
 // value is the reading of a source: noise that does not compress, of its own each time, so that no two readings in a
