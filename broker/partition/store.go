@@ -179,6 +179,13 @@ func (s *Store) run() {
 		case <-s.kick:
 			if err := s.Checkpoint(); err != nil {
 				s.log.Error("checkpoint failed; the journal keeps its front", "err", err)
+				continue
+			}
+			// Every commit that came meanwhile has asked for the checkpoint that is done. Where another is due already the
+			// next commit asks again.
+			select {
+			case <-s.kick:
+			default:
 			}
 		}
 	}

@@ -3,7 +3,10 @@ package partition_test
 import (
 	"errors"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/broker/disk"
@@ -185,4 +188,69 @@ func TestARottenTailIsGivenOutOnce(t *testing.T) {
 	if got := values(t, p); len(got) != 9 || p.Gaps() != 1 {
 		t.Errorf("served %v, %d gaps", got, p.Gaps())
 	}
+}
+
+// during is a disk on which something happens while a checkpoint's slot is made durable. It counts the slots.
+type during struct {
+	disk.OS
+	slots atomic.Int32
+	do    func()
+}
+
+func (d *during) OpenFile(name string, flag int, perm os.FileMode) (disk.File, error) {
+	f, err := d.OS.OpenFile(name, flag, perm)
+	return &slotFile{f, d}, err
+}
+
+type slotFile struct {
+	disk.File
+	d *during
+}
+
+func (f *slotFile) Sync(point disk.Point) error {
+	if point == "checkpoint.slot" {
+		f.d.slots.Add(1)
+		if f.d.do != nil {
+			f.d.do()
+		}
+	}
+	return f.File.Sync(point)
+}
+
+// A checkpoint takes a while, and until it is over every commit asks for it: one is made, not two, each of which would
+// write the last block of every segment again.
+func TestCommitsDuringACheckpointAskForNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := &during{}
+		w := partitiontest.New(t)
+		w.FS, w.Real = fs, true
+		w.Config.JournalBytesMax = 2 << 20 // far above the step the journal counts in
+		w.Start()
+		p := w.Create("a")
+		synctest.Wait()
+		begun := fs.slots.Load()
+		fs.do = func() {
+			fs.do = nil
+			for range 5 {
+				if _, err := partitiontest.Append(p, "meanwhile"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		lap := func() int32 {
+			for range 50 {
+				if _, err := partitiontest.Append(p, strings.Repeat("x", 50_000)); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			return fs.slots.Load() - begun
+		}
+		if n := lap(); n != 1 {
+			t.Errorf("%d checkpoints of one lap, want 1", n)
+		}
+		if n := lap(); n != 2 {
+			t.Errorf("%d checkpoints of two laps, want 2", n)
+		}
+	})
 }
