@@ -10,8 +10,9 @@ import (
 const (
 	// classMin and classMax bound the sizes of body buffers that are kept for the next request: powers of two.
 	classMin, classMax = 512, 2 << 20
-	// keepMax bounds the bytes of buffers kept while nobody uses them.
-	keepMax = 2 << 20
+	// keepMax bounds the bytes of buffers kept while nobody uses them: the requests of a megabyte that one producer has under
+	// way. With half as much every second one was a fresh megabyte, and bulk produce took a fifth more CPU.
+	keepMax = 4 << 20
 )
 
 // bodies makes buffers for request bodies. What is in use was taken from the share; a few are kept for the next
