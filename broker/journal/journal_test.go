@@ -13,8 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"millrace/broker/disk"
 )
 
 func TestRecordsComeBackInOrderAfterReopen(t *testing.T) {
@@ -180,30 +178,6 @@ func TestLargeSharesTravelAsPointersAndSmallOnesInline(t *testing.T) {
 		if want := checksum(bytes.Repeat([]byte{byte(e.Partition + 1)}, int(e.Length))); e.Kind != Pointer || e.CRC != want || e.Bytes != nil {
 			t.Errorf("%v of partition %d has CRC %08x, want %08x", e.Kind, e.Partition, e.CRC, want)
 		}
-	}
-}
-
-// What the caller knows of a pointer's bytes is not computed again, and not asked for when nobody wants it.
-func TestCallerMayKnowTheChecksumOfAPointer(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "journal")
-	j := run(t, Options{Dir: dir, InlineMax: 1000}, Mark{})
-	var syncs atomic.Int32
-	asked := 0
-	small, large := pointed(0, 0, 999, &syncs), pointed(1, 0, 1000, &syncs)
-	small.Sum = func() uint32 { t.Error("asked for the checksum of an inline append"); return 0 }
-	large.Sum = func() uint32 { asked++; return 0x1234 }
-	gather(t, j, []Entry{small}, []Entry{large})
-	shut(t, j)
-	all := 0
-	if _, err := Scan(disk.OS{}, dir, func(f FrameInfo) error {
-		for _, e := range f.Entries {
-			if all++; e.Kind == Pointer && e.CRC != 0x1234 {
-				t.Errorf("CRC %08x", e.CRC)
-			}
-		}
-		return nil
-	}); err != nil || all != 2 || asked != 1 {
-		t.Errorf("%d entries, asked %d times, %v", all, asked, err)
 	}
 }
 
