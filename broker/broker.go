@@ -61,7 +61,9 @@ type Broker struct {
 	mqtt    *mqtt.Server
 	feed    *feed.Feed
 	closers []func() error
-	serving sync.WaitGroup
+	// certificates is nil without a listener that has TLS.
+	certificates *certificates
+	serving      sync.WaitGroup
 
 	addresses Addresses
 

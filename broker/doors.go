@@ -10,6 +10,7 @@ import (
 	"millrace/bridge/mqtt"
 	"millrace/bridge/route"
 	"millrace/broker/api"
+	"millrace/broker/auth"
 	"millrace/broker/partition"
 	"millrace/broker/server"
 	"millrace/platform/config"
@@ -50,35 +51,81 @@ func (b *Broker) openKafka() error {
 	})
 	b.OnAdvance(func(p *partition.Partition) { handler.Advance(p.TopicID(), p.Index()) })
 	b.kafka = server.New(server.Config{
-		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies,
+		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, TLS: b.memory.tls,
 		RequestMax: s.Broker.RequestMaxBytes, MaxConnections: s.Broker.MaxConnections, Idle: s.Broker.ConnectionsMaxIdle,
-		Now: b.config.Now, Logger: b.log.With("component", "kafka"),
+		AllowRemote: s.Broker.Insecure,
+		Now:         b.config.Now, Logger: b.log.With("component", "kafka"),
 	})
 	b.owns(b.kafka.Close)
+	rules, err := auth.ParseRules(s.Broker.MappingRules)
+	if err != nil {
+		return fmt.Errorf("ssl.principal.mapping.rules in [broker]: %w", err)
+	}
 	for _, l := range s.Broker.Listeners {
-		address, err := b.kafka.Listen(listenAddress(l))
+		of := server.Listener{Address: listenAddress(l), Protocol: auth.Protocol(config.Protocol(l)), Principal: rules.Principal}
+		if of.Protocol.TLS() {
+			if err := b.openCertificates(); err != nil {
+				return err
+			}
+			of.TLS = b.certificates.config
+		}
+		address, err := b.kafka.Listen(of)
 		if err != nil {
-			return listening("Kafka", listenAddress(l), "--kafka", "listeners in [broker]", err)
+			return listening("Kafka", of.Address, "--kafka", "listeners in [broker]", err)
 		}
 		b.addresses.Kafka = append(b.addresses.Kafka, address.String())
+		b.warnOf(l, address)
 	}
 	return nil
 }
 
-// advertised is the first of advertised.listeners; the zero Endpoint stands for what the client connected to.
-func advertised(listeners []string) (api.Endpoint, error) {
-	if len(listeners) == 0 {
-		return api.Endpoint{}, nil
+// warnOf says loudly what a listener that others can reach does not protect.
+func (b *Broker) warnOf(listener string, address net.Addr) {
+	s := &b.config.Settings.Broker
+	if config.Loopback(config.HostPort(listener)) == nil {
+		return
 	}
-	host, port, err := net.SplitHostPort(listenAddress(listeners[0]))
-	if err != nil {
-		return api.Endpoint{}, fmt.Errorf("advertised.listeners in [broker]: %w", err)
+	switch {
+	case !s.Asks(listener):
+		b.log.Error("INSECURE: whoever reaches this listener is served without being asked who they are, because insecure.allow.anyone.on.the.network is true",
+			"listener", listener, "address", address)
+	case config.Protocol(listener) == "SASL_PLAINTEXT":
+		b.log.Warn("this listener does not encrypt: what clients write and read can be seen on the network, and with PLAIN their passwords too; SASL_SSL does",
+			"listener", listener, "address", address)
 	}
-	number, err := net.LookupPort("tcp", port)
-	if err != nil {
-		return api.Endpoint{}, fmt.Errorf("advertised.listeners in [broker]: %w", err)
+}
+
+// openCertificates reads them once, and looks at their dates now and then.
+func (b *Broker) openCertificates() error {
+	if b.certificates != nil {
+		return nil
 	}
-	return api.Endpoint{Host: host, Port: int32(number)}, nil
+	c := &certificates{now: b.config.Now, log: b.log.With("component", "tls")}
+	if err := c.load(b.config.Settings); err != nil {
+		return err
+	}
+	b.certificates = c
+	b.every(certificateCheck, c.check)
+	return nil
+}
+
+// advertised are the addresses of advertised.listeners by their protocol; none stands for what the client connected to.
+func advertised(listeners []string) (map[auth.Protocol]api.Endpoint, error) {
+	all := make(map[auth.Protocol]api.Endpoint, len(listeners))
+	for _, l := range listeners {
+		host, port, err := net.SplitHostPort(listenAddress(l))
+		if err != nil {
+			return nil, fmt.Errorf("advertised.listeners in [broker]: %w", err)
+		}
+		number, err := net.LookupPort("tcp", port)
+		if err != nil {
+			return nil, fmt.Errorf("advertised.listeners in [broker]: %w", err)
+		}
+		if _, taken := all[auth.Protocol(config.Protocol(l))]; !taken {
+			all[auth.Protocol(config.Protocol(l))] = api.Endpoint{Host: host, Port: int32(number)}
+		}
+	}
+	return all, nil
 }
 
 func (b *Broker) openMQTT(context.Context) error {

@@ -23,6 +23,8 @@ type memory struct {
 	gathering *budget.Share
 	// answers are large answers of Kafka's admin requests, sessions the partitions of its fetch sessions.
 	answers, sessions *budget.Share
+	// tls are connections of the Kafka door that have TLS, 40 KiB each.
+	tls *budget.Share
 	// mqtt are MQTT publishes that are not durable yet, reading its large packets that are still arriving, output what
 	// waits to be written to its clients, state its sessions, subscriptions, wills and index of retained messages.
 	mqtt, reading, output, state *budget.Share
@@ -53,6 +55,7 @@ func shareOut(limit int64) (*memory, error) {
 		{&m.gathering, "gathering", 5},
 		{&m.answers, "answers", 5},
 		{&m.sessions, "fetch-sessions", 2},
+		{&m.tls, "tls", 8},
 		{&m.mqtt, "mqtt", 8},
 		{&m.reading, "mqtt-reading", 5},
 		{&m.output, "mqtt-output", 8},

@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 	"millrace/broker/wire"
@@ -122,7 +123,7 @@ func TestMetadataOfNothing(t *testing.T) {
 }
 
 func TestAdvertisedAddress(t *testing.T) {
-	b := open(t, func(c *Config) { c.Advertised = Endpoint{"board.example", 19092} })
+	b := open(t, func(c *Config) { c.Advertised = map[auth.Protocol]Endpoint{auth.Plaintext: {"board.example", 19092}} })
 	for _, br := range ask[*kmsg.DescribeClusterResponse](b, kmsg.NewPtrDescribeClusterRequest(), 0).Brokers {
 		if br.NodeID == node && (br.Host != "board.example" || br.Port != 19092) {
 			t.Errorf("%+v", br)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/partition"
@@ -89,8 +90,8 @@ type Config struct {
 
 	ClusterID string
 	NodeID    int32
-	// Advertised is where clients are told this broker is; zero: the address they connected to.
-	Advertised Endpoint
+	// Advertised is where clients are told this broker is, by the protocol they speak; none: the address they connected to.
+	Advertised map[auth.Protocol]Endpoint
 	// LogDir is the data directory as DescribeLogDirs names it, and Usage its filesystem's total and free bytes.
 	LogDir string
 	Usage  func() (total, free int64, err error)
@@ -258,8 +259,8 @@ func (h *Handler) endpoint(req *server.Request, b catalog.Broker) Endpoint {
 	if b.ID != h.config.NodeID {
 		return Endpoint{b.Host, b.Port}
 	}
-	if h.config.Advertised != (Endpoint{}) {
-		return h.config.Advertised
+	if e, ok := h.config.Advertised[peerOf(req).Protocol]; ok {
+		return e
 	}
 	if req.Local != nil {
 		host, port, err := net.SplitHostPort(req.Local.String())

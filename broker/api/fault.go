@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"millrace/broker/auth"
 	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
@@ -31,7 +32,12 @@ const (
 	codeInvalidTopic             int16 = 17
 	codeNotEnoughReplicas        int16 = 19
 	codeInvalidRequiredAcks      int16 = 21
+	codeTopicAuthorization       int16 = 29
+	codeGroupAuthorization       int16 = 30
+	codeClusterAuthorization     int16 = 31
 	codeInvalidTimestamp         int16 = 32
+	codeUnsupportedMechanism     int16 = 33
+	codeIllegalSASLState         int16 = 34
 	codeUnsupportedVersion       int16 = 35
 	codeTopicExists              int16 = 36
 	codeInvalidPartitions        int16 = 37
@@ -45,7 +51,10 @@ const (
 	codeOutOfOrderSequence       int16 = 45
 	codeInvalidProducerEpoch     int16 = 47
 	codeInvalidTxnState          int16 = 48
+	codeTxnIDAuthorization       int16 = 53
+	codeSecurityDisabled         int16 = 54
 	codeKafkaStorage             int16 = 56
+	codeAuthenticationFailed     int16 = 58
 	codeSessionNotFound          int16 = 70
 	codeInvalidSessionEpoch      int16 = 71
 	codeFencedLeaderEpoch        int16 = 74
@@ -53,6 +62,9 @@ const (
 	codeUnsupportedCompression   int16 = 76
 	codeStaleBrokerEpoch         int16 = 77
 	codeInvalidRecord            int16 = 87
+	codeResourceNotFound         int16 = 91
+	codeDuplicateResource        int16 = 92
+	codeUnacceptableCredential   int16 = 93
 	codeUnknownTopicID           int16 = 100
 	codeSessionTopicID           int16 = 106
 	codeBrokerIDNotRegistered    int16 = 102
@@ -116,6 +128,12 @@ var faults = []struct {
 	{catalog.ErrInvalidBroker, codeInvalidRequest},
 	{catalog.ErrStaleBrokerEpoch, codeStaleBrokerEpoch},
 	{catalog.ErrStalePartitionEpoch, codeNotLeader},
+
+	{auth.ErrAuthentication, codeAuthenticationFailed},
+	{auth.ErrMechanism, codeUnsupportedMechanism},
+	{auth.ErrState, codeIllegalSASLState},
+	{auth.ErrCredential, codeUnacceptableCredential},
+	{auth.ErrACL, codeInvalidRequest},
 
 	{errRefused, codeInvalidRequest},
 	{budget.ErrTooLarge, codeMessageTooLarge},

@@ -15,6 +15,7 @@ import (
 
 // elsewhere are the errors of broker/... that never become an answer, and why.
 var elsewhere = map[string]string{
+	"auth.ErrRule":               "the end of a connection, or a start that fails",
 	"broker.":                    "a start that fails",
 	"budget.ErrExhausted":        "a start that fails",
 	"catalog.ErrCorrupt":         "what the quorum reads at its start",
@@ -23,6 +24,7 @@ var elsewhere = map[string]string{
 	"journal.ErrForeign":         "a start that fails",
 	"journal.ErrInvalid":         "a broken invariant of ours",
 	"journal.ErrState":           "a broken invariant of ours",
+	"partition.ErrEntries":       "what the store reads at its start",
 	"partition.ErrSlot":          "what the store reads at its start",
 	"quorum.ErrForeign":          "a start that fails",
 	"segment.ErrCheckpoint":      "what the store reads at its start",

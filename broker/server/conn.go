@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"millrace/broker/auth"
 	"millrace/broker/wire"
 )
 
@@ -30,10 +32,22 @@ type conn struct {
 	server *Server
 	net    *net.TCPConn
 	raw    syscall.RawConn
+	tls    *tls.Conn // nil where the listener has none
+	taken  int64     // of Config.TLS
 	in     input
-	began  time.Time // when the answer that is being written was begun
+	first  [1]byte // what a read of an idle TLS connection reads into
+
+	listener *Listener
+	session  *auth.Session // of the reader's goroutine
+	// told is set when the peer was told why its connection ends. Guarded by mu once the handshake is over.
+	told bool
+	// by is when the peer must have shown who it is, while it has not.
+	by    time.Time
+	began time.Time // when the answer that is being written was begun
 	// inBody is set while the peer holds body memory for a frame it has not finished.
 	inBody atomic.Bool
+	// inShake is set while the TLS handshake is under way.
+	inShake atomic.Bool
 
 	mu   sync.Mutex
 	turn sync.Cond // signalled when the queue gets shorter
@@ -56,10 +70,16 @@ type slot struct {
 // run serves the connection until it ends.
 func (c *conn) run() {
 	defer c.server.forget(c)
-	err := c.read()
+	err := c.secure()
+	if err == nil {
+		err = c.read()
+	}
 	c.drain()
 	c.in.drop()
-	closing := c.net.Close()
+	closing := c.close()
+	if c.taken > 0 {
+		c.server.config.TLS.Release(c.taken)
+	}
 	if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled) {
 		err = nil
 	}
@@ -182,6 +202,11 @@ func (c *conn) answer(build Answer) bool {
 		}
 		return false
 	}
+	if r.Close && r.Size() > 0 {
+		c.mu.Lock()
+		c.told = true
+		c.mu.Unlock()
+	}
 	return !r.Close
 }
 
@@ -221,8 +246,11 @@ func (c *conn) hurry(d time.Duration) {
 }
 
 // patient is hurry for the reader itself. Who ends the connection says so first and then hurries, so one of the two
-// sees the other.
+// sees the other. Whoever is to say who they are has no longer than that takes.
 func (c *conn) patient(d time.Duration) {
+	if !c.session.Known() {
+		d = min(d, max(0, c.by.Sub(c.server.config.Now())))
+	}
 	if c.hurry(d); c.over() {
 		c.hurry(0)
 	}
@@ -240,6 +268,12 @@ func (c *conn) over() bool {
 func (c *conn) next() (*Request, error) {
 	size, key, err := c.in.begin(c)
 	if err != nil {
+		return nil, err
+	}
+	if c.session.Raw() {
+		return c.token(size)
+	}
+	if err := c.stranger(key, size); err != nil {
 		return nil, err
 	}
 	if err := c.await(key); err != nil {
@@ -264,7 +298,7 @@ func (c *conn) next() (*Request, error) {
 	}
 	return &Request{
 		Header: h, Body: body, Size: size, Context: c.server.ctx, free: free,
-		Local: c.net.LocalAddr(), Remote: c.net.RemoteAddr(),
+		Local: c.net.LocalAddr(), Remote: c.net.RemoteAddr(), Session: c.session,
 	}, nil
 }
 

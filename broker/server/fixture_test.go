@@ -54,7 +54,7 @@ func open(t testing.TB, f *fake, change func(*Config)) (*Server, string) {
 		change(&c)
 	}
 	s := New(c)
-	addr, err := s.Listen("127.0.0.1:0")
+	addr, err := s.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

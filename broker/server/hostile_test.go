@@ -318,7 +318,7 @@ func FuzzConnection(f *testing.F) {
 	f.Add(produce(100, 1))
 	f.Add(bytes.Repeat([]byte{0xff}, 100))
 	s := New(Config{Handler: &fake{respond}, Bodies: share(f, 1<<20), Copies: share(f, 1<<20), Stall: time.Second})
-	addr, err := s.Listen("127.0.0.1:0")
+	addr, err := s.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -58,6 +58,9 @@ func (in *input) need(c *conn, n int) error {
 // fill reads some bytes. The buffer is taken only when there is something to read, so that an idle connection has
 // none.
 func (in *input) fill(c *conn) error {
+	if c.tls != nil {
+		return in.fillTLS(c)
+	}
 	var n int
 	var failed error
 	err := c.raw.Read(func(fd uintptr) bool {
@@ -108,6 +111,10 @@ func (in *input) begin(c *conn) (size int, key int16, err error) {
 		return 0, 0, in.half(err)
 	}
 	head := in.buffer[in.start:in.end]
+	if c.session.Raw() {
+		size, err = wire.TokenSize([wire.PrefixSize]byte(head))
+		return size, wire.KeySASLAuthenticate, err
+	}
 	if size, err = wire.FrameSize([wire.PrefixSize]byte(head), c.server.config.RequestMax); err != nil {
 		return 0, 0, err
 	}
@@ -167,23 +174,37 @@ func (c *conn) fillBody(frame []byte, n int) error {
 				c.patient(min(hurried, c.server.config.Stall))
 			}
 		}
-		var got int
-		var failed error
-		err := c.raw.Read(func(fd uintptr) bool {
-			got, failed = retryRead(int(fd), frame[n:])
-			return failed != syscall.EAGAIN
-		})
-		switch {
-		case err != nil:
+		got, err := c.receive(frame[n:])
+		if err != nil {
 			return err
-		case failed != nil:
-			return failed
-		case got == 0:
-			return io.EOF
 		}
 		n += got
 	}
 	return nil
+}
+
+// receive reads some bytes into memory there is already.
+func (c *conn) receive(p []byte) (n int, err error) {
+	if c.tls != nil {
+		if n, err = c.tls.Read(p); n > 0 {
+			return n, nil
+		}
+		return 0, err
+	}
+	var failed error
+	err = c.raw.Read(func(fd uintptr) bool {
+		n, failed = retryRead(int(fd), p)
+		return failed != syscall.EAGAIN
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case failed != nil:
+		return 0, failed
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // waits says whether the peer has reason to be silent: it waits for an answer.

@@ -17,6 +17,9 @@ const chunkMax = 512 << 10
 // write writes a response. Spans that lie in files go straight from the page cache to the socket.
 func (c *conn) write(r *wire.Response) error {
 	c.began = c.server.config.Now()
+	if c.tls != nil {
+		return c.writeTLS(r)
+	}
 	left := r.Size()
 	return r.Parts(func(head []byte, span wire.Span) error {
 		if span == nil {
@@ -64,6 +67,11 @@ func (c *conn) writeBytes(p []byte, more bool) error {
 
 // writeCopy reads a span into budgeted memory and writes it.
 func (c *conn) writeCopy(span wire.Span, more bool) error {
+	return c.withCopy(span, func(p []byte) error { return c.writeBytes(p, more) })
+}
+
+// withCopy reads a span into budgeted memory, which is there until use returns.
+func (c *conn) withCopy(span wire.Span, use func([]byte) error) error {
 	n := int64(span.Len())
 	// A span larger than the share takes all of it, and so goes alone.
 	taken := min(n, c.server.config.Copies.Size())
@@ -78,7 +86,7 @@ func (c *conn) writeCopy(span wire.Span, more bool) error {
 	if int64(len(p)) != n {
 		return fmt.Errorf("a span of %d bytes has %d: %w", n, len(p), io.ErrUnexpectedEOF)
 	}
-	return c.writeBytes(p, more)
+	return use(p)
 }
 
 // sendFile sends n bytes of a file from position on. The position is our own: several goroutines send from one

@@ -13,12 +13,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/budget"
 	"millrace/broker/wire"
 )
@@ -53,6 +55,8 @@ type Request struct {
 	Context context.Context
 	// Local is the address the client connected to, Remote is the client's.
 	Local, Remote net.Addr
+	// Session is what the connection has shown of who it is. It may be used until Serve returns.
+	Session *auth.Session
 
 	free func() // gives the frame back; nil where Body does not alias it
 }
@@ -75,6 +79,8 @@ type Config struct {
 	Bodies *budget.Share
 	// Copies is where response bytes come from that cannot be sent straight from a file.
 	Copies *budget.Share
+	// TLS is where the memory of TLS connections comes from; one that gets none is refused. nil: not bounded.
+	TLS *budget.Share
 	// RequestMax is `socket.request.max.bytes`: the largest frame; default and upper bound: the size of Bodies.
 	RequestMax int
 	// MaxConnections is `max.connections`; default 1000. One more is closed at once.
@@ -87,7 +93,12 @@ type Config struct {
 	// Stall is how long a peer may neither deliver the next bytes of a frame it began nor take bytes of an answer;
 	// default 30 s. While others wait for the memory a half-sent frame holds, it is a second.
 	Stall time.Duration
-	// AllowRemote permits listeners on addresses that are not loopback.
+	// Login is how long a peer has to say who it is, for its TLS handshake and again for its login; default 20 s. While
+	// others wait for their handshake it is a second.
+	Login time.Duration
+	// Handshakes is how many TLS handshakes may be under way at once; default 16. Others wait.
+	Handshakes int
+	// AllowRemote permits listeners that ask nobody who they are on addresses that are not loopback.
 	AllowRemote bool
 	// Now tells the time for deadlines of the network; default time.Now.
 	Now    func() time.Time
@@ -105,14 +116,16 @@ type Server struct {
 	mu        sync.Mutex
 	closed    bool
 	listeners []net.Listener
+	shaking   chan struct{}      // holds one for each handshake under way
 	conns     map[*conn]struct{} // Invariant: at most config.MaxConnections.
 
 	// until is when peers must have taken the answers that were begun before the server closed. Set before ctx ends.
 	until time.Time
 
-	// waiting counts connections that wait for body memory: while there are any, half-sent frames hurry.
-	waiting atomic.Int32
-	refused atomic.Int64
+	// waiting counts connections that wait for body memory: while there are any, half-sent frames hurry. queueing counts
+	// those that wait for a handshake.
+	waiting, queueing atomic.Int32
+	refused           atomic.Int64
 	// complained is when complain last wrote a line, in seconds, and silent how many it did not write since.
 	complained, silent atomic.Int64
 	wg                 sync.WaitGroup // every goroutine of the server
@@ -138,6 +151,12 @@ func New(c Config) *Server {
 	if c.Stall <= 0 {
 		c.Stall = 30 * time.Second
 	}
+	if c.Login <= 0 {
+		c.Login = 20 * time.Second
+	}
+	if c.Handshakes <= 0 {
+		c.Handshakes = 16
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -147,33 +166,35 @@ func New(c Config) *Server {
 	ctx, stop := context.WithCancel(context.Background())
 	return &Server{
 		config: c, ctx: ctx, stop: stop, log: c.Logger,
-		bodies: &bodies{share: c.Bodies},
-		conns:  make(map[*conn]struct{}),
+		bodies: &bodies{share: c.Bodies}, shaking: make(chan struct{}, c.Handshakes),
+		conns: make(map[*conn]struct{}),
 	}
 }
 
-// Listen opens a TCP listener at addr, "host:port", and serves it until Close. It returns the address it got, or
-// ErrNotLoopback.
-func (s *Server) Listen(addr string) (net.Addr, error) {
-	tcp, err := net.ResolveTCPAddr("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+// Listen opens a listener and serves it until Close. It returns the address it got, or ErrNotLoopback.
+func (s *Server) Listen(l Listener) (net.Addr, error) {
+	if l.Protocol == "" {
+		l.Protocol = auth.Plaintext
 	}
-	if !s.config.AllowRemote && !tcp.IP.IsLoopback() {
-		return nil, fmt.Errorf("listen on %s: %w", addr, ErrNotLoopback)
+	tcp, err := net.ResolveTCPAddr("tcp", l.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+	}
+	if !s.config.AllowRemote && !l.asks() && !tcp.IP.IsLoopback() {
+		return nil, fmt.Errorf("listen on %s: %w", l.Address, ErrNotLoopback)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrClosed
 	}
-	l, err := net.ListenTCP("tcp", tcp)
+	opened, err := net.ListenTCP("tcp", tcp)
 	if err != nil {
 		return nil, err
 	}
-	s.listeners = append(s.listeners, l)
-	s.wg.Go(func() { s.accept(l) })
-	return l.Addr(), nil
+	s.listeners = append(s.listeners, opened)
+	s.wg.Go(func() { s.accept(opened, &l) })
+	return opened.Addr(), nil
 }
 
 // Connections is the number of open connections.
@@ -214,7 +235,7 @@ func (s *Server) Close() error {
 }
 
 // accept runs until the listener is closed.
-func (s *Server) accept(l *net.TCPListener) {
+func (s *Server) accept(l *net.TCPListener, of *Listener) {
 	pause := 5 * time.Millisecond
 	for {
 		nc, err := l.AcceptTCP()
@@ -230,7 +251,7 @@ func (s *Server) accept(l *net.TCPListener) {
 			continue
 		}
 		pause = 5 * time.Millisecond
-		c, err := s.open(nc)
+		c, err := s.open(nc, of)
 		if err != nil {
 			s.refused.Add(1)
 			s.complain("connection refused", nc.RemoteAddr(), errors.Join(err, nc.Close()))
@@ -253,7 +274,7 @@ func (s *Server) pause(d time.Duration) bool {
 }
 
 // open registers a connection, unless there are too many.
-func (s *Server) open(nc *net.TCPConn) (*conn, error) {
+func (s *Server) open(nc *net.TCPConn, of *Listener) (*conn, error) {
 	rc, err := nc.SyscallConn()
 	if err != nil {
 		return nil, err
@@ -266,10 +287,21 @@ func (s *Server) open(nc *net.TCPConn) (*conn, error) {
 	if len(s.conns) >= s.config.MaxConnections {
 		return nil, fmt.Errorf("max.connections is %d", s.config.MaxConnections)
 	}
-	c := &conn{server: s, net: nc, raw: rc}
+	c := &conn{server: s, net: nc, raw: rc, listener: of, session: auth.NewSession(of.Protocol, auth.Anonymous, hostOf(nc.RemoteAddr()))}
+	c.asked(s.config.Login)
 	c.turn.L = &c.mu
 	s.conns[c] = struct{}{}
 	return c, nil
+}
+
+// hostOf is a peer's address as ACLs name it.
+func hostOf(a net.Addr) string {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		if ip, ok := netip.AddrFromSlice(tcp.IP); ok {
+			return ip.Unmap().String()
+		}
+	}
+	return ""
 }
 
 // complain logs what a peer did, one line a second at most: whoever sends garbage must not fill the log, which lies on

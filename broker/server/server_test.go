@@ -217,14 +217,14 @@ func TestAShortFileEndsTheConnection(t *testing.T) {
 func TestNotLoopback(t *testing.T) {
 	s := New(Config{Handler: &fake{respond}, Bodies: share(t, 1<<20), Copies: share(t, 1<<20)})
 	for _, addr := range []string{":0", "0.0.0.0:0", "[::]:0", "192.0.2.1:0"} {
-		if _, err := s.Listen(addr); !errors.Is(err, ErrNotLoopback) {
+		if _, err := s.Listen(Listener{Address: addr}); !errors.Is(err, ErrNotLoopback) {
 			t.Errorf("listen on %s: %v", addr, err)
 		}
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Listen("127.0.0.1:0"); !errors.Is(err, ErrClosed) {
+	if _, err := s.Listen(Listener{Address: "127.0.0.1:0"}); !errors.Is(err, ErrClosed) {
 		t.Errorf("listen after the close: %v", err)
 	}
 }

@@ -48,6 +48,13 @@ func Encode(h Header, body kmsg.Response) *Response {
 	return r.finish()
 }
 
+// EncodeToken frames a bare message of a login: its length and nothing else before it.
+func EncodeToken(token []byte) *Response {
+	r := &Response{head: make([]byte, PrefixSize, PrefixSize+len(token))}
+	r.head = append(r.head, token...)
+	return r.finish()
+}
+
 // begin starts a frame: prefix, correlation id, and the empty tags of a flexible header. ApiVersions never has
 // those (KIP-511): its reader does not know the version yet.
 func begin(h Header, flexible bool, size int) *Response {

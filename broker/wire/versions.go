@@ -5,6 +5,12 @@ import "github.com/twmb/franz-go/pkg/kmsg"
 // KeyAPIVersions is the key of ApiVersions, the one API that is answered in any version.
 const KeyAPIVersions = 18
 
+// The keys of what a peer says before anybody knows who it is.
+const (
+	KeySASLHandshake    = 17
+	KeySASLAuthenticate = 36
+)
+
 const (
 	// adminFrameMax bounds every request but Produce, in bytes.
 	adminFrameMax = 1 << 20

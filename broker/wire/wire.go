@@ -54,6 +54,25 @@ func FrameSize(prefix [PrefixSize]byte, limit int) (int, error) {
 	return int(n), nil
 }
 
+// TokenMax bounds a message of a login that has no request around it, in bytes.
+const TokenMax = 2048
+
+// VersionBare is the version a bare message of a login has, as if it were a SaslAuthenticate (see server).
+const VersionBare = -1
+
+// TokenSize reads the length of a message of a login that has no request around it, as SaslHandshake v0 announces them:
+// 1 to TokenMax.
+func TokenSize(prefix [PrefixSize]byte) (int, error) {
+	switch n := int32(binary.BigEndian.Uint32(prefix[:])); {
+	case n < 1:
+		return 0, fmt.Errorf("token of %d bytes: %w", n, ErrMalformed)
+	case n > TokenMax:
+		return 0, fmt.Errorf("token of %d bytes, the limit is %d: %w", n, TokenMax, ErrFrameTooLarge)
+	default:
+		return int(n), nil
+	}
+}
+
 // Admit says whether a frame of size bytes that begins with key and version may be read at all. It needs the first
 // four bytes of the frame, so that nothing is reserved for a request nobody would answer.
 func Admit(begin [4]byte, size int) error {

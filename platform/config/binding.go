@@ -139,13 +139,15 @@ func text(p *string, checks ...func(string) error) binding {
 	}
 }
 
-func choice(p *string, names ...string) binding {
-	return text(p, func(s string) error {
+func choice(p *string, names ...string) binding { return text(p, oneOf(names...)) }
+
+func oneOf(names ...string) func(string) error {
+	return func(s string) error {
 		if slices.Contains(names, s) {
 			return nil
 		}
 		return fmt.Errorf("%q is not one of: %s", s, strings.Join(names, ", "))
-	})
+	}
 }
 
 // texts takes a list of strings that each pass the checks.

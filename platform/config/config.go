@@ -29,18 +29,19 @@ type Config struct {
 	Memory  Memory
 	Flash   Flash
 	// Topics are the patterns in the order of the file, with "*", the defaults of all topics, first.
-	Topics  []Topic
-	MQTT    MQTT
-	HTTP    HTTP
-	Buses   []Bus
-	Sensors []Sensor
+	Topics   []Topic
+	MQTT     MQTT
+	Security Security
+	HTTP     HTTP
+	Buses    []Bus
+	Sensors  []Sensor
 }
 
 // Broker holds the keys of Kafka's server.properties.
 type Broker struct {
 	NodeID              int32
 	ClusterAlias        string
-	Listeners           []string // "PLAINTEXT://127.0.0.1:9092"
+	Listeners           []string // "PLAINTEXT://127.0.0.1:9092"; SSL, SASL_PLAINTEXT and SASL_SSL too
 	AdvertisedListeners []string // empty: what the client connected to
 	LogDirs             string   // the data directory
 	NumPartitions       int32    // of a topic created without a count
@@ -53,6 +54,24 @@ type Broker struct {
 	ConnectionsMaxIdle time.Duration // a connection that says nothing for so long is closed
 	RetentionCheck     time.Duration // between two looks for segments that have aged out
 	ProducerExpiration time.Duration // an idle idempotent producer is forgotten after this
+
+	Mechanisms   []string      // of SASL
+	MaxReauth    time.Duration // a login is good for so long; 0: for ever
+	FailureDelay time.Duration // before the answer to a failed login; it grows for an address that goes on failing
+	ClientAuth   string        // certificates of clients: "none", "requested" or "required"
+	MappingRules []string      // from their subjects to principals
+	SuperUsers   []string      // may do everything
+	Authorizer   string        // "auto", "on" or "off", see Authorizes
+	// Insecure permits listeners that ask nobody who they are on addresses that others can reach.
+	Insecure bool
+}
+
+// Security names the files that secrets and certificates lie in.
+type Security struct {
+	AdminScramFile string // how the first admin logs in; "": a secret is drawn and written to the data directory
+	CertFile       string // PEM, the chain of this board's certificate
+	KeyFile        string // PEM, its key
+	ClientCAFile   string // PEM, who signs the certificates of clients
 }
 
 // Journal bounds the write-ahead log.
@@ -145,6 +164,9 @@ func Default() *Config {
 			NumPartitions: 1, ReplicationFactor: 1, AutoCreateTopics: true, ProcessRoles: "broker,controller",
 			MaxConnections: 1000, RequestMaxBytes: 4 * mib, ConnectionsMaxIdle: 10 * minute,
 			RetentionCheck: 5 * minute, ProducerExpiration: day,
+			Mechanisms:   []string{"SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"},
+			FailureDelay: 100 * time.Millisecond, ClientAuth: "none", MappingRules: []string{"DEFAULT"},
+			SuperUsers: []string{"User:admin"}, Authorizer: "auto",
 		},
 		Journal: Journal{BytesMax: 32 * mib},
 		Memory:  Memory{Limit: 48 * mib},

@@ -137,7 +137,13 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			}
 			return nil
 		},
-		Route:  func(r Route) error { return errors.New("bad filter " + r.Filter) },
+		Route: func(r Route) error { return errors.New("bad filter " + r.Filter) },
+		Mapping: func(rule string) error {
+			if rule == "DEFAULT" {
+				return nil
+			}
+			return errors.New("bad rule " + rule)
+		},
 		Driver: func(string) error { return errors.New("no such driver") },
 	}
 	for _, tt := range []struct{ name, file, want string }{
@@ -155,7 +161,14 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"twice", "[broker]\nnode.id = 1\nnode.id = 2", "m.toml:3: "},
 		{"reserve", "[flash]\nreserve.bytes = '64MiB'", "m.toml:2: flash.reserve.bytes: 64MiB is too small: 2 x journal.bytes.max + 16MiB is 80MiB"},
 		{"open listener", "[mqtt]\nlisteners = ['tcp://0.0.0.0:1883']", `"0.0.0.0:1883" is not loopback: other addresses are refused until there is authentication`},
-		{"scheme", "[broker]\nlisteners = ['SSL://127.0.0.1:9092']", "this version speaks PLAINTEXT:// only"},
+		{"scheme", "[broker]\nlisteners = ['HTTP://127.0.0.1:9092']", "this version speaks PLAINTEXT://, SSL://, SASL_PLAINTEXT://, SASL_SSL:// only"},
+		{"open Kafka listener", "[broker]\nnode.id = 1\nlisteners = ['PLAINTEXT://0.0.0.0:9092']", "m.toml:3: broker.listeners: \"PLAINTEXT://0.0.0.0:9092\" is not loopback and asks nobody who they are"},
+		{"open TLS listener", "[broker]\nlisteners = ['SSL://[::]:9092']\n[security]\ntls.cert.file = 'c'\ntls.key.file = 'k'", "asks nobody who they are"},
+		{"TLS without a certificate", "[broker]\nlisteners = ['SASL_SSL://0.0.0.0:9092']", "needs tls.cert.file and tls.key.file"},
+		{"client certificates of nobody", "[broker]\nssl.client.auth = 'required'", "m.toml:2: broker.ssl.client.auth: \"required\" needs client.ca.file"},
+		{"super user", "[broker]\nsuper.users = ['admin']", `"admin" is not a principal like User:admin`},
+		{"mechanism", "[broker]\nsasl.enabled.mechanisms = ['GSSAPI']", `"GSSAPI" is not one of: SCRAM-SHA-256`},
+		{"mapping rule", "[broker]\nssl.principal.mapping.rules = ['RULE:x']", "m.toml:2: broker.ssl.principal.mapping.rules: bad rule RULE:x"},
 		{"anonymous", "[mqtt]\nallow_anonymous = false", "m.toml:2: mqtt.allow_anonymous: false needs authentication"},
 		{"placeholder", "[broker]\nlog.dirs = '/x/{nod}'", "m.toml:2: broker.log.dirs: {nod} stands for nothing"},
 		{"topic key", "[topic.'*']\nretention.mss = 1", "m.toml:2: topic.*.retention.mss: unknown topic setting; nearest is retention.ms"},
@@ -309,4 +322,26 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("differs in %v %v:\n%s", live, restart, b.String())
 		}
 	})
+}
+
+func TestWhoIsAskedAndWhoNeedsPermission(t *testing.T) {
+	tls := "\n[security]\ntls.cert.file = 'c'\ntls.key.file = 'k'\nclient.ca.file = 'ca'"
+	for _, tt := range []struct {
+		file             string
+		asks, authorizes bool
+	}{
+		{"[broker]", false, false},
+		{"[broker]\nauthorizer = 'on'", false, true},
+		{"[broker]\nlisteners = ['SASL_PLAINTEXT://0.0.0.0:1']", true, true},
+		{"[broker]\nlisteners = ['SASL_PLAINTEXT://0.0.0.0:1']\nauthorizer = 'off'", true, false},
+		{"[broker]\nlisteners = ['SSL://127.0.0.1:1']" + tls, false, false},
+		{"[broker]\nlisteners = ['ssl://127.0.0.1:1']\nssl.client.auth = 'requested'" + tls, false, true},
+		{"[broker]\nlisteners = ['SSL://0.0.0.0:1']\nssl.client.auth = 'required'" + tls, true, true},
+		{"[broker]\nlisteners = ['PLAINTEXT://0.0.0.0:1']\ninsecure.allow.anyone.on.the.network = true", false, false},
+	} {
+		c := parsed(t, tt.file)
+		if asks, authorizes := c.Broker.Asks(c.Broker.Listeners[0]), c.Broker.Authorizes(); asks != tt.asks || authorizes != tt.authorizes {
+			t.Errorf("%s: asks %v, authorizes %v", tt.file, asks, authorizes)
+		}
+	}
 }

@@ -26,6 +26,8 @@ type Checks struct {
 	TopicKeys []string
 	// Route tells what is wrong with a routing rule.
 	Route func(Route) error
+	// Mapping tells what is wrong with one of ssl.principal.mapping.rules.
+	Mapping func(rule string) error
 	// Driver tells what is wrong with a sensor's driver.
 	Driver func(name string) error
 }
@@ -236,6 +238,16 @@ func (p *parse) finish() {
 				p.problem(r.Line, "mqtt.route", "%v", err)
 			}
 		}
+	}
+	for _, rule := range p.Broker.MappingRules {
+		if p.checks.Mapping != nil {
+			if err := p.checks.Mapping(rule); err != nil {
+				p.problem(p.lines["broker.ssl.principal.mapping.rules"], "broker.ssl.principal.mapping.rules", "%v", err)
+			}
+		}
+	}
+	for _, t := range p.security() {
+		p.problem(max(p.lines[t.key], 1), t.key, "%s", t.text)
 	}
 	p.devices()
 }

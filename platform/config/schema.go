@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math"
 	"net"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +46,15 @@ var tables = []struct {
 			{"connect_timeout", span(&m.ConnectTimeout, 100*time.Millisecond, 10*minute), false},
 		}
 	}},
+	{"security", func(c *Config) []setting {
+		s := &c.Security
+		return []setting{
+			{"admin.scram.file", text(&s.AdminScramFile), false},
+			{"tls.cert.file", text(&s.CertFile), true},
+			{"tls.key.file", text(&s.KeyFile), true},
+			{"client.ca.file", text(&s.ClientCAFile), true},
+		}
+	}},
 	{"http", func(c *Config) []setting {
 		return []setting{{"listener", text(&c.HTTP.Listener, func(s string) error {
 			if s == "" {
@@ -62,8 +70,8 @@ func brokerSettings(c *Config) []setting {
 	return []setting{
 		{"node.id", number(&b.NodeID, 0, math.MaxInt32), false},
 		{"cluster.alias", text(&b.ClusterAlias, filled), false},
-		{"listeners", texts(&b.Listeners, listener("PLAINTEXT")), false},
-		{"advertised.listeners", texts(&b.AdvertisedListeners, address("PLAINTEXT")), false},
+		{"listeners", texts(&b.Listeners, address(protocols...)), false},
+		{"advertised.listeners", texts(&b.AdvertisedListeners, address(protocols...)), false},
 		{"log.dirs", text(&b.LogDirs, filled), false},
 		{"num.partitions", number(&b.NumPartitions, 1, 1000), false},
 		{"default.replication.factor", number(&b.ReplicationFactor, 1, 1), false},
@@ -74,6 +82,14 @@ func brokerSettings(c *Config) []setting {
 		{"connections.max.idle.ms", millis(&b.ConnectionsMaxIdle, second, 30*day), false},
 		{"log.retention.check.interval.ms", millis(&b.RetentionCheck, 10*time.Millisecond, day), false},
 		{"producer.id.expiration.ms", millis(&b.ProducerExpiration, minute, 365*day), false},
+		{"sasl.enabled.mechanisms", texts(&b.Mechanisms, oneOf("SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")), false},
+		{"connections.max.reauth.ms", millis(&b.MaxReauth, 0, 365*day), false},
+		{"connection.failed.authentication.delay.ms", millis(&b.FailureDelay, 0, 10*second), false},
+		{"ssl.client.auth", choice(&b.ClientAuth, "none", "requested", "required"), false},
+		{"ssl.principal.mapping.rules", texts(&b.MappingRules, filled), false},
+		{"super.users", texts(&b.SuperUsers, principal), false},
+		{"authorizer", choice(&b.Authorizer, "auto", "on", "off"), false},
+		{"insecure.allow.anyone.on.the.network", flag(&b.Insecure), false},
 	}
 }
 
@@ -178,17 +194,25 @@ func anonymous(p *bool) binding {
 	}}
 }
 
+// principal checks the name of one, which is all this package can know of it.
+func principal(s string) error {
+	if name, ok := strings.CutPrefix(s, "User:"); !ok || name == "" || name == "*" {
+		return fmt.Errorf("%q is not a principal like User:admin", s)
+	}
+	return nil
+}
+
 // address checks "SCHEME://host:port".
-func address(scheme string) func(string) error {
+func address(schemes ...string) func(string) error {
 	return func(s string) error {
-		u, err := url.Parse(s)
-		if err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" {
-			return fmt.Errorf("%q is not an address like %s://127.0.0.1:1234", s, scheme)
+		scheme, rest, ok := strings.Cut(s, "://")
+		if !ok || rest == "" || strings.ContainsAny(rest, "/?#@") {
+			return fmt.Errorf("%q is not an address like %s://127.0.0.1:1234", s, schemes[0])
 		}
-		if !strings.EqualFold(u.Scheme, scheme) {
-			return fmt.Errorf("%q: this version speaks %s:// only", s, scheme)
+		if !slices.ContainsFunc(schemes, func(k string) bool { return strings.EqualFold(k, scheme) }) {
+			return fmt.Errorf("%q: this version speaks %s:// only", s, strings.Join(schemes, "://, "))
 		}
-		if _, _, err := net.SplitHostPort(u.Host); err != nil {
+		if _, _, err := net.SplitHostPort(rest); err != nil {
 			return fmt.Errorf("%q has no port", s)
 		}
 		return nil

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"millrace/bridge/route"
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/hw/sensor"
 	"millrace/platform/config"
@@ -27,6 +28,10 @@ func checks() config.Checks {
 		},
 		Route: func(r config.Route) error {
 			_, err := route.New([]route.Rule{{Filter: r.Filter, Topic: r.Topic, Key: r.Key}}, nil)
+			return err
+		},
+		Mapping: func(rule string) error {
+			_, err := auth.ParseRules([]string{rule})
 			return err
 		},
 		Driver: sensor.Known,

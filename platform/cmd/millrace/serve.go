@@ -38,7 +38,7 @@ func (c *command) serve() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.data, "data", "", "data directory; default: log.dirs")
 	flags.StringVar(&f.file, "config", "", "configuration file")
-	flags.StringVar(&f.kafka, "kafka", "", "Kafka address; default: 127.0.0.1:9092")
+	flags.StringVar(&f.kafka, "kafka", "", "Kafka address, or PROTOCOL://address; default: 127.0.0.1:9092")
 	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address; default: 127.0.0.1:1883")
 	flags.StringVar(&f.http, "http", "", "address for health and figures; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
@@ -55,20 +55,20 @@ func (f *serveFlags) settings() (*config.Config, error) {
 	if f.changed("data") {
 		cfg.Broker.LogDirs = f.data
 	}
-	for _, flag := range []struct {
-		name, address, scheme string
-		to                    *[]string
-	}{
-		{"kafka", f.kafka, "PLAINTEXT://", &cfg.Broker.Listeners},
-		{"mqtt", f.mqtt, "tcp://", &cfg.MQTT.Listeners},
-	} {
-		if !f.changed(flag.name) {
-			continue
+	if f.changed("kafka") {
+		cfg.Broker.Listeners = []string{f.kafka}
+		if !strings.Contains(f.kafka, "://") {
+			cfg.Broker.Listeners[0] = "PLAINTEXT://" + f.kafka
 		}
-		if err := config.Loopback(flag.address); err != nil {
-			return nil, fail(exitUsage, "--%s: %w", flag.name, err)
+		if err := cfg.CheckListeners(); err != nil {
+			return nil, fail(exitUsage, "--kafka: %w", err)
 		}
-		*flag.to = []string{flag.scheme + flag.address}
+	}
+	if f.changed("mqtt") {
+		if err := config.Loopback(f.mqtt); err != nil {
+			return nil, fail(exitUsage, "--mqtt: %w", err)
+		}
+		cfg.MQTT.Listeners = []string{"tcp://" + f.mqtt}
 	}
 	if f.changed("http") {
 		if f.http != "" {
