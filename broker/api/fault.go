@@ -125,6 +125,7 @@ var faults = []struct {
 	{catalog.ErrInvalidAssignment, codeInvalidAssignment},
 	{catalog.ErrTooMany, codePolicyViolation},
 	{catalog.ErrUnknownBroker, codeBrokerIDNotRegistered},
+	{catalog.ErrUnknownUser, codeResourceNotFound},
 	{catalog.ErrInvalidBroker, codeInvalidRequest},
 	{catalog.ErrStaleBrokerEpoch, codeStaleBrokerEpoch},
 	{catalog.ErrStalePartitionEpoch, codeNotLeader},

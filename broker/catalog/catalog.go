@@ -1,5 +1,5 @@
-// Package catalog is what a cluster knows about itself: brokers, topics, partitions, configurations and producer id
-// blocks. It is pure: an Image never changes, a Command says what shall change, and Apply makes the next Image from the
+// Package catalog is what a cluster knows about itself: brokers, topics, partitions, configurations, users,
+// access control entries and producer id blocks. It is pure: an Image never changes, a Command says what shall change, and Apply makes the next Image from the
 // two. Nothing here reads a clock, a file or a random number (NewTopicID excepted), so that every board that applies the
 // same commands holds the same image.
 //
@@ -57,6 +57,8 @@ var (
 	ErrUnknownBroker = errors.New("unknown broker")
 	// ErrInvalidBroker is returned by Validate for a registration without host, with a bad port or a negative id.
 	ErrInvalidBroker = errors.New("invalid broker registration")
+	// ErrUnknownUser is returned by Apply when a command takes a credential away that is not there.
+	ErrUnknownUser = errors.New("unknown user credential")
 	// ErrStaleBrokerEpoch is returned by Apply when a command carries an older epoch than the broker's registration.
 	ErrStaleBrokerEpoch = errors.New("stale broker epoch")
 	// ErrStalePartitionEpoch is returned by Apply for a partition change that was made from an older state.

@@ -22,6 +22,10 @@ const (
 	kindRegisterBroker
 	kindAllocateProducerIDs
 	kindChangePartitions
+	kindUpsertCredential
+	kindDeleteCredential
+	kindAddACLs
+	kindRemoveACLs
 )
 
 // CreateTopic adds a topic. NewTopic and Assign make the partitions; a topic found on the disk and adopted carries the

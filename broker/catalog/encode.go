@@ -3,6 +3,8 @@ package catalog
 import (
 	"encoding/binary"
 	"fmt"
+
+	"millrace/broker/auth"
 )
 
 // An encoded command is {format u8, kind u8, version u8, payload, CRC32C of all before}. A new field of a payload is a
@@ -53,6 +55,14 @@ func Decode(b []byte) (Command, error) {
 		c = AllocateProducerIDs{Broker: d.int32(), Epoch: d.varint(), AtLeast: d.varint()}
 	case kindChangePartitions:
 		c = ChangePartitions{Changes: d.changes()}
+	case kindUpsertCredential:
+		c = UpsertCredential{User: d.string(), Credential: d.credential()}
+	case kindDeleteCredential:
+		c = DeleteCredential{User: d.string(), Mechanism: auth.Mechanism(d.byte())}
+	case kindAddACLs:
+		c = AddACLs{ACLs: d.acls()}
+	case kindRemoveACLs:
+		c = RemoveACLs{ACLs: d.acls()}
 	default:
 		return nil, fmt.Errorf("command kind %d: %w", body[1], ErrNewer)
 	}

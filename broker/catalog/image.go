@@ -7,6 +7,8 @@ import (
 	"iter"
 	"maps"
 	"slices"
+
+	"millrace/broker/auth"
 )
 
 // Image is the catalog at one moment. It never changes: Apply makes the next one and shares with it whatever stayed the
@@ -31,6 +33,9 @@ type Image struct {
 	brokerConfig []BrokerConfig
 	// producerNext is the first producer id no broker was given.
 	producerNext int64
+	// users is sorted by name.
+	users []*User
+	acls  *auth.ACLs
 }
 
 // Topic is one topic of an Image; read only.
@@ -167,7 +172,7 @@ func (m *Image) Equal(o *Image) bool {
 		slices.Equal(m.brokers, o.brokers) &&
 		slices.EqualFunc(m.brokerConfig, o.brokerConfig, func(a, b BrokerConfig) bool {
 			return a.Broker == b.Broker && maps.Equal(a.Config, b.Config)
-		})
+		}) && slices.EqualFunc(m.users, o.users, (*User).equal) && m.acls.Equal(o.acls)
 }
 
 func (t *Topic) equal(o *Topic) bool {
@@ -217,7 +222,7 @@ func (m *Image) check() error {
 	if m.producerNext < 0 {
 		return fmt.Errorf("next producer id is %d", m.producerNext)
 	}
-	return nil
+	return m.checkUsers()
 }
 
 // check holds the replica sets against each other: no repeats, the ISR within the replicas, the leader within the ISR.

@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"millrace/broker/auth"
 )
 
 // TestTheFullestCatalogFitsASnapshot: one that did not could never drop its log again.
@@ -30,8 +32,17 @@ func TestTheFullestCatalogFitsASnapshot(t *testing.T) {
 	one := size(&Image{byName: []*Topic{topic}}) - empty
 	topic.Partitions = append(topic.Partitions, full)
 	partition := size(&Image{byName: []*Topic{topic}}) - empty - one
+	long := auth.ACL{
+		Type: auth.Topic, Pattern: auth.Prefixed, Name: strings.Repeat("x", auth.ResourceMax), Principal: auth.User(strings.Repeat("x", auth.PrincipalMax-5)),
+		Host: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Operation: auth.DescribeConfigs, Permission: auth.Allow,
+	}
+	user := &User{Name: strings.Repeat("x", auth.UserMax), Credentials: []auth.Credential{credential(auth.ScramSHA256), credential(auth.ScramSHA512)}}
+	for i := range user.Credentials {
+		user.Credentials[i].Salt = make([]byte, auth.SaltMax)
+	}
+	security := MaxUsers*(size(&Image{users: []*User{user}})-empty) + MaxACLs*(size(&Image{acls: auth.NewACLs(long)})-empty)
 	brokers := MaxBrokers * (1024 + len(BrokerSettings())*2*MaxConfigValue)
-	if total := MaxTopics*one + (MaxPartitions-MaxTopics)*partition + brokers + maxDeleted*len(TopicID{}); total > MaxSnapshotSize {
+	if total := MaxTopics*one + (MaxPartitions-MaxTopics)*partition + brokers + maxDeleted*len(TopicID{}) + security; total > MaxSnapshotSize {
 		t.Errorf("%d bytes with %d a topic and %d a partition, a snapshot has at most %d", total, one, partition, MaxSnapshotSize)
 	}
 }

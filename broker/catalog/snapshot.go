@@ -7,15 +7,25 @@ import (
 )
 
 // An encoded image is {"MRCI", format u8, version, producer ids, brokers, broker configurations, topics,
-// ids of deleted topics, CRC32C}.
+// ids of deleted topics, from format 2 on users and access control entries, CRC32C}. Format 1 is written as long as
+// there are neither, so that an older program reads it.
 const (
-	imageMagic  = "MRCI"
-	imageFormat = 1
+	imageMagic      = "MRCI"
+	imageFormat     = 2
+	imageFormatBare = 1
 )
+
+// format is the oldest that says all of the image.
+func (m *Image) format() byte {
+	if len(m.users) == 0 && m.acls.Len() == 0 {
+		return imageFormatBare
+	}
+	return imageFormat
+}
 
 // Encode makes the image's bytes; equal images have equal bytes. It fails when they would pass MaxSnapshotSize.
 func (m *Image) Encode() ([]byte, error) {
-	b := append([]byte(imageMagic), imageFormat)
+	b := append([]byte(imageMagic), m.format())
 	b = binary.AppendUvarint(b, m.version)
 	b = binary.AppendUvarint(b, uint64(m.producerNext))
 	b = binary.AppendUvarint(b, uint64(len(m.brokers)))
@@ -34,6 +44,9 @@ func (m *Image) Encode() ([]byte, error) {
 	b = binary.AppendUvarint(b, uint64(len(m.deleted)))
 	for _, id := range m.deleted {
 		b = append(b, id[:]...)
+	}
+	if m.format() > imageFormatBare {
+		b = appendACLs(appendUsers(b, m.users), m.acls.All())
 	}
 	if b = seal(b); len(b) > MaxSnapshotSize {
 		return nil, fmt.Errorf("%w bytes in one catalog snapshot: %d, the limit is %d", ErrTooMany, len(b), MaxSnapshotSize)
@@ -55,7 +68,8 @@ func DecodeImage(b []byte) (*Image, error) {
 	if string(d.take(len(imageMagic))) != imageMagic {
 		return nil, fmt.Errorf("%w: not a catalog snapshot", ErrCorrupt)
 	}
-	if format := d.byte(); format != imageFormat {
+	format := d.byte()
+	if format < imageFormatBare || format > imageFormat {
 		return nil, fmt.Errorf("catalog snapshot format %d: %w", format, ErrNewer)
 	}
 	m := &Image{version: d.uvarint(), producerNext: int64(d.uvarint())}
@@ -74,6 +88,12 @@ func DecodeImage(b []byte) (*Image, error) {
 	}
 	for range d.count(len(TopicID{})) {
 		m.deleted = append(m.deleted, d.id())
+	}
+	if format > imageFormatBare {
+		m.users, m.acls = d.users(), d.aclSet()
+		if m.format() != format {
+			d.fail("neither users nor ACLs")
+		}
 	}
 	if err := d.finish(); err != nil {
 		return nil, err
