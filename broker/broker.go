@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openStore, b.openUpkeep, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openStore, b.openUpkeep, b.openAdmin, b.openDoors, b.openFeed} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

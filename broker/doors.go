@@ -41,7 +41,9 @@ func (b *Broker) openKafka() error {
 		},
 		Defaults:  b.topics.defaults.Load,
 		ClusterID: b.meta.ClusterID, NodeID: b.meta.NodeID, Advertised: advertised,
-		LogDir: b.dir(), Static: s.BrokerSettings(),
+		Mechanisms: mechanisms(s.Broker.Mechanisms), MaxReauthMS: s.Broker.MaxReauth.Milliseconds(), FailureDelay: s.Broker.FailureDelay,
+		Authorizer: b.authorizer(),
+		LogDir:     b.dir(), Static: s.BrokerSettings(),
 		Usage: func() (total, free int64, err error) {
 			u, err := b.config.FS.Usage(b.dir())
 			return u.Total, u.Free, err
@@ -77,6 +79,29 @@ func (b *Broker) openKafka() error {
 		b.warnOf(l, address)
 	}
 	return nil
+}
+
+// mechanisms are sasl.enabled.mechanisms, whose names were checked.
+func mechanisms(names []string) (all []auth.Mechanism) {
+	for _, name := range names {
+		if m, err := auth.ParseMechanism(name); err == nil {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// authorizer is what decides at the Kafka door, nil where nobody needs permission.
+func (b *Broker) authorizer() *auth.Authorizer {
+	s := &b.config.Settings.Broker
+	if !s.Authorizes() {
+		return nil
+	}
+	super := make([]auth.Principal, len(s.SuperUsers))
+	for i, p := range s.SuperUsers {
+		super[i] = auth.Principal(p)
+	}
+	return &auth.Authorizer{Super: super, ACLs: func() *auth.ACLs { return b.quorum.Image().ACLs() }}
 }
 
 // warnOf says loudly what a listener that others can reach does not protect.

@@ -144,12 +144,22 @@ func WriteMeta(fsys disk.FS, dir string, m Meta) error {
 }
 
 func writeMetaFile(fsys disk.FS, name string, m Meta) error {
+	return writeWhole(fsys, name, m.text(), 0o644)
+}
+
+// writeWhole puts a file in place of the one of its name, whole or not at all. It is durable when its directory was
+// synced.
+func writeWhole(fsys disk.FS, name string, text []byte, mode os.FileMode) error {
 	temp := name + ".tmp"
-	f, err := fsys.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	// What a killed process left may have another mode.
+	if err := fsys.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := fsys.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(m.text(), 0)
+	_, err = f.WriteAt(text, 0)
 	if err == nil {
 		err = f.Sync(pointMeta)
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -92,6 +93,14 @@ type Config struct {
 	NodeID    int32
 	// Advertised is where clients are told this broker is, by the protocol they speak; none: the address they connected to.
 	Advertised map[auth.Protocol]Endpoint
+	// Mechanisms are `sasl.enabled.mechanisms`, MaxReauthMS is `connections.max.reauth.ms` and FailureDelay
+	// `connection.failed.authentication.delay.ms`.
+	Mechanisms []auth.Mechanism
+	// Authorizer decides who may do what; nil: everybody everything.
+	Authorizer   *auth.Authorizer
+	MaxReauthMS  int64
+	FailureDelay time.Duration
+
 	// LogDir is the data directory as DescribeLogDirs names it, and Usage its filesystem's total and free bytes.
 	LogDir string
 	Usage  func() (total, free int64, err error)
@@ -116,6 +125,8 @@ type Handler struct {
 	log      *slog.Logger
 
 	produce produceNumbers
+	damper  *auth.Damper
+	hush    hush
 
 	idMu sync.Mutex
 	// idNext to idEnd are the producer ids of this broker's block that were not given out.
@@ -151,7 +162,7 @@ func New(c Config) *Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger}
+	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger, damper: auth.NewDamper(c.FailureDelay)}
 }
 
 // Advance completes what waited for a partition's high watermark, or its end, to move. It is quick enough for the
@@ -162,6 +173,10 @@ func (h *Handler) Advance(topic catalog.TopicID, index int32) {
 
 // Serve implements server.Handler. Produce and Fetch reply when they are ready; everything else before Serve returns.
 func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel func() bool) {
+	if h.expired(req) {
+		reply(func() *wire.Response { return &wire.Response{Close: true} })
+		return nil
+	}
 	var body kmsg.Response
 	var room int64
 	switch b := req.Body.(type) {
@@ -173,6 +188,14 @@ func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel 
 	case *kmsg.ApiVersionsRequest:
 		reply(answer(apiVersions(req.Header, b)))
 		return nil
+	case *kmsg.SASLHandshakeRequest:
+		reply(h.SaslHandshake(req, b))
+		return nil
+	case *kmsg.SASLAuthenticateRequest:
+		reply(h.SaslAuthenticate(req, b))
+		return nil
+	case *kmsg.DescribeUserSCRAMCredentialsRequest:
+		room, body = h.DescribeUserScramCredentials(req, b)
 	case *kmsg.MetadataRequest:
 		room, body = h.Metadata(req, b)
 	case *kmsg.CreateTopicsRequest:
@@ -220,6 +243,8 @@ func (h *Handler) small(req *server.Request) kmsg.Response {
 		return h.CreatePartitions(req, b)
 	case *kmsg.IncrementalAlterConfigsRequest:
 		return h.IncrementalAlterConfigs(req, b)
+	case *kmsg.AlterUserSCRAMCredentialsRequest:
+		return h.AlterUserScramCredentials(req, b)
 	case *kmsg.DescribeClusterRequest:
 		return h.DescribeCluster(req, b)
 	}

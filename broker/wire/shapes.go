@@ -42,6 +42,10 @@ var metadataShape = []field{
 
 var apiVersionsShape = []field{str.since(3), str.since(3)} // software name, version
 
+var saslHandshakeShape = []field{str}
+
+var saslAuthenticateShape = []field{raw}
+
 var createTopicsShape = []field{
 	array(
 		str, i32, i16, // name, partitions, replication factor
@@ -79,6 +83,13 @@ var createPartitionsShape = []field{
 var incrementalAlterConfigsShape = []field{
 	array(i8, str, array(str, i8, str)), // type, name; key, operation, value
 	i8,                                  // validate only
+}
+
+var describeUserScramCredentialsShape = []field{array(str)}
+
+var alterUserScramCredentialsShape = []field{
+	array(str, i8),                // deletions: name, mechanism
+	array(str, i8, i32, raw, raw), // name, mechanism, iterations, salt, salted password
 }
 
 var describeClusterShape = []field{i8, i8.since(1), i8.since(2)}

@@ -14,6 +14,10 @@ const (
 const (
 	// adminFrameMax bounds every request but Produce, in bytes.
 	adminFrameMax = 1 << 20
+	// loginFrameMax bounds the requests of a login, in bytes: they fit the buffer a connection reads into.
+	loginFrameMax = 4<<10 - PrefixSize
+	// neverFlexible is the first flexible version of an API that has none.
+	neverFlexible = 1 << 14
 	// elementMax bounds how many array elements one request may hold, over all its arrays. A decoded element is some
 	// 100 bytes, so a request decodes to 2 MiB at most.
 	elementMax = 16 << 10
@@ -49,6 +53,7 @@ var apis = []API{
 	{1, "Fetch", 4, 18, 4, 12, adminFrameMax, func() kmsg.Request { return new(kmsg.FetchRequest) }, fetchShape},
 	{2, "ListOffsets", 1, 11, 1, 6, adminFrameMax, func() kmsg.Request { return new(kmsg.ListOffsetsRequest) }, listOffsetsShape},
 	{3, "Metadata", 0, 13, 0, 9, adminFrameMax, func() kmsg.Request { return new(kmsg.MetadataRequest) }, metadataShape},
+	{KeySASLHandshake, "SaslHandshake", 0, 1, 0, neverFlexible, loginFrameMax, func() kmsg.Request { return new(kmsg.SASLHandshakeRequest) }, saslHandshakeShape},
 	{18, "ApiVersions", 0, 4, 0, 3, adminFrameMax, func() kmsg.Request { return new(kmsg.ApiVersionsRequest) }, apiVersionsShape},
 	{19, "CreateTopics", 2, 7, 2, 5, adminFrameMax, func() kmsg.Request { return new(kmsg.CreateTopicsRequest) }, createTopicsShape},
 	{20, "DeleteTopics", 1, 6, 1, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.DeleteTopicsRequest) }, deleteTopicsShape},
@@ -58,8 +63,11 @@ var apis = []API{
 	{32, "DescribeConfigs", 1, 4, 1, 4, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeConfigsRequest) }, describeConfigsShape},
 	{33, "AlterConfigs", 0, 2, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.AlterConfigsRequest) }, alterConfigsShape},
 	{35, "DescribeLogDirs", 1, 5, 1, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeLogDirsRequest) }, describeLogDirsShape},
+	{KeySASLAuthenticate, "SaslAuthenticate", 0, 2, 0, 2, loginFrameMax, func() kmsg.Request { return new(kmsg.SASLAuthenticateRequest) }, saslAuthenticateShape},
 	{37, "CreatePartitions", 0, 3, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.CreatePartitionsRequest) }, createPartitionsShape},
 	{44, "IncrementalAlterConfigs", 0, 1, 0, 1, adminFrameMax, func() kmsg.Request { return new(kmsg.IncrementalAlterConfigsRequest) }, incrementalAlterConfigsShape},
+	{50, "DescribeUserScramCredentials", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeUserSCRAMCredentialsRequest) }, describeUserScramCredentialsShape},
+	{51, "AlterUserScramCredentials", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.AlterUserSCRAMCredentialsRequest) }, alterUserScramCredentialsShape},
 	{60, "DescribeCluster", 0, 2, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeClusterRequest) }, describeClusterShape},
 	{75, "DescribeTopicPartitions", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeTopicPartitionsRequest) }, describeTopicPartitionsShape},
 }

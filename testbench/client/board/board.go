@@ -2,6 +2,7 @@
 package board
 
 import (
+	"log/slog"
 	"testing"
 
 	"millrace/broker"
@@ -12,17 +13,34 @@ import (
 type Board struct {
 	t testing.TB
 	*broker.Broker
-	dir string
+	dir    string
+	change func(*config.Config)
+	log    *slog.Logger
 }
 
 // Start opens a broker on free ports of loopback. It is closed when the test ends, and must close without complaint.
 func Start(t testing.TB) *Board {
 	t.Helper()
-	b := &Board{t: t, dir: t.TempDir()}
+	return StartWith(t, nil)
+}
+
+// StartWith is Start with other settings; nil changes nothing.
+func StartWith(t testing.TB, change func(*config.Config)) *Board {
+	t.Helper()
+	return StartLogging(t, change, nil)
+}
+
+// StartLogging is StartWith, and hands in the logger.
+func StartLogging(t testing.TB, change func(*config.Config), log *slog.Logger) *Board {
+	t.Helper()
+	b := &Board{t: t, dir: t.TempDir(), change: change, log: log}
 	b.open()
 	t.Cleanup(b.close)
 	return b
 }
+
+// Dir is the data directory.
+func (b *Board) Dir() string { return b.dir }
 
 // Restart closes the broker and opens it again, at other ports.
 func (b *Board) Restart() {
@@ -41,7 +59,10 @@ func (b *Board) open() {
 	settings.Broker.Listeners = []string{"PLAINTEXT://127.0.0.1:0"}
 	settings.MQTT.Listeners = []string{"tcp://127.0.0.1:0"}
 	settings.HTTP.Listener = ""
-	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings})
+	if b.change != nil {
+		b.change(settings)
+	}
+	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings, Logger: b.log})
 	if err != nil {
 		b.t.Fatalf("open the broker: %v", err)
 	}
