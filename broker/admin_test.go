@@ -51,7 +51,8 @@ func TestTheFirstAdmin(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range []catalog.Command{
-			catalog.UpsertCredential{User: "other", Credential: c}, catalog.DeleteCredential{User: "admin", Mechanism: auth.ScramSHA256},
+			catalog.UpsertCredential{User: "other", Credential: c},
+			catalog.DeleteCredential{User: "admin", Mechanism: auth.ScramSHA256},
 			catalog.DeleteCredential{User: "admin", Mechanism: auth.ScramSHA512},
 		} {
 			if _, err := b.quorum.Propose(t.Context(), c); err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/partition"
 	"millrace/broker/record"
@@ -73,8 +74,15 @@ func (h *Handler) Produce(req *server.Request, b *kmsg.ProduceRequest, reply fun
 	at := 0
 	for i := range b.Topics {
 		t := &b.Topics[i]
+		refused := codeNone
+		switch {
+		case b.TransactionID != nil && !h.allowed(req, auth.Write, auth.TransactionNamed(*b.TransactionID)):
+			refused = codeTxnIDAuthorization
+		case !h.allowedTopic(req, auth.Write, p.img, t.Topic, t.TopicID):
+			refused = codeTopicAuthorization
+		}
 		for j := range t.Partitions {
-			p.begin(at, t, &t.Partitions[j])
+			p.begin(at, t, &t.Partitions[j], refused)
 			at++
 		}
 	}
@@ -91,8 +99,8 @@ func (h *Handler) Produce(req *server.Request, b *kmsg.ProduceRequest, reply fun
 	p.finished()
 }
 
-// begin checks one partition's batch and appends it.
-func (p *produce) begin(at int, t *kmsg.ProduceRequestTopic, q *kmsg.ProduceRequestTopicPartition) {
+// begin checks one partition's batch and appends it, unless it is refused already.
+func (p *produce) begin(at int, t *kmsg.ProduceRequestTopic, q *kmsg.ProduceRequestTopicPartition, refused int16) {
 	out := &p.parts[at]
 	out.Default()
 	out.Partition, out.BaseOffset, out.LogAppendTime, out.LogStartOffset = q.Partition, -1, -1, -1
@@ -101,6 +109,8 @@ func (p *produce) begin(at int, t *kmsg.ProduceRequestTopic, q *kmsg.ProduceRequ
 	switch {
 	case p.body.Acks < -1 || p.body.Acks > 1:
 		code, err = codeInvalidRequiredAcks, fmt.Errorf("acks is %d", p.body.Acks)
+	case refused != codeNone:
+		code = refused
 	case r.topic != nil && reserved(r.topic.Name):
 		code, err = codeInvalidTopic, fmt.Errorf("topic %s is the broker's own", r.topic.Name)
 	case code == codeNone:

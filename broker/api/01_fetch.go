@@ -22,6 +22,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/purgatory"
 	"millrace/broker/server"
@@ -76,8 +77,15 @@ func (h *Handler) Fetch(req *server.Request, b *kmsg.FetchRequest, reply func(se
 	img := h.config.Catalog.Image()
 	f.readers = make([]reader, len(wants))
 	keys := make([]Key, 0, len(wants))
+	allowed := false
 	for i, w := range wants {
 		f.readers[i] = reader{want: w, replica: h.find(img, w.name, w.id, w.index)}
+		if i == 0 || w.name != wants[i-1].name || w.id != wants[i-1].id {
+			allowed = h.allowedTopic(req, auth.Read, img, w.name, w.id)
+		}
+		if !allowed {
+			f.readers[i].replica = replica{code: codeTopicAuthorization}
+		}
 		if r := &f.readers[i]; r.log != nil {
 			keys = append(keys, Key{Topic: r.topic.ID, Partition: r.index})
 		}

@@ -12,7 +12,9 @@ package api
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
+	"millrace/broker/server"
 )
 
 // The times ListOffsets gives a meaning of their own, and the version that knows them.
@@ -28,17 +30,21 @@ const (
 var timeSince = map[int64]int16{timeMax: 7, timeEarliestLocal: 8, timeLatestTiered: 9, timePendingUpload: 11}
 
 // ListOffsets finds offsets by time.
-func (h *Handler) ListOffsets(b *kmsg.ListOffsetsRequest) kmsg.Response {
+func (h *Handler) ListOffsets(req *server.Request, b *kmsg.ListOffsetsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListOffsetsResponse()
 	img := h.config.Catalog.Image()
 	for i := range b.Topics {
 		t := &b.Topics[i]
 		out := kmsg.ListOffsetsResponseTopic{Topic: t.Topic, Partitions: make([]kmsg.ListOffsetsResponseTopicPartition, len(t.Partitions))}
+		allowed := h.allowedTopic(req, auth.Describe, img, t.Topic, catalog.TopicID{})
 		for j := range t.Partitions {
 			q, p := &t.Partitions[j], &out.Partitions[j]
 			p.Default()
 			p.Partition, p.Offset, p.Timestamp, p.LeaderEpoch = q.Partition, -1, -1, -1
 			r := h.find(img, t.Topic, catalog.TopicID{}, q.Partition)
+			if !allowed {
+				r = replica{code: codeTopicAuthorization}
+			}
 			if p.ErrorCode = r.code; r.code == codeNone {
 				p.ErrorCode = fenced(r.log, q.CurrentLeaderEpoch)
 			}

@@ -3,7 +3,8 @@
 //   - v0: an empty list asks for all topics; from v1 null does, and an empty list asks for none.
 //   - v4: allow_auto_topic_creation; before, asking for a topic creates it. A created topic is in the answer at once,
 //     without the LEADER_NOT_AVAILABLE round Apache Kafka makes.
-//   - v8-10 authorized operations: not told (there are no ACLs yet), as when they are not asked for.
+//   - v8 (KIP-430): authorized operations, where they are asked for. Topics that may not be described are left out of all
+//     topics.
 //   - v10 (KIP-516): topic ids; v12: topics may be asked for by id alone.
 //   - v13 (KIP-1102): the error at the top is always 0: there is nothing to bootstrap from again.
 //   - The controller is the broker that answers: on one board it is, and in a cluster any broker passes admin
@@ -14,6 +15,7 @@ package api
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -25,16 +27,20 @@ func (h *Handler) Metadata(req *server.Request, b *kmsg.MetadataRequest) (int64,
 	resp.ClusterID = textOrNull(h.config.ClusterID)
 	resp.ControllerID = h.config.NodeID
 	all := b.Topics == nil || b.Version == 0 && len(b.Topics) == 0
+	denied := make(map[string]bool) // what is to be made and may not be
 	if !all {
-		h.create(req, b)
+		h.create(req, b, denied)
 	}
+	resp.AuthorizedOperations = h.clusterOperations(req, b.IncludeClusterAuthorizedOperations)
 	img := h.config.Catalog.Image()
 	var topics []*catalog.Topic
 	size, partitions := 0, 0
 	if all {
 		for t := range img.Topics() {
-			topics = append(topics, t)
-			partitions += len(t.Partitions)
+			if h.allowedTopic(req, auth.Describe, img, t.Name, t.ID) {
+				topics = append(topics, t)
+				partitions += len(t.Partitions)
+			}
 		}
 	} else {
 		for i := range b.Topics {
@@ -57,9 +63,19 @@ func (h *Handler) Metadata(req *server.Request, b *kmsg.MetadataRequest) (int64,
 	resp.Topics = make([]kmsg.MetadataResponseTopic, 0, len(topics))
 	for i, t := range topics {
 		out := kmsg.NewMetadataResponseTopic()
-		if t != nil {
+		switch {
+		case !all && (denied[value(b.Topics[i].Topic)] || !h.allowedTopic(req, auth.Describe, img, value(b.Topics[i].Topic), b.Topics[i].TopicID)):
+			// Neither the name to an id nor the id to a name is told.
+			out.Topic, out.TopicID, out.ErrorCode = b.Topics[i].Topic, b.Topics[i].TopicID, codeTopicAuthorization
+			if out.Topic == nil && b.Version < 12 {
+				out.Topic = text("")
+			}
+		case t != nil:
 			h.describeTopic(&out, t)
-		} else {
+			if b.IncludeTopicAuthorizedOperations {
+				out.AuthorizedOperations = h.operations(req, auth.TopicNamed(t.Name))
+			}
+		default:
 			q := &b.Topics[i]
 			out.Topic, out.TopicID = q.Topic, q.TopicID
 			switch {
@@ -87,8 +103,9 @@ func wanted(img *catalog.Image, q *kmsg.MetadataRequestTopic) *catalog.Topic {
 	return img.TopicByID(q.TopicID)
 }
 
-// create makes the topics that do not exist, where that is wanted. A topic that cannot be made is answered as unknown.
-func (h *Handler) create(req *server.Request, b *kmsg.MetadataRequest) {
+// create makes the topics that do not exist, where that is wanted. A topic that cannot be made is answered as unknown; one
+// that may not be is put into denied.
+func (h *Handler) create(req *server.Request, b *kmsg.MetadataRequest, denied map[string]bool) {
 	if h.config.Ensure == nil || b.Version >= 4 && !b.AllowAutoTopicCreation {
 		return
 	}
@@ -96,6 +113,13 @@ func (h *Handler) create(req *server.Request, b *kmsg.MetadataRequest) {
 	for i := range b.Topics {
 		name := b.Topics[i].Topic
 		if name == nil || img.Topic(*name) != nil || catalog.ValidTopicName(*name) != nil || reserved(*name) {
+			continue
+		}
+		if !h.allowed(req, auth.Describe, auth.TopicNamed(*name)) {
+			continue // told as such anyway
+		}
+		if !h.allowed(req, auth.Create, theCluster) && !h.allowed(req, auth.Create, auth.TopicNamed(*name)) {
+			denied[*name] = true
 			continue
 		}
 		if err := h.config.Ensure(req.Context, *name); err != nil {

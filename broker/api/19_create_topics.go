@@ -15,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -44,6 +45,10 @@ func (h *Handler) CreateTopics(req *server.Request, b *kmsg.CreateTopicsRequest)
 			out.ErrorCode, out.ErrorMessage = codeInvalidRequest, text("the topic is in the request more than once")
 			continue
 		}
+		if !h.allowed(req, auth.Create, theCluster) && !h.allowed(req, auth.Create, auth.TopicNamed(q.Topic)) {
+			out.ErrorCode, out.ErrorMessage = codeTopicAuthorization, saying(errTopicDenied)
+			continue
+		}
 		c, err := h.createTopic(req, q, b.ValidateOnly)
 		if err != nil {
 			out.ErrorCode, out.ErrorMessage = codeOf(err), saying(err)
@@ -51,6 +56,10 @@ func (h *Handler) CreateTopics(req *server.Request, b *kmsg.CreateTopicsRequest)
 		}
 		if !b.ValidateOnly {
 			out.TopicID = c.ID
+		}
+		if !h.allowed(req, auth.DescribeConfigs, auth.TopicNamed(q.Topic)) {
+			out.ConfigErrorCode = codeTopicAuthorization
+			continue
 		}
 		out.NumPartitions, out.ReplicationFactor = int32(len(c.Partitions)), int16(len(c.Partitions[0].Replicas))
 		for _, e := range h.config.Defaults().Describe(c.Name, c.Config) {

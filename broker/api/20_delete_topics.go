@@ -11,6 +11,7 @@ package api
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -53,6 +54,10 @@ func (h *Handler) deleteTopic(req *server.Request, q kmsg.DeleteTopicsRequestTop
 		out.ErrorCode, out.ErrorMessage = codeInvalidRequest, text("both a name and an id")
 		return
 	case q.Topic != nil:
+		if !h.allowed(req, auth.Describe, auth.TopicNamed(*q.Topic)) {
+			out.ErrorCode, out.ErrorMessage = codeTopicAuthorization, saying(errTopicDenied)
+			return
+		}
 		if t = img.Topic(*q.Topic); t == nil {
 			out.ErrorCode, out.ErrorMessage = codeUnknownTopicOrPartition, text("this server does not host this topic")
 			return
@@ -62,8 +67,16 @@ func (h *Handler) deleteTopic(req *server.Request, q kmsg.DeleteTopicsRequestTop
 			out.ErrorCode, out.ErrorMessage = codeUnknownTopicID, text("this server does not host this topic id")
 			return
 		}
+		if !h.allowed(req, auth.Describe, auth.TopicNamed(t.Name)) {
+			out.ErrorCode, out.ErrorMessage = codeTopicAuthorization, saying(errTopicDenied)
+			return
+		}
 	}
 	out.Topic, out.TopicID = &t.Name, t.ID
+	if !h.allowed(req, auth.Delete, auth.TopicNamed(t.Name)) {
+		out.ErrorCode, out.ErrorMessage = codeTopicAuthorization, saying(errTopicDenied)
+		return
+	}
 	if reserved(t.Name) {
 		out.ErrorCode, out.ErrorMessage = codeInvalidRequest, text("the topic is the broker's own")
 		return

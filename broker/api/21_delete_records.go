@@ -12,11 +12,13 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
+	"millrace/broker/server"
 )
 
 // DeleteRecords moves the starts of logs up.
-func (h *Handler) DeleteRecords(b *kmsg.DeleteRecordsRequest) kmsg.Response {
+func (h *Handler) DeleteRecords(req *server.Request, b *kmsg.DeleteRecordsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDeleteRecordsResponse()
 	img := h.config.Catalog.Image()
 	resp.Topics = make([]kmsg.DeleteRecordsResponseTopic, len(b.Topics))
@@ -25,10 +27,14 @@ func (h *Handler) DeleteRecords(b *kmsg.DeleteRecordsRequest) kmsg.Response {
 		t, out := &b.Topics[i], &resp.Topics[i]
 		out.Topic = t.Topic
 		out.Partitions = make([]kmsg.DeleteRecordsResponseTopicPartition, len(t.Partitions))
+		allowed := h.allowedTopic(req, auth.Delete, img, t.Topic, catalog.TopicID{})
 		for j := range t.Partitions {
 			q, p := &t.Partitions[j], &out.Partitions[j]
 			p.Partition, p.LowWatermark = q.Partition, -1
 			r := h.find(img, t.Topic, catalog.TopicID{}, q.Partition)
+			if !allowed {
+				r = replica{code: codeTopicAuthorization}
+			}
 			switch {
 			case r.code != codeNone:
 				p.ErrorCode = r.code

@@ -11,6 +11,7 @@ package api
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -21,6 +22,13 @@ func (h *Handler) InitProducerID(req *server.Request, b *kmsg.InitProducerIDRequ
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
 	if b.TransactionalID != nil {
 		resp.ErrorCode = codeUnsupportedVersion
+		if !h.allowed(req, auth.Write, auth.TransactionNamed(*b.TransactionalID)) {
+			resp.ErrorCode = codeTxnIDAuthorization
+		}
+		return resp
+	}
+	if !h.allowed(req, auth.IdempotentWrite, theCluster) && !h.config.Authorizer.AllowedAny(peerOf(req), auth.Write, auth.Topic) {
+		resp.ErrorCode = codeClusterAuthorization
 		return resp
 	}
 	id, err := h.producerID(req)

@@ -10,21 +10,27 @@ package api
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
+	"millrace/broker/server"
 )
 
 // OffsetForLeaderEpoch finds where epochs end.
-func (h *Handler) OffsetForLeaderEpoch(b *kmsg.OffsetForLeaderEpochRequest) kmsg.Response {
+func (h *Handler) OffsetForLeaderEpoch(req *server.Request, b *kmsg.OffsetForLeaderEpochRequest) kmsg.Response {
 	resp := kmsg.NewPtrOffsetForLeaderEpochResponse()
 	img := h.config.Catalog.Image()
 	for i := range b.Topics {
 		t := &b.Topics[i]
 		out := kmsg.OffsetForLeaderEpochResponseTopic{Topic: t.Topic, Partitions: make([]kmsg.OffsetForLeaderEpochResponseTopicPartition, len(t.Partitions))}
+		allowed := h.allowedTopic(req, auth.Describe, img, t.Topic, catalog.TopicID{})
 		for j := range t.Partitions {
 			q, p := &t.Partitions[j], &out.Partitions[j]
 			p.Default()
 			p.Partition, p.LeaderEpoch, p.EndOffset = q.Partition, -1, -1
 			r := h.find(img, t.Topic, catalog.TopicID{}, q.Partition)
+			if !allowed {
+				r = replica{code: codeTopicAuthorization}
+			}
 			if p.ErrorCode = r.code; r.code == codeNone {
 				p.ErrorCode = fenced(r.log, q.CurrentLeaderEpoch)
 			}

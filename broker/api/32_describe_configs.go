@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -49,7 +50,7 @@ func (h *Handler) DescribeConfigs(req *server.Request, b *kmsg.DescribeConfigsRe
 			resp.Resources = append(resp.Resources, out)
 			continue
 		}
-		entries, code, err := h.describe(img, q)
+		entries, code, err := h.describe(req, img, q)
 		out.ErrorCode, out.ErrorMessage = code, saying(err)
 		for _, e := range entries {
 			if q.ConfigNames == nil || slices.Contains(q.ConfigNames, e.Setting.Name) {
@@ -62,9 +63,12 @@ func (h *Handler) DescribeConfigs(req *server.Request, b *kmsg.DescribeConfigsRe
 }
 
 // describe lists the settings of one resource.
-func (h *Handler) describe(img *catalog.Image, q *kmsg.DescribeConfigsRequestResource) ([]catalog.Entry, int16, error) {
+func (h *Handler) describe(req *server.Request, img *catalog.Image, q *kmsg.DescribeConfigsRequestResource) ([]catalog.Entry, int16, error) {
 	switch q.ResourceType {
 	case kmsg.ConfigResourceTypeTopic:
+		if !h.allowed(req, auth.DescribeConfigs, auth.TopicNamed(q.ResourceName)) {
+			return nil, codeTopicAuthorization, errTopicDenied
+		}
 		if err := catalog.ValidTopicName(q.ResourceName); err != nil {
 			return nil, codeInvalidTopic, err
 		}
@@ -74,6 +78,9 @@ func (h *Handler) describe(img *catalog.Image, q *kmsg.DescribeConfigsRequestRes
 		}
 		return h.config.Defaults().Describe(t.Name, t.Config), codeNone, nil
 	case kmsg.ConfigResourceTypeBroker:
+		if !h.allowed(req, auth.DescribeConfigs, theCluster) {
+			return nil, codeClusterAuthorization, errClusterDenied
+		}
 		all := img.BrokerConfig(catalog.AllBrokers)
 		if q.ResourceName == "" {
 			entries := catalog.DescribeBroker(nil, all, nil)

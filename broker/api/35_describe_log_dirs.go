@@ -10,6 +10,7 @@ package api
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -17,6 +18,11 @@ import (
 // DescribeLogDirs tells sizes. The first result is the room its answer takes; the answer is nil when the server
 // closed before there was room.
 func (h *Handler) DescribeLogDirs(req *server.Request, b *kmsg.DescribeLogDirsRequest) (int64, kmsg.Response) {
+	if !h.allowed(req, auth.Describe, theCluster) {
+		resp := kmsg.NewPtrDescribeLogDirsResponse()
+		resp.ErrorCode, resp.Dirs = codeClusterAuthorization, []kmsg.DescribeLogDirsResponseDir{}
+		return 0, resp
+	}
 	img := h.config.Catalog.Image()
 	n := 0
 	if b.Topics == nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -25,7 +26,7 @@ func (h *Handler) CreatePartitions(req *server.Request, b *kmsg.CreatePartitions
 		q := &b.Topics[i]
 		out := kmsg.NewCreatePartitionsResponseTopic()
 		out.Topic = q.Topic
-		if times[q.Topic] > 1 || reserved(q.Topic) {
+		if times[q.Topic] > 1 || reserved(q.Topic) && h.allowed(req, auth.Alter, auth.TopicNamed(q.Topic)) {
 			out.ErrorCode, out.ErrorMessage = codeInvalidRequest, text("the topic is in the request more than once, or the broker's own")
 		} else {
 			err := h.addPartitions(req, q, b.ValidateOnly)
@@ -37,6 +38,9 @@ func (h *Handler) CreatePartitions(req *server.Request, b *kmsg.CreatePartitions
 }
 
 func (h *Handler) addPartitions(req *server.Request, q *kmsg.CreatePartitionsRequestTopic, validateOnly bool) error {
+	if !h.allowed(req, auth.Alter, auth.TopicNamed(q.Topic)) {
+		return errTopicDenied
+	}
 	img := h.config.Catalog.Image()
 	t := img.Topic(q.Topic)
 	if t == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -74,6 +75,9 @@ func (h *Handler) alterOne(req *server.Request, q *kmsg.IncrementalAlterConfigsR
 func (h *Handler) alter(req *server.Request, kind kmsg.ConfigResourceType, name string, ops []catalog.ConfigOp, replace, validateOnly bool) error {
 	switch kind {
 	case kmsg.ConfigResourceTypeTopic:
+		if !h.allowed(req, auth.AlterConfigs, auth.TopicNamed(name)) {
+			return errTopicDenied
+		}
 		t := h.config.Catalog.Image().Topic(name)
 		switch {
 		case t == nil:
@@ -83,6 +87,9 @@ func (h *Handler) alter(req *server.Request, kind kmsg.ConfigResourceType, name 
 		}
 		return h.propose(req, catalog.AlterTopicConfig{Topic: t.ID, Replace: replace, Ops: ops}, validateOnly)
 	case kmsg.ConfigResourceTypeBroker:
+		if !h.allowed(req, auth.AlterConfigs, theCluster) {
+			return errClusterDenied
+		}
 		id := catalog.AllBrokers
 		if name != "" {
 			var err error

@@ -2,7 +2,7 @@
 //
 //   - v1 (KIP-919): brokers only; asking a broker for controllers is MISMATCHED_ENDPOINT_TYPE, as at Apache Kafka.
 //   - v2: no broker is fenced.
-//   - Authorized operations are not told: there are no ACLs yet.
+//   - Authorized operations (KIP-430), where they are asked for.
 
 package api
 
@@ -22,7 +22,7 @@ const (
 func (h *Handler) DescribeCluster(req *server.Request, b *kmsg.DescribeClusterRequest) kmsg.Response {
 	resp := kmsg.NewPtrDescribeClusterResponse()
 	resp.ClusterID, resp.ControllerID, resp.EndpointType = h.config.ClusterID, h.config.NodeID, endpointBrokers
-	resp.ClusterAuthorizedOperations = noOperations
+	resp.ClusterAuthorizedOperations = h.clusterOperations(req, b.IncludeClusterAuthorizedOperations)
 	if b.Version >= 1 && b.EndpointType != endpointBrokers {
 		resp.ErrorCode, resp.ErrorMessage = codeUnsupportedEndpoint, text("unknown endpoint type")
 		if b.EndpointType == endpointControllers {

@@ -2,7 +2,7 @@
 //
 //   - KIP-966: topics in the order of their names, at most min(limit, 2,000) partitions in one answer, and a cursor
 //     where the next one goes on. Eligible leader replicas are empty.
-//   - Authorized operations are not told: there are no ACLs yet.
+//   - Authorized operations (KIP-430) of every topic.
 
 package api
 
@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/server"
 )
@@ -33,7 +34,9 @@ func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeT
 	var names []string
 	if len(b.Topics) == 0 {
 		for t := range img.Topics() {
-			names = append(names, t.Name)
+			if h.allowedTopic(req, auth.Describe, img, t.Name, t.ID) {
+				names = append(names, t.Name)
+			}
 		}
 	}
 	for i := range b.Topics {
@@ -61,6 +64,13 @@ func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeT
 		}
 		out := kmsg.NewDescribeTopicPartitionsResponseTopic()
 		out.Topic, out.AuthorizedOperations = text(name), noOperations
+		if !h.allowed(req, auth.Describe, auth.TopicNamed(name)) {
+			out.ErrorCode = codeTopicAuthorization
+			room--
+			resp.Topics = append(resp.Topics, out)
+			first = 0
+			continue
+		}
 		if t == nil {
 			if out.ErrorCode = codeUnknownTopicOrPartition; catalog.ValidTopicName(name) != nil {
 				out.ErrorCode = codeInvalidTopic
@@ -70,7 +80,7 @@ func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeT
 			first = 0
 			continue
 		}
-		out.TopicID, out.IsInternal = t.ID, reserved(name)
+		out.TopicID, out.IsInternal, out.AuthorizedOperations = t.ID, reserved(name), h.operations(req, auth.TopicNamed(name))
 		for ; first < len(t.Partitions) && room > 0; first, room = first+1, room-1 {
 			out.Partitions = append(out.Partitions, h.partitionOf(t, int32(first)))
 		}

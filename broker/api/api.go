@@ -127,6 +127,8 @@ type Handler struct {
 	produce produceNumbers
 	damper  *auth.Damper
 	hush    hush
+	// asked is told every permission that is asked for; only tests set it.
+	asked func(permission)
 
 	idMu sync.Mutex
 	// idNext to idEnd are the producer ids of this broker's block that were not given out.
@@ -194,6 +196,10 @@ func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel 
 	case *kmsg.SASLAuthenticateRequest:
 		reply(h.SaslAuthenticate(req, b))
 		return nil
+	case *kmsg.DescribeACLsRequest:
+		room, body = h.DescribeAcls(req, b)
+	case *kmsg.DeleteACLsRequest:
+		room, body = h.DeleteAcls(req, b)
 	case *kmsg.DescribeUserSCRAMCredentialsRequest:
 		room, body = h.DescribeUserScramCredentials(req, b)
 	case *kmsg.MetadataRequest:
@@ -228,21 +234,23 @@ const answerGrowth = 16
 func (h *Handler) small(req *server.Request) kmsg.Response {
 	switch b := req.Body.(type) {
 	case *kmsg.ListOffsetsRequest:
-		return h.ListOffsets(b)
+		return h.ListOffsets(req, b)
 	case *kmsg.DeleteTopicsRequest:
 		return h.DeleteTopics(req, b)
 	case *kmsg.DeleteRecordsRequest:
-		return h.DeleteRecords(b)
+		return h.DeleteRecords(req, b)
 	case *kmsg.InitProducerIDRequest:
 		return h.InitProducerID(req, b)
 	case *kmsg.OffsetForLeaderEpochRequest:
-		return h.OffsetForLeaderEpoch(b)
+		return h.OffsetForLeaderEpoch(req, b)
 	case *kmsg.AlterConfigsRequest:
 		return h.AlterConfigs(req, b)
 	case *kmsg.CreatePartitionsRequest:
 		return h.CreatePartitions(req, b)
 	case *kmsg.IncrementalAlterConfigsRequest:
 		return h.IncrementalAlterConfigs(req, b)
+	case *kmsg.CreateACLsRequest:
+		return h.CreateAcls(req, b)
 	case *kmsg.AlterUserSCRAMCredentialsRequest:
 		return h.AlterUserScramCredentials(req, b)
 	case *kmsg.DescribeClusterRequest:

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
+	"millrace/broker/auth"
 	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/partition"
@@ -192,6 +193,8 @@ type board struct {
 	nowMS  atomic.Int64
 	waits  *purgatory.Purgatory[Key]
 	config Config
+	// as is who sends requests; nil: nobody in particular.
+	as *auth.Session
 }
 
 func (b *board) Image() *catalog.Image {
@@ -313,7 +316,7 @@ func (b *board) begin(req kmsg.Request, version int16) *pending {
 	}
 	p := &pending{TB: b.tb, header: h, kind: body.ResponseKind(), answered: make(chan server.Answer, 2)}
 	p.cancel = b.Serve(&server.Request{
-		Header: h, Body: body, Context: b.tb.Context(), Local: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9092},
+		Header: h, Body: body, Context: b.tb.Context(), Local: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9092}, Session: b.as,
 	}, func(a server.Answer) { p.answered <- a })
 	return p
 }

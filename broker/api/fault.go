@@ -137,6 +137,9 @@ var faults = []struct {
 	{auth.ErrACL, codeInvalidRequest},
 
 	{errRefused, codeInvalidRequest},
+	{errTopicDenied, codeTopicAuthorization},
+	{errClusterDenied, codeClusterAuthorization},
+	{errNoAuthorizer, codeSecurityDisabled},
 	{budget.ErrTooLarge, codeMessageTooLarge},
 	{purgatory.ErrFull, codeRequestTimedOut},
 	{purgatory.ErrClosed, codeBrokerNotAvailable},

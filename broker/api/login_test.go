@@ -311,7 +311,8 @@ func TestNobodyLooksLikeSomebody(t *testing.T) {
 		}
 		return fields[1]
 	}
-	if first("ann") != first("ann") || first("nobody") != first("nobody") || first("nobody") == first("no one") {
+	again := map[string]string{"ann": first("ann"), "nobody": first("nobody")}
+	if first("ann") != again["ann"] || first("nobody") != again["nobody"] || first("no one") == again["nobody"] {
 		t.Error("salts give away who exists")
 	}
 }

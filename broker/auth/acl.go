@@ -140,6 +140,15 @@ type Resource struct {
 	Name string
 }
 
+// TopicNamed is a topic.
+func TopicNamed(name string) Resource { return Resource{Topic, name} }
+
+// GroupNamed is a consumer group.
+func GroupNamed(id string) Resource { return Resource{Group, id} }
+
+// TransactionNamed is a transactional id.
+func TransactionNamed(id string) Resource { return Resource{TransactionalID, id} }
+
 // Filter selects entries; the zero strings and the Any values select all. It is Kafka's AclBindingFilter.
 type Filter struct {
 	Type       ResourceType

@@ -65,7 +65,7 @@ func TestCredentialsDoNotTell(t *testing.T) {
 			t.Errorf("%s prints %s", verb, got)
 		}
 	}
-	if RandomPassword() == RandomPassword() || len(RandomPassword()) != 32 {
+	if a, b := RandomPassword(), RandomPassword(); a == b || len(a) != 32 {
 		t.Error("passwords are not random")
 	}
 }

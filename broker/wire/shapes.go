@@ -68,6 +68,13 @@ var describeConfigsShape = []field{
 	i8, i8.since(3),              // synonyms, documentation
 }
 
+// An entry of an ACL, or a filter of them: type, name, pattern, principal, host, operation, permission.
+var describeACLsShape = []field{i8, str, i8, str, str, i8, i8}
+
+var createACLsShape = []field{array(describeACLsShape...)}
+
+var deleteACLsShape = []field{array(describeACLsShape...)}
+
 var alterConfigsShape = []field{
 	array(i8, str, array(str, str)), // type, name; key, value
 	i8,                              // validate only
