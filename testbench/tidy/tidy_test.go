@@ -56,6 +56,7 @@ var doors = map[string][]string{
 	"github.com/coreos/go-systemd":      {"platform/systemd"},
 	"github.com/twmb/franz-go/pkg/kgo":  {"bridge/upstream", "platform/cmd/millrace"},
 	"github.com/twmb/franz-go/pkg/kadm": {"bridge/upstream", "platform/cmd/millrace"},
+	"github.com/xdg-go/scram":           {"broker/auth"},
 	"github.com/spf13/cobra":            {"platform/cmd/millrace", "image/cmd/mkimage"},
 	"github.com/pelletier/go-toml":      {"platform/config"},
 	"github.com/fxamacker/cbor":         {"bridge/feed", "bridge/rule"},

@@ -15,17 +15,27 @@ import (
 const patience = 10 * time.Second
 
 // endpoint is the broker a command talks to.
-type endpoint struct{ bootstrap []string }
+type endpoint struct {
+	bootstrap []string
+	login     login
+	changed   func(flag string) bool
+}
 
 func (e *endpoint) flags(cmd *cobra.Command) {
 	cmd.PersistentFlags().StringSliceVarP(&e.bootstrap, "bootstrap-server", "b", []string{"127.0.0.1:9092"}, "the broker's Kafka address")
+	e.login.flags(cmd.PersistentFlags())
+	e.changed = cmd.PersistentFlags().Changed
 }
 
 func (e *endpoint) client(ctx context.Context, options ...kgo.Opt) (*kgo.Client, error) {
-	options = append([]kgo.Opt{
+	who, err := e.login.options(e.changed)
+	if err != nil {
+		return nil, err
+	}
+	options = append(append([]kgo.Opt{
 		kgo.SeedBrokers(e.bootstrap...), kgo.ClientID("millrace-cli"),
 		kgo.RetryTimeout(patience), kgo.RecordDeliveryTimeout(patience),
-	}, options...)
+	}, who...), options...)
 	client, err := kgo.NewClient(options...)
 	if err != nil {
 		return nil, coded{err, exitUsage}

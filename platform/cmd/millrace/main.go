@@ -93,7 +93,7 @@ func (c *command) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", "text", "text or json")
 	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.produce(), c.consume(), c.dump(), c.fsck(),
-		c.config(), c.version())
+		c.user(), c.acl(), c.config(), c.version())
 	return root
 }
 

@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/x509/pkix"
 	"os"
 	"os/signal"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"millrace/broker/auth/authtest"
 )
 
 func TestMain(m *testing.M) {
@@ -23,6 +27,15 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		// Certificates for localhost of an authority in ca.crt.
+		Setup: func(env *testscript.Env) error {
+			ca := authtest.NewAuthority(t)
+			ca.WriteAuthority(env.WorkDir)
+			for name, end := range map[string]time.Duration{"board": time.Hour, "next": 2 * time.Hour, "ann": time.Hour, "late": -time.Hour} {
+				ca.Write(env.WorkDir, name, ca.Issue(pkix.Name{CommonName: name}, time.Now().Add(end)))
+			}
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// status CODE millrace ARGS...: runs it and wants that exit code.
 			"status": status,

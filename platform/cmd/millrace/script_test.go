@@ -67,16 +67,18 @@ func halt(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(b.end())
 }
 
-// hup makes the broker read its configuration again and wants the text in a line of its log.
+// hup makes the broker read its configuration again and wants the text in its log.
 func hup(ts *testscript.TestScript, _ bool, args []string) {
 	b := boards[ts]
 	ts.Check(b.cmd.Process.Signal(syscall.SIGHUP))
+	var all strings.Builder
 	for {
 		line, err := b.log.ReadString('\n')
 		ts.Check(err)
-		if strings.Contains(line, `"configuration`) {
-			if !strings.Contains(line, args[0]) {
-				ts.Fatalf("want %q in: %s", args[0], line)
+		all.WriteString(line)
+		if strings.Contains(line, `"configuration`) { // the last line of a reload
+			if !strings.Contains(all.String(), args[0]) {
+				ts.Fatalf("want %q in: %s", args[0], all.String())
 			}
 			return
 		}
