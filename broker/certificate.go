@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/broker/auth"
 	"millrace/platform/config"
 )
 
@@ -31,12 +32,19 @@ type certificates struct {
 	now     func() time.Time
 	log     *slog.Logger
 	current atomic.Pointer[tls.Config]
+	// login is current for listeners whose clients log in: those are asked for no certificate, as at Apache Kafka.
+	login atomic.Pointer[tls.Config]
 	// notAfter is when the certificate ends, in Unix seconds.
 	notAfter atomic.Int64
 }
 
-// config is what the next connection is made with.
-func (c *certificates) config() *tls.Config { return c.current.Load() }
+// config is what the next connection of a protocol is made with.
+func (c *certificates) config(p auth.Protocol) *tls.Config {
+	if p.SASL() {
+		return c.login.Load()
+	}
+	return c.current.Load()
+}
 
 // load reads the files. After an error, and where the new certificate has expired and the old one has not, the old ones
 // stay. A board's clock may be wrong, so a certificate that is all there is is shown whatever its dates are.
@@ -51,6 +59,9 @@ func (c *certificates) load(s *config.Config) error {
 	}
 	next.Time = c.now
 	c.notAfter.Store(leaf.NotAfter.Unix())
+	login := next.Clone()
+	login.ClientAuth = tls.NoClientCert
+	c.login.Store(login)
 	c.current.Store(next)
 	c.check()
 	return nil

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509/pkix"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/broker/auth"
 	"millrace/broker/auth/authtest"
 	"millrace/platform/config"
 )
@@ -26,7 +28,10 @@ func TestCertificatesAreReplacedWhenTheNewOnesAreGood(t *testing.T) {
 	if err := c.load(settings); err != nil {
 		t.Fatal(err)
 	}
-	shown := func() string { return c.config().Certificates[0].Leaf.Subject.CommonName }
+	if a, b := c.config(auth.SSL).ClientAuth, c.config(auth.SASLSSL).ClientAuth; a != tls.RequireAndVerifyClientCert || b != tls.NoClientCert {
+		t.Errorf("SSL asks for certificates: %v, SASL_SSL: %v", a, b)
+	}
+	shown := func() string { return c.config(auth.SASLSSL).Certificates[0].Leaf.Subject.CommonName }
 	second, key := ca.Write(dir, "second", ca.Issue(pkix.Name{CommonName: "second"}, now.Add(10*24*time.Hour)))
 	expired, expiredKey := ca.Write(dir, "expired", ca.Issue(pkix.Name{CommonName: "expired"}, now.Add(-time.Hour)))
 	garbage := dir + "/garbage"

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -69,7 +70,7 @@ func (b *Broker) openKafka() error {
 			if err := b.openCertificates(); err != nil {
 				return err
 			}
-			of.TLS = b.certificates.config
+			of.TLS = func() *tls.Config { return b.certificates.config(of.Protocol) }
 		}
 		address, err := b.kafka.Listen(of)
 		if err != nil {

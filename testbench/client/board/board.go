@@ -16,6 +16,8 @@ type Board struct {
 	dir    string
 	change func(*config.Config)
 	log    *slog.Logger
+	// settings are those the broker was opened with.
+	settings *config.Config
 }
 
 // Start opens a broker on free ports of loopback. It is closed when the test ends, and must close without complaint.
@@ -49,6 +51,9 @@ func (b *Board) Restart() {
 	b.open()
 }
 
+// Settings are what the broker was opened with.
+func (b *Board) Settings() *config.Config { return b.settings }
+
 // Kafka is the address of the Kafka door.
 func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }
 
@@ -62,6 +67,7 @@ func (b *Board) open() {
 	if b.change != nil {
 		b.change(settings)
 	}
+	b.settings = settings
 	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings, Logger: b.log})
 	if err != nil {
 		b.t.Fatalf("open the broker: %v", err)
