@@ -14,7 +14,7 @@ CUTS ?= 20000# power cuts of test-long
 FUZZTIME ?= 20s
 
 # Packages whose tests run once more under the race detector, which needs a C compiler.
-RACE := ./broker/journal ./broker/partition ./broker/purgatory ./broker/server ./broker/wheel ./broker/budget \
+RACE := ./broker/api ./broker/auth ./broker/journal ./broker/partition ./broker/purgatory ./broker/server ./broker/wheel ./broker/budget \
 	./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/pulse
 
 .PHONY: run test test-long test-deps lint fuzz bench build cross clean help go
@@ -68,7 +68,7 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, e
 	have() { command -v "$$1" >/dev/null || need+=("$$2"); }
 	have kcat kcat; have mosquitto_pub mosquitto-clients; have mosquitto mosquitto
 	have qemu-arm-static qemu-user-static; have fusermount3 fuse3; have mkfs.ext4 e2fsprogs
-	have java default-jre-headless; have mvn maven; have cc gcc; have git git
+	have java default-jre-headless; have mvn maven; have cc gcc; have git git; have python3 python3-venv
 	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q
@@ -76,6 +76,7 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, e
 	fi
 	go mod download
 	bash testbench/client/kafka/install.sh
+	bash testbench/client/confluent/install.sh
 
 lint: go ## formatting, vet for every target, staticcheck, and the rules of testbench/tidy
 	@bad=$$(git ls-files '*.go' | xargs go tool gofumpt -l)
