@@ -116,6 +116,30 @@ func TestShapesAreKmsgs(t *testing.T) {
 	})
 }
 
+// What was decoded stays as it was when the buffer it came from is used again.
+func TestNothingButRecordsStaysInTheFrame(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	each(t, func(a *API, version int16) {
+		if a.Name == "Produce" {
+			return
+		}
+		for range 50 {
+			body := random(r, a, version).AppendTo(nil)
+			want := bytes.Clone(body)
+			req, err := Decode(Header{Key: a.Key, Version: version}, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range body {
+				body[i] = ^body[i]
+			}
+			if got := req.AppendTo(nil); !bytes.Equal(got, want) {
+				t.Fatalf("%s v%d aliases its frame: see own", a.Name, version)
+			}
+		}
+	})
+}
+
 // allocated is how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
