@@ -119,3 +119,23 @@ func TestScramFiles(t *testing.T) {
 		}
 	}
 }
+
+// FuzzScramFile: whatever is in the file, it is a credential that may be kept or an error that tells nothing of it.
+func FuzzScramFile(f *testing.F) {
+	f.Add(`SCRAM-SHA-256=[name=a,iterations=4096,salt="MTIzNDU2Nzg5MDEyMzQ1Ng==",saltedpassword="MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI="]`)
+	f.Add("SCRAM-SHA-512=[password=\"a\\\"b,\"]\n#\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		all, err := parseScram(text)
+		if err != nil {
+			if !errors.Is(err, auth.ErrCredential) {
+				t.Fatal(err)
+			}
+			return
+		}
+		for _, c := range all {
+			if err := c.Credential.Check(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
