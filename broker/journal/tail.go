@@ -240,20 +240,27 @@ func (t *tail) restart() error {
 	return nil
 }
 
-// cut takes everything after the last acknowledged frame off the file. It also dirties the block the cut is in, so that
-// acknowledged bytes whose block was part of a failed write are written again.
-func (t *tail) cut() error {
+// cut takes everything after the last acknowledged frame off the file, and writes what is left of the block the cut is in
+// again: acknowledged bytes whose block was part of a failed write. The truncation alone dirties that block only where it
+// shortens the file, and a cut whose own sync failed has done so before.
+func (t *tail) cut() (err error) {
 	file, err := t.files.o.FS.OpenFile(t.files.path(walName(t.base)), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, file.Close()) }()
 	if err := file.Truncate(t.size); err != nil {
-		return errors.Join(err, file.Close())
+		return err
 	}
-	if err := file.Sync(syncCut); err != nil {
-		return errors.Join(err, file.Close())
+	at := t.size &^ (blockSize - 1)
+	left := make([]byte, t.size-at)
+	if _, err := file.ReadAt(left, at); err != nil {
+		return err
 	}
-	return file.Close()
+	if _, err := file.WriteAt(left, at); err != nil {
+		return err
+	}
+	return file.Sync(syncCut)
 }
 
 // place puts an empty file of a fresh inode at the name next. What a failed roll has left behind its frame goes first,

@@ -238,7 +238,11 @@ func openStore(fs disk.FS, dir string, now func() time.Time, image *catalog.Imag
 }
 
 func openJournal(fs disk.FS, dir string, after journal.Mark) (*journal.Journal, error) {
-	return journal.Open(journal.Options{
+	return journal.Open(journalOptions(fs, dir), after)
+}
+
+func journalOptions(fs disk.FS, dir string) journal.Options {
+	return journal.Options{
 		Dir: filepath.Join(dir, journalName), FS: fs, SegmentBytes: walSegment, InlineMax: inlineMax, FrameMax: 64 << 10,
-	}, after)
+	}
 }
