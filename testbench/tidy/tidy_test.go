@@ -70,6 +70,9 @@ var vague = []string{"util", "utils", "common", "helper", "helpers", "misc", "ty
 // linesMax is how long a file may be.
 const linesMax = 500
 
+// sizeMax is how large any file may be, in bytes.
+const sizeMax = 256 << 10
+
 // pkg is what `go list -json` says about one.
 type pkg struct {
 	ImportPath string
@@ -217,6 +220,31 @@ func TestFilesFitInAHead(t *testing.T) {
 	}
 	if seen < 50 {
 		t.Errorf("saw only %d files", seen)
+	}
+}
+
+// What a build leaves in the tree is easily committed, and never gets out of the history again.
+func TestNoProgramsAreKept(t *testing.T) {
+	for _, file := range tracked(t) {
+		f, err := os.Open(filepath.Join(root(t), file))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var magic [4]byte
+		n, err := f.ReadAt(magic[:], 0)
+		info, statErr := f.Stat()
+		if err := errors.Join(statErr, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		if size := info.Size(); string(magic[:n]) == "\x7fELF" || size > sizeMax {
+			t.Errorf("%s, %d bytes, does not belong into the tree: no programs, and at most %d bytes", file, size, sizeMax)
+		}
 	}
 }
 
