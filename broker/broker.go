@@ -134,6 +134,11 @@ func (b *Broker) openDirectory(context.Context) error {
 	if err := b.config.FS.MkdirAll(b.dir(), 0o750); err != nil {
 		return fmt.Errorf("data directory (--data, or log.dirs in [broker]): %w", err)
 	}
+	if _, err := ReadMeta(b.config.FS, b.dir()); errors.Is(err, ErrNotFormatted) {
+		if err := vacant(b.config.FS, b.dir(), false); err != nil { // before anything is left there
+			return err
+		}
+	}
 	l, err := lockDir(b.dir())
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 
 // unused takes the lock of the directory, where there is one, without making it.
 func unused(dir string) (release func(), err error) {
-	f, err := os.Open(filepath.Join(dir, ".lock"))
+	f, err := os.Open(filepath.Join(dir, lockName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return func() {}, nil
 	}
