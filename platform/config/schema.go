@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -218,6 +219,9 @@ func Loopback(hostPort string) error {
 	host, port, err := net.SplitHostPort(hostPort)
 	if err != nil || port == "" {
 		return fmt.Errorf("%q is not an address like 127.0.0.1:1234", hostPort)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: the port is a number from 0, for any that is free, to 65535", hostPort)
 	}
 	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
 		return nil

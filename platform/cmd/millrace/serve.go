@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -158,10 +160,26 @@ func (c *command) ready(a broker.Addresses, f serveFlags) error {
 	if _, err := fmt.Fprintln(c.out, line); err != nil || !f.sim {
 		return err
 	}
-	host, port, _ := strings.Cut(a.MQTT[0], ":")
-	_, err := fmt.Fprintf(c.out, "publish:  mosquitto_pub -h %s -p %s -q 1 -t hello/world -m hi\nconsume:  %s consume mqtt -b %s   (the simulated sensor: sensors.climate)\n",
-		host, port, called(), a.Kafka[0])
+	_, err := fmt.Fprint(c.out, paste(a))
 	return err
+}
+
+// paste is what to type next: one line that publishes, one that consumes, and one for the sensor, each as it stands.
+func paste(a broker.Addresses) string {
+	if len(a.Kafka) == 0 {
+		return ""
+	}
+	host, port := "", ""
+	_, missing := exec.LookPath("mosquitto_pub")
+	if len(a.MQTT) > 0 && missing == nil {
+		host, port, missing = net.SplitHostPort(a.MQTT[0])
+	}
+	publish := fmt.Sprintf("mosquitto_pub -h %s -p %s -q 1 -t hello/world -m hi", host, port)
+	if host == "" || missing != nil {
+		publish = fmt.Sprintf("echo hi | %s produce mqtt -b %s", called(), a.Kafka[0])
+	}
+	return fmt.Sprintf("publish:  %s\nconsume:  %s consume mqtt -b %s\nsensor:   %s consume sensors.climate -b %s\n",
+		publish, called(), a.Kafka[0], called(), a.Kafka[0])
 }
 
 // called is how this one was called.
