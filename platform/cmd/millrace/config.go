@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -42,6 +44,9 @@ func load(file string) (*config.Config, error) {
 	} else {
 		c, err = config.Load(file, config.BoardNames(), checks())
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, coded{err, exitMissing}
+	}
 	if err != nil {
 		return nil, coded{err, exitUsage}
 	}
@@ -49,7 +54,6 @@ func load(file string) (*config.Config, error) {
 }
 
 func (c *command) config() *cobra.Command {
-	parent := &cobra.Command{Use: "config", Short: "Check or show the configuration"}
 	var defaults bool
 	show := &cobra.Command{
 		Use: "show [FILE]", Short: "Print what a file means, defaults included", Args: cobra.MaximumNArgs(1),
@@ -93,6 +97,5 @@ func (c *command) config() *cobra.Command {
 			return err
 		},
 	}
-	parent.AddCommand(check, show)
-	return parent
+	return group("config", "Check or show the configuration", check, show)
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -53,11 +54,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(errs, "millrace:", err)
+	if !c.started {
+		usage := cmd.UseLine()
+		if cmd.HasAvailableSubCommands() {
+			usage = cmd.CommandPath() + " COMMAND"
+		}
+		fmt.Fprintf(errs, "usage: %s; `%s --help` says more\n", usage, cmd.CommandPath())
+	}
 	var code coded
 	switch {
 	case errors.As(err, &code):
@@ -95,6 +103,26 @@ func (c *command) root() *cobra.Command {
 	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.produce(), c.consume(), c.dump(), c.fsck(),
 		c.config(), c.version())
 	return root
+}
+
+// group is a command that only has others below it.
+func group(use, short string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, DisableFlagsInUseLine: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			var names []string
+			for _, sub := range below {
+				names = append(names, sub.Name())
+			}
+			return fmt.Errorf("unknown command %q for %q; there are %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(below...)
+	return cmd
 }
 
 func (c *command) version() *cobra.Command {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -32,6 +33,9 @@ func (c *command) produce() *cobra.Command {
 		Use: "produce TOPIC", Short: "Write the lines of standard input to a topic", Args: cobra.ExactArgs(1),
 		Long: "Write the lines of standard input to a topic, one record a line. It ends when all of them are acknowledged: on flash.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if partition < -1 {
+				return fail(exitUsage, "--partition %d: want -1 or more", partition)
+			}
 			record := kgo.Record{Topic: args[0], Partition: partition}
 			if cmd.Flags().Changed("key") {
 				record.Key = []byte(key)
@@ -45,6 +49,9 @@ func (c *command) produce() *cobra.Command {
 				kgo.AllowAutoTopicCreation(), kgo.MaxBufferedRecords(pendingMax), kgo.RequiredAcks(kgo.AllISRAcks()),
 				kgo.ProducerBatchCompression(kgo.NoCompression()),
 			}
+			if partition < -1 {
+				return fail(exitUsage, "--partition %d: want a partition's number, or -1", partition)
+			}
 			if partition >= 0 {
 				options = append(options, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 			}
@@ -53,6 +60,11 @@ func (c *command) produce() *cobra.Command {
 				return err
 			}
 			defer client.Close()
+			if partition >= 0 {
+				if err := has(cmd.Context(), kadm.NewClient(client), args[0], partition); err != nil {
+					return err
+				}
+			}
 			return c.lines(cmd.Context(), client, record, separator)
 		},
 	}
@@ -64,6 +76,20 @@ func (c *command) produce() *cobra.Command {
 	return cmd
 }
 
+// has says whether a topic has a partition. A topic that is not there yet may get it.
+func has(ctx context.Context, a *kadm.Client, topic string, partition int32) error {
+	topics, err := a.ListTopics(ctx, topic)
+	if err != nil {
+		return answered(err)
+	}
+	if t := topics[topic]; t.Err == nil {
+		if _, ok := t.Partitions[partition]; !ok {
+			return fail(exitMissing, "%s has no partition %d: it has %d, from 0 on", topic, partition, len(t.Partitions))
+		}
+	}
+	return nil
+}
+
 // lines produces every line of the input with what the record has.
 func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record, separator string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -71,7 +97,11 @@ func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record
 	var acknowledged int64 // counted by the client's promises, one at a time, and read after Flush
 	promise := func(_ *kgo.Record, err error) {
 		if err != nil {
-			cancel(err)
+			words := ""
+			if errors.Is(err, kerr.MessageTooLarge) {
+				words = "a record is larger than the topic's max.message.bytes allows"
+			}
+			cancel(told(like.Topic, err, words))
 			return
 		}
 		if acknowledged++; acknowledged%progressEvery == 0 {
@@ -97,7 +127,11 @@ func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record
 		client.Produce(ctx, &record, promise)
 	}
 	flushErr := client.Flush(ctx)
-	err := errors.Join(context.Cause(ctx), scan.Err())
+	err := scan.Err()
+	if errors.Is(err, bufio.ErrTooLong) {
+		err = fmt.Errorf("line %d is longer than %d bytes", sent+1, lineMax)
+	}
+	err = errors.Join(context.Cause(ctx), err)
 	if err == nil {
 		err = flushErr
 	}
@@ -124,11 +158,15 @@ func (c *command) consume() *cobra.Command {
 		Use: "consume TOPIC", Short: "Print the records of a topic", Args: cobra.ExactArgs(1),
 		Long: "Print the records of a topic, until interrupted. Text is the value, a line each; -o json has everything.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			offset, err := parseOffset(from)
+			offset, first, err := parseOffset(from)
 			if err != nil {
 				return err
 			}
-			client, err := e.client(cmd.Context())
+			if partition < -1 || count < 0 {
+				return fail(exitUsage, "--partition %d --count %d: want -1 or more, and 0 or more", partition, count)
+			}
+			// With those that mark transactions and fillers, or the end would never be seen where one of them is last.
+			client, err := e.client(cmd.Context(), kgo.KeepControlRecords())
 			if err != nil {
 				return err
 			}
@@ -138,17 +176,21 @@ func (c *command) consume() *cobra.Command {
 				err = ends.Error()
 			}
 			if err != nil {
-				return answered(fmt.Errorf("%s: %w", args[0], err))
+				return told(args[0], err, "")
 			}
 			left := map[int32]int64{}
 			start := map[int32]kgo.Offset{}
 			for p, end := range ends[args[0]] {
-				if partition < 0 || p == partition {
-					left[p], start[p] = end.Offset, offset
+				if partition >= 0 && p != partition {
+					continue
+				}
+				left[p], start[p] = end.Offset, offset
+				if first > end.Offset { // from where it will go on: the broker knows no place behind its end
+					start[p] = kgo.NewOffset().At(end.Offset)
 				}
 			}
 			if len(start) == 0 {
-				return fail(exitMissing, "%s has no partition %d", args[0], partition)
+				return fail(exitMissing, "%s has no partition %d: it has %d, from 0 on", args[0], partition, len(ends[args[0]]))
 			}
 			if !untilEnd {
 				left = nil
@@ -156,7 +198,7 @@ func (c *command) consume() *cobra.Command {
 				return err
 			}
 			client.AddConsumePartitions(map[string]map[int32]kgo.Offset{args[0]: start})
-			return c.records(cmd.Context(), client, left, count)
+			return c.records(cmd.Context(), client, left, first, count)
 		},
 	}
 	e.flags(cmd)
@@ -167,18 +209,19 @@ func (c *command) consume() *cobra.Command {
 	return cmd
 }
 
-func parseOffset(s string) (kgo.Offset, error) {
+// parseOffset is where to begin; first is the lowest offset that is wanted.
+func parseOffset(s string) (from kgo.Offset, first int64, err error) {
 	switch s {
 	case "beginning":
-		return kgo.NewOffset().AtStart(), nil
+		return kgo.NewOffset().AtStart(), 0, nil
 	case "end":
-		return kgo.NewOffset().AtEnd(), nil
+		return kgo.NewOffset().AtEnd(), 0, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
-		return kgo.Offset{}, fail(exitUsage, "--from %s: want beginning, end or an offset", s)
+		return kgo.Offset{}, 0, fail(exitUsage, "--from %s: want beginning, end or an offset", s)
 	}
-	return kgo.NewOffset().At(n), nil
+	return kgo.NewOffset().At(n), n, nil
 }
 
 // alreadyRead takes out of left the partitions that have nothing between from and their end.
@@ -200,9 +243,9 @@ func (c *command) alreadyRead(ctx context.Context, a *kadm.Client, topic, from s
 	return nil
 }
 
-// records prints until count records are printed, the ends in left are reached, or ctx is done. A nil left and a zero
-// count bound nothing.
-func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, count int64) error {
+// records prints those from offset first on until count are printed, the ends in left are reached, or ctx is done. A nil
+// left and a zero count bound nothing.
+func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, first, count int64) error {
 	bounded := left != nil
 	out := bufio.NewWriter(c.out)
 	sink := &command{out: out, errs: c.errs, format: c.format}
@@ -213,7 +256,7 @@ func (c *command) records(ctx context.Context, client *kgo.Client, left map[int3
 			return out.Flush()
 		}
 		for _, f := range fetches.Errors() {
-			return errors.Join(answered(fmt.Errorf("%s-%d: %w", f.Topic, f.Partition, f.Err)), out.Flush())
+			return errors.Join(told(f.Topic, f.Err, ""), out.Flush())
 		}
 		for it := fetches.RecordIter(); !it.Done(); {
 			r := it.Next()
@@ -221,7 +264,7 @@ func (c *command) records(ctx context.Context, client *kgo.Client, left map[int3
 			if bounded && !wanted {
 				continue
 			}
-			if !bounded || r.Offset < end {
+			if (!bounded || r.Offset < end) && r.Offset >= first && !r.Attrs.IsControl() {
 				if err := sink.record(out, r); err != nil {
 					return err
 				}
