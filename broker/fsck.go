@@ -52,8 +52,14 @@ func (r *FsckReport) Damaged() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Damage })
 }
 
-// Repair does what the findings say under Repair and keeps the ones that are left.
+// Repair does what the findings say under Repair and keeps the ones that are left. It refuses, as Fsck does, where a
+// broker has opened the directory since.
 func (r *FsckReport) Repair(fsys disk.FS) error {
+	release, err := unused(r.Dir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	var failed []error
 	r.Findings = slices.DeleteFunc(r.Findings, func(f Finding) bool {
 		if f.repair == nil {
@@ -122,6 +128,7 @@ type fsck struct {
 }
 
 func (c *fsck) found(f Finding) {
+	f.Text = strings.TrimPrefix(f.Text, f.Path+": ")
 	if len(c.Findings) < findingsMax {
 		c.Findings = append(c.Findings, f)
 	}

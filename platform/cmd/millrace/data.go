@@ -66,7 +66,7 @@ func (c *command) fsck() *cobra.Command {
 				return err
 			}
 			if report.Damaged() {
-				return fail(exitDamage, "%s is damaged", args[0])
+				return fail(exitDamage, "%s is damaged; a broker starts on it all the same and serves what is good", args[0])
 			}
 			return nil
 		},
