@@ -100,9 +100,17 @@ func (c *command) root() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", "text", "text or json")
+	c.complete(root, "output", "text", "json")
 	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.produce(), c.consume(), c.dump(), c.fsck(),
 		c.config(), c.version())
 	return root
+}
+
+// complete offers the values a flag takes to the shell.
+func (c *command) complete(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // there is no such flag
+	}
 }
 
 // group is a command that only has others below it.

@@ -69,6 +69,8 @@ func (c *command) produce() *cobra.Command {
 		},
 	}
 	e.flags(cmd)
+	c.complete(cmd, "bootstrap-server")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.Flags().StringVarP(&key, "key", "k", "", "of every record; default: none")
 	cmd.Flags().StringVarP(&separator, "key-separator", "K", "", "what stands between key and value in a line")
 	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: by the key")
@@ -202,10 +204,13 @@ func (c *command) consume() *cobra.Command {
 		},
 	}
 	e.flags(cmd)
+	c.complete(cmd, "bootstrap-server")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.Flags().StringVar(&from, "from", "beginning", "beginning, end, or an offset")
 	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: all")
 	cmd.Flags().Int64VarP(&count, "count", "n", 0, "end after so many records; 0: never")
 	cmd.Flags().BoolVar(&untilEnd, "until-end", false, "end where the topic ended when this began")
+	c.complete(cmd, "from", "beginning", "end")
 	return cmd
 }
 

@@ -45,6 +45,7 @@ func (c *command) serve() *cobra.Command {
 	flags.StringVar(&f.http, "http", "", "address for health and figures; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
+	c.complete(cmd, "log-level", "debug", "info", "warn", "error")
 	return cmd
 }
 
