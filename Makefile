@@ -36,7 +36,7 @@ build: go ## bin/millrace for this machine
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/millrace ./platform/cmd/millrace
 
 run: build ## a broker on loopback with a simulated sensor, data in ./data (DATA=DIR)
-	@exec bin/millrace serve --data $(DATA) --sim
+	@exec bin/millrace serve --data "$(DATA)" --sim
 
 test: go ## every test; lanes whose tools are missing are skipped loudly, see test-deps
 	@begin=$$SECONDS
