@@ -86,8 +86,8 @@ type command struct {
 
 func (c *command) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "millrace",
-		Short:         "A durable edge broker: MQTT and sensors in, Kafka in and out",
+		Use:   "millrace",
+		Short: "A durable edge broker: MQTT and sensors in, Kafka in and out",
 		Long: "A durable edge broker: MQTT and sensors in, Kafka in and out.\n\n" +
 			"Exit codes: 0 done, 1 it was tried and did not work, 2 the command line or the configuration is wrong,\n" +
 			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked.",
