@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"millrace/bridge/feed"
+	"millrace/bridge/route"
 	"millrace/broker/partition"
 	"millrace/broker/record"
 	"millrace/hw/bus"
@@ -17,10 +18,11 @@ const (
 	simBus     = "SIM0"
 	simEvery   = 2 * time.Second
 	simTimeout = time.Second
+	simTopic   = "sensors.climate"
 )
 
 // openFeed starts to read the sensors.
-func (b *Broker) openFeed(context.Context) error {
+func (b *Broker) openFeed(ctx context.Context) error {
 	s := b.config.Settings
 	registry := &bus.Registry{}
 	timeouts := map[string]time.Duration{}
@@ -33,8 +35,17 @@ func (b *Broker) openFeed(context.Context) error {
 		timeouts[simBus] = simTimeout
 		sensors = append(sensors[:len(sensors):len(sensors)], config.Sensor{
 			Name: "cabinet", Driver: "bme280", Bus: simBus, Address: sim.ClimateAddress, Every: simEvery,
-			Topic: "sensors.climate", Format: "senml+json",
+			Topic: simTopic, Format: "senml+json",
 		})
+	}
+	if b.config.Sim {
+		// Who tries the board reads before anything was written: the sensor's topic, and the one MQTT clients write to by
+		// default.
+		for _, name := range []string{simTopic, route.DefaultTopic} {
+			if _, err := b.Ensure(ctx, name); err != nil {
+				b.log.Warn("topic not made", "topic", name, "error", err) // a full disk, or they are not made unasked
+			}
+		}
 	}
 	if len(sensors) == 0 {
 		return nil
