@@ -497,8 +497,3 @@ func (c *child) truncate() error {
 	}
 	return nil
 }
-
-// faulty recognizes the event after which the disk may fail.
-func faulty(mark []byte) bool {
-	return strings.Contains(string(mark), fmt.Sprintf(`"Kind":%q`, evFaults))
-}

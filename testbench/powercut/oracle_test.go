@@ -133,6 +133,11 @@ func decode(mark []byte) (e event, err error) {
 	return e, nil
 }
 
+// faulty recognizes the event after which the disk may fail.
+func faulty(mark []byte) bool {
+	return strings.Contains(string(mark), fmt.Sprintf(`"Kind":%q`, evFaults))
+}
+
 // hear takes one event. Its error is a promise that the running board broke.
 func (o *oracle) hear(e event) error {
 	switch e.Kind {
