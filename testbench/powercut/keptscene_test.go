@@ -186,3 +186,51 @@ func checkpointed(dir string, seed uint64, skip disk.Point) (cuts int, err error
 	}
 	return s.cuts, errors.Join(err, killed(store, j))
 }
+
+// relearned: the first segment went, and the log begins inside the next, so that the epochs' file does not fit it to the
+// letter and they are read from the log. A leader begins behind the checkpoint, in records that only the journal has, and
+// goes on in a segment of its own.
+func relearned(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
+	s, err := newScene(dir, seed, skip)
+	if err != nil {
+		return 0, err
+	}
+	store, j, err := s.work("relearned")
+	if err != nil {
+		return 0, err
+	}
+	p, ids := store.Get(s.topic, 0), uint64(sceneRecords)
+	more := func(n, size int) {
+		for ; err == nil && n > 0; n-- {
+			err = appended(p, ids, size)
+			ids++
+		}
+	}
+	more(2, logSegment/2) // the second rolls
+	more(2, 100)
+	start := p.End() - 1
+	deleted := make(chan error, 1)
+	p.DeleteRecords(start, func(_ int64, err error) { deleted <- err })
+	err = errors.Join(err, <-deleted)
+	if err == nil {
+		_, err = p.Retain(s.now().UnixMilli())
+	}
+	err = errors.Join(err, store.Checkpoint(), p.SetLeader(1, true))
+	more(2, inlineMax-500) // only in the journal
+	more(1, logSegment/2)  // pointed to: synced with its commit
+	if err == nil {
+		err = s.cut(func(data string) error {
+			store, _, err := openStore(disk.OS{}, data, s.now, s.image, nil)
+			if err != nil {
+				return err
+			}
+			p := store.Get(s.topic, 0)
+			log, err := readPartition(p, p.Start(), p.High())
+			if want := int64(ids) - start; err == nil && (p.Start() != start || int64(len(log.records)) != want) {
+				err = fmt.Errorf("LOST: the log begins at %d and shows %d records, want %d and %d", p.Start(), len(log.records), start, want)
+			}
+			return errors.Join(err, store.Close())
+		})
+	}
+	return s.cuts, errors.Join(err, killed(store, j))
+}

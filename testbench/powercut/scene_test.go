@@ -298,7 +298,7 @@ func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 // scenes are all of them, by name.
 var scenes = map[string]func(dir string, seed uint64, skip disk.Point) (cuts int, err error){
 	"checkpointed": checkpointed, "formatted": formatted, "led": led, "mended": mended, "offline": offline, "orphaned": orphaned, "quarantined": quarantined,
-	"snapshotted": snapshotted, "walked": walked,
+	"relearned": relearned, "snapshotted": snapshotted, "walked": walked,
 }
 
 // With every sync in its place no scene loses anything.
