@@ -23,6 +23,7 @@ var elsewhere = map[string]string{
 	"journal.ErrForeign":         "a start that fails",
 	"journal.ErrInvalid":         "a broken invariant of ours",
 	"journal.ErrState":           "a broken invariant of ours",
+	"partition.ErrEntries":       "what the store reads at its start",
 	"partition.ErrSlot":          "what the store reads at its start",
 	"quorum.ErrForeign":          "a start that fails",
 	"segment.ErrCheckpoint":      "what the store reads at its start",
