@@ -57,7 +57,8 @@ func shareOut(limit int64) (*memory, error) {
 		{&m.reading, "mqtt-reading", 5},
 		{&m.output, "mqtt-output", 8},
 		{&m.state, "mqtt-state", 10},
-		// The rest is the runtime's own, catalog, partitions, caches and what is garbage but not collected yet.
+		// The rest is the runtime's own, catalog, partitions, caches, decoders of compressed batches (which have a limit of
+		// their own, see record) and what is garbage but not collected yet.
 	} {
 		if *s.share, err = m.budget.Share(s.name, heap*s.percent/100); err != nil {
 			return nil, err

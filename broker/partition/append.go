@@ -110,7 +110,7 @@ func (c *commit) checksum() uint32 { return record.Sum(c.batches) }
 // inspect looks at everything that needs no lock. It stamps the append time, which is inside the checksum.
 func (c *commit) inspect(batches []byte, cfg *catalog.TopicConfig) error {
 	c.batches = batches
-	check := record.ValidateOptions{Compacted: cfg.CleanupCompact, Internal: c.o.Internal}
+	check := record.ValidateOptions{Compacted: cfg.CleanupCompact, Internal: c.o.Internal, MaxRecord: cfg.MaxMessageBytes}
 	if !cfg.LogAppendTime {
 		check.Earliest = c.now - min(cfg.TimestampBeforeMaxMS, c.now)
 		if cfg.TimestampAfterMaxMS < math.MaxInt64-c.now {

@@ -118,7 +118,7 @@ func firstIn(batches []byte, start, ms int64) (next, offset, ts int64, err error
 		if b.MaxTimestamp() < ms {
 			continue
 		}
-		for r, err := range b.Records(record.DefaultMaxBytes) {
+		for r, err := range b.Stamps(record.DefaultMaxBytes) {
 			if err != nil {
 				return 0, -1, -1, err
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -51,9 +52,18 @@ func ParseCodec(name string) (Codec, error) {
 // ones back. Their windows are the smallest that compress a batch well, because a board has 64 MiB in all.
 const (
 	zstdEncoderWindow = 128 << 10
-	// zstdDecoderWindow admits every level of every client up to zstd's recommended 8 MiB.
-	zstdDecoderWindow = 8 << 20
+	// gzipCost is about what a gzip decoder holds, in bytes: its window and tables; zstdCost what a zstd decoder holds
+	// beside its window.
+	gzipCost, zstdCost = 48 << 10, 440 << 10
 )
+
+// zstdWindows are the sizes of window a decoder is made for. A frame says which it needs before its first block, and
+// gets all of it at once. Small ones are what most clients send, 2 MiB Java's default, and 8 MiB admits every level of
+// every client that zstd recommends to admit.
+var zstdWindows = [...]uint64{512 << 10, 2 << 20, 8 << 20}
+
+// zstdKeep is how many of zstdWindows go back to their pool. The largest is too much to keep for another time.
+const zstdKeep = 2
 
 var (
 	gzipWriters = sync.Pool{New: func() any {
@@ -71,7 +81,6 @@ var (
 		}
 		return w
 	}}
-	lz4Readers   = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
 	zstdEncoders = sync.Pool{New: func() any {
 		// One at a time means no goroutines, so the collector may take an encoder that was not closed.
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -81,14 +90,8 @@ var (
 		}
 		return e
 	}}
-	zstdDecoders = sync.Pool{New: func() any {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(zstdDecoderWindow), zstd.WithDecodeBuffersBelow(0))
-		if err != nil {
-			panic(err) // the options are constants
-		}
-		return d
-	}}
+	// zstdDecoders have one pool for each window in zstdWindows.
+	zstdDecoders [len(zstdWindows)]sync.Pool
 )
 
 // sliceWriter appends what is written to a slice.
@@ -177,39 +180,81 @@ type stream struct {
 	codec Codec
 	r     io.Reader
 	src   bytes.Reader
+	cost  int64 // what was taken of decoding
+	class int   // of a zstd decoder
 }
 
-// open starts decompressing src.
+// open starts decompressing src, waiting until there is room for the decoder.
 func (c Codec) open(src []byte) (*stream, error) {
 	s := &stream{codec: c}
 	s.src.Reset(src)
+	var err error
 	switch c {
 	case None:
 		s.r = &s.src
 	case Gzip:
+		s.take(gzipCost)
 		z := gzipReaders.Get().(*gzip.Reader)
-		if err := z.Reset(&s.src); err != nil {
-			gzipReaders.Put(z)
-			return nil, fmt.Errorf("%w: gzip: %w", ErrCorrupt, err)
-		}
-		s.r = z
+		s.r, err = z, z.Reset(&s.src)
 	case Snappy:
-		s.r = newSnappyReader(src)
-	case LZ4:
-		z := lz4Readers.Get().(*lz4.Reader)
-		z.Reset(&s.src)
-		s.r = z
-	case Zstd:
-		z := zstdDecoders.Get().(*zstd.Decoder)
-		if err := z.Reset(&s.src); err != nil {
-			zstdDecoders.Put(z)
-			return nil, fmt.Errorf("%w: zstd: %w", ErrCorrupt, err)
+		var z *snappyReader
+		if z, err = newSnappyReader(src); err == nil {
+			s.take(int64(z.most))
+			s.r = z
 		}
-		s.r = z
+	case LZ4:
+		var z *lz4Reader
+		if z, err = newLZ4Reader(src); err == nil {
+			s.take(z.cost())
+			s.r = z
+		}
+	case Zstd:
+		err = s.openZstd(src)
 	default:
 		return nil, fmt.Errorf("%w: %d", ErrCodec, int8(c))
 	}
+	if err != nil {
+		s.close()
+		if errors.Is(err, ErrTooLarge) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, c, err)
+	}
 	return s, nil
+}
+
+// openZstd takes a decoder for the window that the first frame of src names. One that a later frame outgrows fails.
+func (s *stream) openZstd(src []byte) error {
+	var h zstd.Header
+	if err := h.Decode(src); err != nil {
+		return err
+	}
+	window := h.WindowSize
+	if h.SingleSegment {
+		window = h.FrameContentSize
+	}
+	s.class = slices.IndexFunc(zstdWindows[:], func(w uint64) bool { return w >= window })
+	if s.class < 0 {
+		return fmt.Errorf("%w: a zstd window of %d bytes, limit %d", ErrTooLarge, window, zstdWindows[len(zstdWindows)-1])
+	}
+	s.take(int64(zstdWindows[s.class]) + zstdCost)
+	z, ok := zstdDecoders[s.class].Get().(*zstd.Decoder)
+	if !ok {
+		var err error
+		// Buffers below 0: everything goes through the bounded stream, also what is in memory already.
+		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(zstdWindows[s.class]), zstd.WithDecodeBuffersBelow(0))
+		if err != nil {
+			panic(err) // the options are constants
+		}
+	}
+	s.r = z
+	return z.Reset(&s.src)
+}
+
+func (s *stream) take(n int64) {
+	take(decoding, n)
+	s.cost = n
 }
 
 func (s *stream) Read(p []byte) (int, error) {
@@ -225,12 +270,16 @@ func (s *stream) close() {
 	switch z := s.r.(type) {
 	case *gzip.Reader:
 		gzipReaders.Put(z)
-	case *lz4.Reader:
-		lz4Readers.Put(z)
+	case *lz4Reader:
+		z.close()
 	case *zstd.Decoder:
-		zstdDecoders.Put(z)
+		if s.class < zstdKeep {
+			zstdDecoders[s.class].Put(z)
+		}
 	case *snappyReader:
 		z.close()
 	}
 	s.r = nil
+	decoding.Release(s.cost)
+	s.cost = 0
 }

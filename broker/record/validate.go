@@ -12,6 +12,9 @@ import (
 type ValidateOptions struct {
 	// MaxBytes bounds the decompressed records. 0 is DefaultMaxBytes.
 	MaxBytes int
+	// MaxRecord bounds each decompressed record; one of a batch that is not compressed is as large as it is. Less than
+	// MaxRecord is MaxRecord.
+	MaxRecord int64
 	// Compacted demands a key in every record.
 	Compacted bool
 	// Earliest and Latest bound every record's timestamp, in ms, when they are over 0. Records without one (-1) pass.
@@ -20,8 +23,8 @@ type ValidateOptions struct {
 	Internal bool
 }
 
-// DefaultMaxBytes is the limit on decompressed records where the caller names none. They are streamed: memory goes
-// with the largest record, not with the batch.
+// DefaultMaxBytes is the limit on decompressed records where the caller names none. They are streamed: it bounds the time
+// a batch may take, not memory.
 const DefaultMaxBytes = 64 << 20
 
 // Validate says whether a client may write the batch, looking at every record, as Kafka's LogValidator does: offsets
@@ -50,6 +53,9 @@ func (b Batch) Validate(o ValidateOptions) error {
 		}
 		if err != nil {
 			return err
+		}
+		if w.stream != nil && w.size > max(o.MaxRecord, MaxRecord) {
+			return fmt.Errorf("%w: record %d takes %d bytes decompressed, limit %d", ErrTooLarge, want, w.size, max(o.MaxRecord, MaxRecord))
 		}
 		if w.prev != want {
 			return fmt.Errorf("%w: offset delta %d, want %d", ErrInvalid, w.prev, want)
