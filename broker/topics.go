@@ -184,8 +184,10 @@ var internalTopics = map[string]map[string]string{
 	"__mqtt_retained": internalSettings,
 }
 
+// max.message.bytes: what the door took of a client fits here, whatever the default for other topics.
 var internalSettings = map[string]string{
-	"cleanup.policy": "compact", "segment.bytes": "1048576", "flush.messages": "1", "compression.type": "producer",
+	"max.message.bytes": "2147483647",
+	"cleanup.policy":    "compact", "segment.bytes": "1048576", "flush.messages": "1", "compression.type": "producer",
 }
 
 // online lets the doors find a partition that has come back.

@@ -32,7 +32,7 @@ type Config struct {
 	AllowAnonymous     bool          // nothing else exists yet: false refuses everybody
 	MaxConnections     int           // 0: 2000
 	MaxSessions        int           // with or without a connection; 0: 10000
-	MaxPacketSize      int           // bytes; 0: 1 MiB
+	MaxPacketSize      int           // bytes; 0: 1000 KiB
 	MaxSubscriptions   int           // of one session; 0: 256
 	MaxTopicLevels     int           // of a topic or filter; 0: 64
 	MaxTopicBytes      int           // of a topic or filter; 0: 1024
@@ -77,7 +77,7 @@ func (c *Config) fill() error {
 	}{
 		{&c.MaxConnections, 2000, 1, 1 << 20, "max_connections"},
 		{&c.MaxSessions, 10_000, 1, 1 << 24, "max_sessions"},
-		{&c.MaxPacketSize, 1 << 20, 128, packet.MaxRemaining, "max_packet_size"},
+		{&c.MaxPacketSize, 1000 << 10, 128, packet.MaxRemaining, "max_packet_size"},
 		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
 		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
 		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"},

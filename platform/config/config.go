@@ -150,7 +150,7 @@ func Default() *Config {
 		Memory:  Memory{Limit: 48 * mib},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
-			MaxPacketSize: mib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
+			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
 		},
 		HTTP: HTTP{Listener: "127.0.0.1:8080"},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
