@@ -23,9 +23,10 @@ type memory struct {
 	gathering *budget.Share
 	// answers are large answers of Kafka's admin requests, sessions the partitions of its fetch sessions.
 	answers, sessions *budget.Share
-	// mqtt are MQTT publishes that are not durable yet, reading its large packets that are still arriving, output what
-	// waits to be written to its clients, state its sessions, subscriptions, wills and index of retained messages.
-	mqtt, reading, output, state *budget.Share
+	// mqtt are MQTT publishes that are not durable yet, reading and readingSmall its large packets that are still
+	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
+	// retained messages.
+	mqtt, reading, readingSmall, output, state *budget.Share
 }
 
 // collectPercent is GOGC: on a board a little more work for the collector is cheaper than half as much heap again.
@@ -54,7 +55,8 @@ func shareOut(limit int64) (*memory, error) {
 		{&m.answers, "answers", 5},
 		{&m.sessions, "fetch-sessions", 2},
 		{&m.mqtt, "mqtt", 8},
-		{&m.reading, "mqtt-reading", 5},
+		{&m.reading, "mqtt-reading", 4}, // one packet of max_packet_size at a time, where memory.limit is left alone
+		{&m.readingSmall, "mqtt-reading-small", 2},
 		{&m.output, "mqtt-output", 8},
 		{&m.state, "mqtt-state", 10},
 		// The rest is the runtime's own, catalog, partitions, caches, decoders of compressed batches (which have a limit of

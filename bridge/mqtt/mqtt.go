@@ -25,9 +25,10 @@ type Config struct {
 	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
 	After func(d time.Duration, f func()) (stop func() bool)
 	// What all connections together may hold, in bytes; nil: only the limits of each bound it. Inflight are publishes
-	// not yet durable, Reading packets over 4 KiB that are still arriving, Output what waits to be written, and State
-	// what is remembered: sessions, subscriptions, wills and the index of retained messages.
-	Inflight, Reading, Output, State Budget
+	// not yet durable, Reading packets over 64 KiB that are still arriving and ReadingSmall those from 4 KiB to there,
+	// Output what waits to be written, and State what is remembered: sessions, subscriptions, wills and the index of
+	// retained messages.
+	Inflight, Reading, ReadingSmall, Output, State Budget
 
 	AllowAnonymous     bool          // nothing else exists yet: false refuses everybody
 	MaxConnections     int           // 0: 2000
@@ -65,7 +66,7 @@ func (c *Config) fill() error {
 	if c.After == nil {
 		c.After = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 	}
-	for _, b := range []*Budget{&c.Inflight, &c.Reading, &c.Output, &c.State} {
+	for _, b := range []*Budget{&c.Inflight, &c.Reading, &c.ReadingSmall, &c.Output, &c.State} {
 		if *b == nil {
 			*b = unlimited{}
 		}
@@ -124,11 +125,11 @@ type Server struct {
 	creating sync.Mutex // one topic is made at a time; taken after life
 
 	outlets outlets
-	// reading are the clients that hold memory of the Reading budget for a packet that is not whole; waiting counts
-	// those that wait for such memory. Both are of large.go.
+	// arriving are packets over 64 KiB, and those from 4 KiB to there, that are not whole; reading are the clients that
+	// hold memory for one. Both are of large.go.
+	arriving  [2]arrivals
 	readingMu sync.Mutex
 	reading   map[*client]struct{}
-	waiting   atomic.Int32
 
 	// complained is when complain last wrote a line, in seconds, silent how many it did not write since.
 	complained, silent atomic.Int64
@@ -153,6 +154,7 @@ func New(cfg Config) (*Server, error) {
 		sessions:  make(map[string]*session),
 		index:     newIndex(cfg.Router),
 	}
+	s.arriving[0].budget, s.arriving[1].budget = cfg.Reading, cfg.ReadingSmall
 	s.outlets.size = cfg.Output.Size()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.deadlines = newDeadlines(s.cfg.Now, s.cfg.After)
