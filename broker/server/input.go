@@ -109,7 +109,7 @@ func (in *input) begin(c *conn) (size int, key int16, err error) {
 	}
 	head := in.buffer[in.start:in.end]
 	if size, err = wire.FrameSize([wire.PrefixSize]byte(head), c.server.config.RequestMax); err != nil {
-		return 0, 0, err
+		return 0, 0, fmt.Errorf("%w (socket.request.max.bytes)", err)
 	}
 	if err := in.need(c, wire.PrefixSize+4); err != nil {
 		return 0, 0, in.half(err)
@@ -162,10 +162,7 @@ func (c *conn) fillBody(frame []byte, n int) error {
 	for page := 0; n < len(frame); {
 		if n >= page {
 			page = n + smallMax
-			c.patient(c.server.config.Stall)
-			if c.server.waiting.Load() > 0 { // whoever began to wait before we set the long deadline saw us inBody
-				c.patient(min(hurried, c.server.config.Stall))
-			}
+			c.patientBody()
 		}
 		var got int
 		var failed error

@@ -143,7 +143,7 @@ func Default() *Config {
 			NodeID: 1, ClusterAlias: "{node}", Listeners: []string{"PLAINTEXT://127.0.0.1:9092"},
 			AdvertisedListeners: []string{}, LogDirs: "/var/lib/millrace",
 			NumPartitions: 1, ReplicationFactor: 1, AutoCreateTopics: true, ProcessRoles: "broker,controller",
-			MaxConnections: 1000, RequestMaxBytes: 4 * mib, ConnectionsMaxIdle: 10 * minute,
+			MaxConnections: 1000, RequestMaxBytes: 100 * mib, ConnectionsMaxIdle: 10 * minute,
 			RetentionCheck: 5 * minute, ProducerExpiration: day,
 		},
 		Journal: Journal{BytesMax: 32 * mib},

@@ -122,7 +122,7 @@ humidity = 1
 		t.Errorf("topics: %v", c.Topics)
 	}
 	kafka := c.BrokerSettings()
-	if kafka["node.id"] != "7" || kafka["socket.request.max.bytes"] != "4194304" || kafka["connections.max.idle.ms"] != "600000" ||
+	if kafka["node.id"] != "7" || kafka["socket.request.max.bytes"] != "104857600" || kafka["connections.max.idle.ms"] != "600000" ||
 		kafka["listeners"] != "PLAINTEXT://[::1]:9192" {
 		t.Errorf("as Kafka writes it: %v", kafka)
 	}
