@@ -232,7 +232,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 			return known(image.TopicByID(id))
 		},
 		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
-		Space: b.space, Now: b.config.Now, Logger: b.log.With("component", "partition"),
+		Space: b.space, Recompressed: b.memory.gathering, Now: b.config.Now, Logger: b.log.With("component", "partition"),
 		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep, OnOnline: b.online,
 		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
 	})

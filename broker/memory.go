@@ -19,7 +19,7 @@ type memory struct {
 	copies *budget.Share
 	// waiting is what fetches and produces in the purgatory hold.
 	waiting *budget.Share
-	// gathering are records that wait for the next commit to become a batch.
+	// gathering are batches that were compressed anew, until they are durable.
 	gathering *budget.Share
 	// answers are large answers of Kafka's admin requests, sessions the partitions of its fetch sessions.
 	answers, sessions *budget.Share

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"millrace/broker/catalog"
 	"millrace/broker/journal"
 )
 
@@ -30,7 +31,7 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 		return Retained{}, nil
 	}
 	cfg := p.config.Load()
-	if err := p.rollExpired(nowMS, cfg.RetentionMS, cfg.SegmentMS, cfg.CleanupDelete); err != nil {
+	if err := p.rollExpired(nowMS, cfg); err != nil {
 		return Retained{}, fmt.Errorf("retention of %s: %w", p, err)
 	}
 	p.state.Lock()
@@ -131,15 +132,15 @@ func (p *Partition) ShiftArrivals(stepMS, nowMS int64) {
 }
 
 // rollExpired begins a new segment when the active one is due by time, though nobody appends.
-func (p *Partition) rollExpired(now, keep, segmentMS int64, deletes bool) error {
+func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	active := p.active()
 	if p.gone.Load() || p.cutting || p.broken != nil || active.Size() == 0 {
 		return nil
 	}
-	old := deletes && keep >= 0 && expired(active.arrival.Load(), now, keep)
-	due := segmentMS > 0 && active.opened.Load() >= clockTrusted && now-active.opened.Load() >= segmentMS
+	old := cfg.CleanupDelete && cfg.RetentionMS >= 0 && expired(active.arrival.Load(), now, cfg.RetentionMS)
+	due := active.opened.Load() >= clockTrusted && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !old && !due {
 		return nil
 	}

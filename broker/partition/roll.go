@@ -1,8 +1,10 @@
 package partition
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
 
 	"millrace/broker/catalog"
@@ -50,11 +52,27 @@ func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) err
 	}
 	full := active.Size()+n > limit
 	far := end+records-active.Base() > math.MaxInt32
-	old := active.opened.Load() > 0 && now-active.opened.Load() >= cfg.SegmentMS && cfg.SegmentMS > 0
+	old := active.opened.Load() > 0 && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !full && !far && !old {
 		return nil
 	}
 	return p.roll()
+}
+
+// segmentMS is segment.ms for one segment: less segment.jitter.ms times a share that differs from segment to segment, so
+// that partitions made together do not roll together. Kafka draws it anew with each start; here a segment keeps its own.
+func (p *Partition) segmentMS(s *piece, cfg *catalog.TopicConfig) int64 {
+	jitter := min(cfg.SegmentJitterMS, cfg.SegmentMS)
+	switch {
+	case cfg.SegmentMS <= 0:
+		return math.MaxInt64
+	case jitter <= 0:
+		return cfg.SegmentMS
+	}
+	h := fnv.New64a()
+	_, _ = h.Write(p.topic.ID[:]) // a hash takes everything
+	_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(p.index)), uint64(s.Base())))
+	return cfg.SegmentMS - int64(h.Sum64()%uint64(jitter))
 }
 
 // roll begins a new active segment at the log's end. Its name becomes durable with its first sync; until then the

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/journal"
@@ -31,6 +32,8 @@ type Config struct {
 	Named func(name string) (Topic, catalog.TopicConfig, bool)
 	// Defaults are the settings of orphans until they are adopted. [catalog.DefaultTopicConfig]
 	Defaults *catalog.TopicConfig
+	// Recompressed is where batches that are compressed anew are held until they are durable. [2 MiB]
+	Recompressed *budget.Share
 	// Space keeps the reserve. [no limit]
 	Space  *disk.Space
 	Now    func() time.Time // [time.Now]
@@ -121,6 +124,14 @@ func (c *Config) fill() error {
 	}
 	if c.OnDiskFull == nil {
 		c.OnDiskFull = func() {}
+	}
+	if c.Recompressed == nil {
+		const size = 2 << 20
+		room, err := budget.New(size).Share("recompressed", size)
+		if err != nil {
+			return err
+		}
+		c.Recompressed = room
 	}
 	orDefault(&c.JournalBytesMax, 32<<20)
 	orDefault(&c.CheckpointIntervalMS, 300_000)
