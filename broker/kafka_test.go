@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"millrace/broker/catalog"
+	"millrace/broker/record"
 )
 
 // made creates a topic.
@@ -101,6 +103,38 @@ func TestWhatATopicCompressesAnewIsReadAsItWasWritten(t *testing.T) {
 			if codec := r.Attrs.CompressionType(); target != "producer" && codec != map[string]uint8{"uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}[target] {
 				t.Fatalf("%s: record %d is stored with codec %d", target, i, codec)
 			}
+		}
+	}
+}
+
+func TestAcksAllWantsMinInsyncReplicas(t *testing.T) {
+	b := board(t, t.TempDir(), nil)
+	made(t, b, "two", 1, map[string]string{"min.insync.replicas": "2"})
+	builder := record.NewBuilder(record.None)
+	builder.Add(1, nil, []byte("v"), nil)
+	batch, err := builder.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for acks, want := range map[int16]int16{-1: 19, 1: 0} {
+		required := kgo.AllISRAcks()
+		if acks == 1 {
+			required = kgo.LeaderAck()
+		}
+		client, err := kgo.NewClient(kgo.SeedBrokers(b.Addresses().Kafka[0]), kgo.RequiredAcks(required), kgo.DisableIdempotentWrite())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		req := kmsg.NewPtrProduceRequest()
+		req.Acks, req.TimeoutMillis = acks, 5000
+		req.Topics = []kmsg.ProduceRequestTopic{{Topic: "two", TopicID: b.Image().Topic("two").ID, Partitions: []kmsg.ProduceRequestTopicPartition{{Records: batch}}}}
+		resp, err := req.RequestWith(t.Context(), client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code := resp.Topics[0].Partitions[0].ErrorCode; code != want {
+			t.Errorf("acks %d: error %d, want %d", acks, code, want)
 		}
 	}
 }

@@ -78,6 +78,7 @@ var faults = []struct {
 	// Retriable: the disk may get free space again, and the record was not written.
 	{partition.ErrDiskFull, codeKafkaStorage},
 	{partition.ErrTooLarge, codeMessageTooLarge},
+	{partition.ErrNotEnoughReplicas, codeNotEnoughReplicas},
 	{partition.ErrInvalidTimestamp, codeInvalidTimestamp},
 	{partition.ErrOutOfOrderSequence, codeOutOfOrderSequence},
 	{partition.ErrFencedProducer, codeInvalidProducerEpoch},

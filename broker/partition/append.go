@@ -29,6 +29,9 @@ type AppendOptions struct {
 	Epoch int32
 	// Internal appends may use the disk's reserve, and may hold control batches.
 	Internal bool
+	// InSync is how many replicas are in sync, where all of them must have the records before the answer (acks=all):
+	// fewer than min.insync.replicas refuse them. 0: it does not matter.
+	InSync int
 }
 
 // AppendResult is what became of an append.
@@ -49,7 +52,12 @@ type AppendResult struct {
 func (p *Partition) Append(batches []byte, o AppendOptions, done func(AppendResult)) {
 	now := p.store.nowMS()
 	c := newCommit(p, o, now, done)
-	if err := c.inspect(batches, p.config.Load()); err != nil {
+	cfg := p.config.Load()
+	if o.InSync > 0 && int64(o.InSync) < cfg.MinInSyncReplicas {
+		c.refuse(fmt.Errorf("append to %s: %d in sync, want %d: %w", p, o.InSync, cfg.MinInSyncReplicas, ErrNotEnoughReplicas))
+		return
+	}
+	if err := c.inspect(batches, cfg); err != nil {
 		c.refuse(fmt.Errorf("append to %s: %w", p, err))
 		return
 	}

@@ -26,6 +26,9 @@ var (
 	ErrDiskFull = errors.New("disk is full")
 	// ErrTooLarge is returned for a batch over max.message.bytes.
 	ErrTooLarge = errors.New("batch is larger than max.message.bytes")
+	// ErrNotEnoughReplicas is returned for an append that all replicas must have while fewer than min.insync.replicas are
+	// in sync.
+	ErrNotEnoughReplicas = errors.New("fewer replicas are in sync than min.insync.replicas")
 	// ErrInvalidTimestamp is returned for a timestamp outside message.timestamp.before.max.ms or after.max.ms.
 	ErrInvalidTimestamp = errors.New("timestamp is out of the allowed range")
 	// ErrOutOfOrderSequence is returned for an idempotent batch that leaves a gap or goes back.
