@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 
 	"millrace/broker/budget"
+	"millrace/broker/record"
 )
 
 // memory is memory.limit as it is shared out. What a share does not grant waits or is refused; nothing takes from
@@ -43,6 +44,12 @@ func shareOut(limit int64) (*memory, error) {
 		return nil, err
 	}
 	m := &memory{budget: budget.New(heap)}
+	// Decoders of compressed batches have a limit of their own. All of it is used only where somebody asks for it, as no
+	// usual client does: a part of it is kept free, and the rest of it is among what is left over below.
+	decoders := min(record.DecodeRoom, heap/5)
+	if _, err := m.budget.Share("decoders", decoders); err != nil {
+		return nil, err
+	}
 	for _, s := range []struct {
 		share   **budget.Share
 		name    string
@@ -59,10 +66,9 @@ func shareOut(limit int64) (*memory, error) {
 		{&m.readingSmall, "mqtt-reading-small", 2},
 		{&m.output, "mqtt-output", 8},
 		{&m.state, "mqtt-state", 10},
-		// The rest is the runtime's own, catalog, partitions, caches, decoders of compressed batches (which have a limit of
-		// their own, see record) and what is garbage but not collected yet.
+		// The rest is the runtime's own, catalog, partitions, caches and what is garbage but not collected yet.
 	} {
-		if *s.share, err = m.budget.Share(s.name, heap*s.percent/100); err != nil {
+		if *s.share, err = m.budget.Share(s.name, (heap-decoders)*s.percent/100); err != nil {
 			return nil, err
 		}
 	}

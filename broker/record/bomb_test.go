@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"testing"
@@ -231,16 +232,39 @@ func TestManyBombsAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if g := decoding.Gauge(); g.Used != 0 || g.Peak < zstd8 || g.Peak > decodeRoom {
+	if g := decoding.Gauge(); g.Used != 0 || g.Peak < zstdMost || g.Peak > DecodeRoom {
 		t.Errorf("of the room %d bytes are taken, %d at the most", g.Used, g.Peak)
-	}
-	window := append([]byte{0x28, 0xB5, 0x2F, 0xFD, 0x00, 14 << 3}, packed[6:]...) // 16 MiB
-	if _, err := Zstd.open(window); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("a window over the limit: %v", err)
 	}
 }
 
-const zstd8 = 8<<20 + zstdCost
+// TestAZstdWindowIsWhatABatchNeeds: what a frame names beyond that is not believed.
+func TestAZstdWindowIsWhatABatchNeeds(t *testing.T) {
+	src := make([]byte, 6<<20)
+	if _, err := rand.NewChaCha8([32]byte{1}).Read(src); err != nil {
+		t.Fatal(err)
+	}
+	encode := func(src []byte, single bool) []byte {
+		w, err := zstd.NewWriter(nil, zstd.WithWindowSize(32<<20), zstd.WithSingleSegment(single), zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close() //nolint:errcheck // it has written nothing
+		return w.EncodeAll(src, nil)
+	}
+	for _, single := range []bool{false, true} {
+		near := append(bytes.Clone(src), src[3<<20:]...) // reaches back 3 MiB
+		if out, err := Zstd.Decompress(nil, encode(near, single), 1<<30); err != nil || !bytes.Equal(out, near) {
+			t.Errorf("single segment %v: %d bytes, %v", single, len(out), err)
+		}
+		far := append(bytes.Clone(src), src[:1<<20]...) // 6 MiB
+		if out, err := Zstd.Decompress(nil, encode(far, single), 1<<30); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("single segment %v: %d bytes that reach back 6 MiB, %v", single, len(out), err)
+		}
+	}
+}
+
+// zstdMost is what the largest decoder takes.
+const zstdMost = zstdWindowMax + zstdCost
 
 func TestASnappyBlockIsBounded(t *testing.T) {
 	claim := binary.AppendUvarint(nil, snappyBlockMax+1)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"weak"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -58,12 +60,11 @@ const (
 )
 
 // zstdWindows are the sizes of window a decoder is made for. A frame says which it needs before its first block, and
-// gets all of it at once. Small ones are what most clients send, 2 MiB Java's default, and 8 MiB admits every level of
-// every client that zstd recommends to admit.
-var zstdWindows = [...]uint64{512 << 10, 2 << 20, 8 << 20}
+// gets all of it at once. Small ones are what most clients send, 2 MiB Java's default. The high levels name up to 128 MiB
+// whatever is in the frame: they get 4 MiB, and fail only where a batch of more really reaches back further.
+var zstdWindows = [...]uint64{512 << 10, 2 << 20, zstdWindowMax}
 
-// zstdKeep is how many of zstdWindows go back to their pool. The largest is too much to keep for another time.
-const zstdKeep = 2
+const zstdWindowMax = 4 << 20
 
 var (
 	gzipWriters = sync.Pool{New: func() any {
@@ -90,8 +91,11 @@ var (
 		}
 		return e
 	}}
-	// zstdDecoders have one pool for each window in zstdWindows.
-	zstdDecoders [len(zstdWindows)]sync.Pool
+	// zstdDecoders have one pool for each window in zstdWindows but the largest.
+	zstdDecoders [len(zstdWindows) - 1]sync.Pool
+	// zstdLargest is the one decoder with the largest window, until the collector takes it. A pool could keep one for each
+	// processor.
+	zstdLargest atomic.Pointer[weak.Pointer[zstd.Decoder]]
 )
 
 // sliceWriter appends what is written to a slice.
@@ -182,6 +186,8 @@ type stream struct {
 	src   bytes.Reader
 	cost  int64 // what was taken of decoding
 	class int   // of a zstd decoder
+	// shrunk says that the decoder has less of a window than the frame names.
+	shrunk bool
 }
 
 // open starts decompressing src, waiting until there is room for the decoder.
@@ -233,13 +239,16 @@ func (s *stream) openZstd(src []byte) error {
 	if h.SingleSegment {
 		window = h.FrameContentSize
 	}
-	s.class = slices.IndexFunc(zstdWindows[:], func(w uint64) bool { return w >= window })
-	if s.class < 0 {
-		return fmt.Errorf("%w: a zstd window of %d bytes, limit %d", ErrTooLarge, window, zstdWindows[len(zstdWindows)-1])
+	var in io.Reader = &s.src
+	if window > zstdWindowMax {
+		head, rest := shrinkWindow(src)
+		s.src.Reset(rest)
+		in, window, s.shrunk = io.MultiReader(bytes.NewReader(head), in), zstdWindowMax, true
 	}
+	s.class = slices.IndexFunc(zstdWindows[:], func(w uint64) bool { return w >= window })
 	s.take(int64(zstdWindows[s.class]) + zstdCost)
-	z, ok := zstdDecoders[s.class].Get().(*zstd.Decoder)
-	if !ok {
+	z := s.pooledZstd()
+	if z == nil {
 		var err error
 		// Buffers below 0: everything goes through the bounded stream, also what is in memory already.
 		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -249,7 +258,31 @@ func (s *stream) openZstd(src []byte) error {
 		}
 	}
 	s.r = z
-	return z.Reset(&s.src)
+	return z.Reset(in)
+}
+
+// shrinkWindow is the beginning of a frame's header that names zstdWindowMax in place of what src does, and what follows
+// it in src, which begins with a frame (RFC 8878, 3.1.1.1).
+func shrinkWindow(src []byte) (head, rest []byte) {
+	const single, descriptor = 0x20, (22 - 10) << 3 // 4 MiB: an exponent over 2^10
+	head = append(bytes.Clone(src[:5]), descriptor)
+	if head[4]&single != 0 { // the window is the size of the content, which stays where it is
+		head[4] &^= single
+		return head, src[5:]
+	}
+	return head, src[6:]
+}
+
+// pooledZstd is a decoder that was used before, nil when there is none.
+func (s *stream) pooledZstd() *zstd.Decoder {
+	if s.class < len(zstdDecoders) {
+		z, _ := zstdDecoders[s.class].Get().(*zstd.Decoder)
+		return z
+	}
+	if kept := zstdLargest.Swap(nil); kept != nil {
+		return kept.Value()
+	}
+	return nil
 }
 
 func (s *stream) take(n int64) {
@@ -259,7 +292,11 @@ func (s *stream) take(n int64) {
 
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case s.shrunk:
+		err = fmt.Errorf("%w: in a zstd window of %d bytes: %w", ErrTooLarge, zstdWindowMax, err)
+	default:
 		err = fmt.Errorf("%w: %s: %w", ErrCorrupt, s.codec, err)
 	}
 	return n, err
@@ -273,8 +310,12 @@ func (s *stream) close() {
 	case *lz4Reader:
 		z.close()
 	case *zstd.Decoder:
-		if s.class < zstdKeep {
+		if s.class < len(zstdDecoders) {
 			zstdDecoders[s.class].Put(z)
+		} else {
+			// Made anew for every batch of a hostile peer it would cost more memory, as garbage.
+			kept := weak.Make(z)
+			zstdLargest.Store(&kept)
 		}
 	case *snappyReader:
 		z.close()

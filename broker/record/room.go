@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// decodeRoom is what all decoders that are at work may hold together, in bytes: one with the largest zstd window, or
-	// many of the usual size. A few bytes of a batch can ask for eight megabytes.
-	decodeRoom = 9 << 20
+	// DecodeRoom is what all decoders that are at work may hold together, in bytes: one with the largest zstd window, or
+	// many of the usual size. A few bytes of a batch can ask for megabytes.
+	DecodeRoom = 5 << 20
 	// MaxRecord is the most a compressed record may take, in bytes, where it is needed whole. One at a time is that large
 	// (see spare); what lies in a batch uncompressed is bounded by the batch alone.
 	MaxRecord = 4 << 20
@@ -21,7 +21,7 @@ const (
 // decoding is where the memory of decoders comes from, spare the one scratch over windowKeep. Whoever holds a decoder
 // may wait for the spare, and for nothing else: so nobody waits for ever.
 var (
-	decoding = share("decoding", decodeRoom)
+	decoding = share("decoding", DecodeRoom)
 	spare    = share("spare", 1)
 )
 

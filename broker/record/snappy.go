@@ -24,7 +24,7 @@ const snappyRatio = 22
 
 // snappyBlockMax is the most one block may yield, in bytes: the format says nothing of how far back a block may refer,
 // so all of it must be held.
-const snappyBlockMax = 8 << 20
+const snappyBlockMax = 4 << 20
 
 var errSnappy = errors.New("bad block")
 
