@@ -280,6 +280,7 @@ func TestMessageExpiry(t *testing.T) {
 		a := w.connect(packet.V5, "a", keep).send(sub(1, "t"))
 		synctest.Wait()
 		a.conn.Close()
+		synctest.Wait() // nothing is on its way to the connection that ended
 		p := pub("t", "x", 1, 1)
 		p.Properties = &packet.Properties{Present: packet.Of(packet.MessageExpiry), MessageExpiry: 10}
 		long := pub("t", "y", 1, 2)

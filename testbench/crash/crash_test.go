@@ -55,7 +55,7 @@ func TestKill9(t *testing.T) {
 	for i := range publishers {
 		l := newLedger(fmt.Sprintf("mqtt-%d", i), false)
 		ledgers = append(ledgers, l)
-		group.Go(func() { publish(load, t, p, l, s) })
+		group.Go(func() { publish(load, p, l, s) })
 	}
 	live := &seen{values: make(map[place]uint32)}
 	var watching sync.WaitGroup
@@ -154,7 +154,7 @@ func produce(ctx context.Context, t *testing.T, p *process, l *ledger, seed uint
 }
 
 // publish is one MQTT client with QoS 1 and a session of its own. It lives through all crashes.
-func publish(ctx context.Context, t *testing.T, p *process, l *ledger, seed uint64) {
+func publish(ctx context.Context, p *process, l *ledger, seed uint64) {
 	var period atomic.Int64
 	connected := make(chan struct{}, 1)
 	options := paho.NewClientOptions().AddBroker("tcp://" + p.mqtt).SetClientID(l.name).SetCleanSession(false).
@@ -185,9 +185,8 @@ func publish(ctx context.Context, t *testing.T, p *process, l *ledger, seed uint
 		}
 		for i, token := range burst {
 			<-token.Done()
-			if err := token.Error(); err != nil {
-				t.Errorf("%s: record %d: %v", l.name, numbers[i], err)
-				return
+			if token.Error() != nil {
+				continue // the connection ended while it was written: it was not acknowledged, and is sent again
 			}
 			l.ack(numbers[i], periods[i], int(period.Load()))
 		}
