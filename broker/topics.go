@@ -112,8 +112,8 @@ func (t *topics) remove(img *catalog.Image) (failed []error) {
 	for p := range t.store.All() {
 		find(p.TopicID())
 	}
-	for id := range t.store.OfflineTopics() {
-		find(id)
+	for _, p := range t.store.OfflinePartitions() {
+		find(p.Topic.ID)
 	}
 	if len(gone) == 0 {
 		return nil
@@ -195,6 +195,14 @@ func (t *topics) online(*partition.Partition) {
 	if err := t.reconcile(); err != nil {
 		t.log.Error("the disk does not hold all the catalog says; tried again with the next change", "err", err)
 	}
+}
+
+// Offline names the partitions that the disk has and that cannot be used now.
+func (t *topics) Offline() (names []string) {
+	for _, p := range t.store.OfflinePartitions() {
+		names = append(names, fmt.Sprintf("%s-%d", p.Topic.Name, p.Index))
+	}
+	return names
 }
 
 // Names lists the topics in no particular order.

@@ -42,6 +42,9 @@ func (c *client) connect(frame []byte) error {
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
 	}
+	if err := c.s.ready(); err != nil {
+		return c.connackRefusal(packet.ServerUnavailable, "sessions cannot be read now: "+err.Error())
+	}
 	out := &packet.Connack{}
 	if c.version == packet.V5 {
 		out.Properties = c.connackProperties()

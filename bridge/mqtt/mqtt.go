@@ -124,6 +124,9 @@ type Server struct {
 
 	creating sync.Mutex // one topic is made at a time; taken after life
 
+	loading sync.Mutex  // one ready at a time; taken before life
+	loaded  atomic.Bool // sessions and retained messages are known
+
 	outlets outlets
 	// arriving are packets over 64 KiB, and those from 4 KiB to there, that are not whole; reading are the clients that
 	// hold memory for one. Both are of large.go.
@@ -161,14 +164,32 @@ func New(cfg Config) (*Server, error) {
 	s.streams = newStreams(s)
 	s.store = &store{s: s}
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
-	if err := errors.Join(s.retained.load(), s.store.load()); err != nil {
-		s.cancel()
-		s.streams.close()
-		s.deadlines.close()
-		return nil, fmt.Errorf("mqtt: load state: %w", err)
+	if err := s.ready(); err != nil {
+		s.log.Error("mqtt: sessions cannot be read; nobody is let in until they can", "error", err)
 	}
 	s.checkpointLater()
 	return s, nil
+}
+
+// ready loads the door's state, the first time it can be: a client that was let in without it would be told that it has
+// no session, and miss what its session was promised. A session has positions in any topic.
+func (s *Server) ready() error {
+	if s.loaded.Load() {
+		return nil
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	if s.loaded.Load() {
+		return nil
+	}
+	if names := s.cfg.Log.Offline(); len(names) > 0 {
+		return fmt.Errorf("%d partitions cannot be used, of them %s", len(names), names[0])
+	}
+	if err := errors.Join(s.retained.load(), s.store.load()); err != nil {
+		return err
+	}
+	s.loaded.Store(true)
+	return nil
 }
 
 // ErrClosed is returned by Serve after Close.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -86,15 +85,22 @@ func (s *Store) Offline(topic catalog.TopicID, index int32) error {
 	return fmt.Errorf("%s-%d: %w: %w", o.topic.Name, index, ErrOffline, o.err)
 }
 
-// OfflineTopics yields the ids of topics with partitions that are offline.
-func (s *Store) OfflineTopics() iter.Seq[catalog.TopicID] {
+// OfflinePartition is a partition that the disk has and that cannot be used now.
+type OfflinePartition struct {
+	Topic Topic
+	Index int32
+	Err   error // why
+}
+
+// OfflinePartitions lists those that are offline, in no order.
+func (s *Store) OfflinePartitions() []OfflinePartition {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	ids := make(map[catalog.TopicID]struct{})
-	for k := range s.offline {
-		ids[k.topic] = struct{}{}
+	list := make([]OfflinePartition, 0, len(s.offline))
+	for k, o := range s.offline {
+		list = append(list, OfflinePartition{o.topic, k.index, o.err})
 	}
-	return maps.Keys(ids)
+	return list
 }
 
 // anyDue says whether a partition is to be tried again.
