@@ -37,7 +37,7 @@ const (
 
 // offline is a partition whose files could not be opened: a disk that failed. Nothing of it is lost: its directory stays
 // as it is, each checkpoint goes on naming the place where the last one saw its end, and what the journal has behind
-// that place is kept in a file of its own, so that the journal need not wait for it.
+// that place is kept in a file of its own, so that the journal need not wait for it. Changed under Store.creating and mu.
 type offline struct {
 	topic  Topic
 	config catalog.TopicConfig
@@ -128,13 +128,17 @@ func (s *Store) bringBack(nowMS int64) (back []*Partition) {
 			continue
 		}
 		p, err := s.reopen(k, o)
+		s.mu.Lock()
+		if s.closed && err == nil {
+			err = errors.Join(ErrDeleted, closePieces(p.pieces))
+		}
 		if err != nil {
-			s.log.Warn("partition stays offline", "partition", fmt.Sprintf("%s-%d", o.topic.Name, k.index), "err", err)
 			o.err, o.tries = err, o.tries+1
 			o.retry = nowMS + min(retryMin<<min(o.tries, 16), retryMax)
+			s.mu.Unlock()
+			s.log.Warn("partition stays offline", "partition", fmt.Sprintf("%s-%d", o.topic.Name, k.index), "err", err)
 			continue
 		}
-		s.mu.Lock()
 		delete(s.offline, k)
 		s.partitions[k] = p
 		s.mu.Unlock()

@@ -64,7 +64,7 @@ type Store struct {
 	creating   sync.Mutex // one Create at a time; taken before mu
 	mu         sync.RWMutex
 	partitions map[key]*Partition
-	offline    map[key]*offline
+	offline    map[key]*offline // changed under creating too
 	closed     bool
 
 	producers atomic.Int64 // remembered in all partitions
