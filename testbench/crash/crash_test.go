@@ -14,10 +14,12 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"millrace/testbench/lane"
 )
 
 var (
-	kills = flag.Int("crash.kills", 10, "how often the process is killed")
+	kills = flag.Int("crash.kills", lane.Count("MILLRACE_KILLS", 10), "how often the process is killed (MILLRACE_KILLS)")
 	seed  = flag.Uint64("crash.seed", 0, "seed of payloads and instants, 0 draws one")
 )
 
