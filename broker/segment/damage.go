@@ -2,6 +2,7 @@ package segment
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -167,10 +168,48 @@ func (c *cursor) candidate(pos, least int64) (header, error) {
 		if !isBad(err) {
 			return header{}, err
 		}
-		// What follows is damaged as well, or this one is. The index tells which.
-		if ok, err := c.s.indexKnows(h); err != nil || !ok {
+		// What follows is damaged as well, or this one is. The index tells which, or a batch that goes on where this one
+		// ends, a little further: behind missing bytes everything lies elsewhere, up to where recovery wrote again.
+		ok, err := c.s.indexKnows(h)
+		if err == nil && !ok {
+			ok, err = at.goesOn(h.next)
+		}
+		if err != nil || !ok {
 			return header{}, errors.Join(bad("%w: nothing confirms offset %d", record.ErrCorrupt, h.base), err)
 		}
 	}
 	return h, nil
+}
+
+// goesOnTries bounds the checksums that one goesOn computes: somebody may have stored a window full of headers.
+const goesOnTries = 8
+
+// goesOn says whether a valid batch that begins with offset lies within a window behind the cursor.
+func (c *cursor) goesOn(offset int64) (bool, error) {
+	n := int(min(c.limit-c.pos, windowSize))
+	p, err := c.w.peek(c.pos, n, windowSize, c.limit)
+	if err != nil {
+		return false, err
+	}
+	var base [8]byte
+	binary.BigEndian.PutUint64(base[:], uint64(offset))
+	var found []int64 // the window moves with the first look at a candidate
+	for from := 0; len(found) < goesOnTries; {
+		i := bytes.Index(p[from:], base[:])
+		if i < 0 {
+			break
+		}
+		found = append(found, c.pos+int64(from+i))
+		from += i + 1
+	}
+	for _, pos := range found {
+		at := *c
+		at.pos, at.next, at.epoch = pos, -1, -1
+		if _, err := at.step(); err == nil {
+			return true, nil
+		} else if !isBad(err) && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+	}
+	return false, nil
 }
