@@ -99,10 +99,13 @@ func (s *Segment) damaged(c *cursor, reason error) (*DamageError, error) {
 // fails the second.
 func (c *cursor) resync() (header, error) {
 	probe := cursor{s: c.s, w: c.w, limit: c.limit, next: -1, epoch: c.epoch}
-	if end, ok, err := c.claimedEnd(); err != nil {
+	if end, claims, ok, err := c.claimedEnd(); err != nil {
 		return header{}, err
 	} else if ok {
-		if h, err := probe.candidate(end, c.next); err == nil || !isBad(err) {
+		h, err := probe.candidate(end, c.next)
+		// Where bytes are missing, another batch than the next one may begin there by chance.
+		goesOn := err == nil && (h.base == claims.NextOffset() || h.base == c.next+int64(claims.LastOffsetDelta())+1)
+		if goesOn || err == nil && c.s.cfg.Sparse || err != nil && !isBad(err) {
 			return h, err
 		}
 	}
@@ -134,23 +137,23 @@ const (
 	magic   = 2
 )
 
-// claimedEnd is where the bad batch says it ends.
-func (c *cursor) claimedEnd() (end int64, ok bool, err error) {
+// claimedEnd is where the bad batch says it ends, and its header.
+func (c *cursor) claimedEnd() (end int64, b record.Batch, ok bool, err error) {
 	if c.limit-c.pos < record.HeaderSize {
-		return 0, false, nil
+		return 0, nil, false, nil
 	}
 	p, err := c.w.peek(c.pos, record.HeaderSize, headerRead, c.limit)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return 0, false, nil
+		return 0, nil, false, nil
 	}
 	if err != nil {
-		return 0, false, err
+		return 0, nil, false, err
 	}
 	size, err := record.PeekSize(p)
 	if err != nil || size >= c.limit-c.pos {
-		return 0, false, nil
+		return 0, nil, false, nil
 	}
-	return c.pos + size, true, nil
+	return c.pos + size, bytes.Clone(p[:record.HeaderSize]), true, nil
 }
 
 // candidate says whether the batch at pos can be believed. least is the lowest offset it may start at.

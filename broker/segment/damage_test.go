@@ -459,3 +459,38 @@ func TestABatchBetweenMissingBytesAndWhatWasWrittenAgainIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// As many bytes are missing from a batch as the next one has, so that the one after the next begins where the damaged
+// batch says it ends.
+func TestTheBatchBehindMissingBytesIsServedWhereverOthersBegin(t *testing.T) {
+	s, dir := create(t, 0, Config{})
+	small := batch(t, record.None, 1, 1, 1_000_000, 100)
+	var large record.Batch
+	for size := 100; len(large) < 2*len(small); size++ {
+		large = batch(t, record.None, 0, 1, 1_000_000, size)
+	}
+	if len(large) != 2*len(small) {
+		t.Fatalf("batches of %d and %d bytes", len(large), len(small))
+	}
+	log := append([]byte{}, large...)
+	for base := range int64(3) {
+		log = append(log, batch(t, record.None, 1+base, 1, 1_000_000, 100)...)
+	}
+	if err := os.WriteFile(s.Path(), append(log[:80:80], log[80+len(small):]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(disk.OS{}, dir, 0, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, lost := consume(t, s, 4, s.Size(), 1<<20)
+	if len(served) != 3 || lost != 1 {
+		t.Errorf("served %d batches, lost %d offsets: want 3, and 1", len(served), lost)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
