@@ -82,6 +82,7 @@ type Report struct {
 	ID           uint64 // journal id of the frames, 0 when there are none
 	First, Last  uint64 // wal indexes of the first and last valid frame passed on, 0 when there are none
 	Frames       int64
+	Fronted      int64 // of them, how many were in the front only
 	Entries      int64
 	Bytes        int64    // in valid frames
 	ZeroBytes    int64    // zeros after the last valid frame: the space filled ahead

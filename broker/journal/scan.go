@@ -69,7 +69,7 @@ func listWAL(fsys disk.FS, dir string) (list []walFile, aside []string, err erro
 	}
 	for _, d := range names {
 		name := d.Name()
-		if name == tempName || strings.HasPrefix(name, sparePrefix) {
+		if name == tempName || strings.HasPrefix(name, sparePrefix) || strings.HasPrefix(name, markPrefix) {
 			continue
 		}
 		base, err := strconv.ParseUint(name, 10, 64)
