@@ -48,6 +48,9 @@ func (j *Journal) openFront() error {
 	if err != nil {
 		return err
 	}
+	if err := f.refill(c.split(f.next)); err != nil {
+		return err
+	}
 	f.walNext = f.next
 	c.extend(&f.report, f.walNext, f.after)
 	if c.mem != nil && !c.blank {

@@ -102,4 +102,6 @@ type FrameInfo struct {
 	Offset int64  // of the frame (after the wal's length prefix) in that file
 	Size   int    // of the frame in bytes, as it lies there
 	Packed bool   // its entries are packed
+
+	bytes []byte // of a frame that is not in the file
 }

@@ -42,7 +42,8 @@ type files struct {
 	mark   uint64 // id of the journal whose last life may have left frames in a front, 0 for none; set by open
 	virgin bool   // the directory has never had a frame, a checkpoint or a front; set by open
 
-	walNext uint64 // next, as the wal alone says
+	walNext uint64       // next, as the wal alone says
+	spare   []frontFrame // see scanner
 	report  Report
 	ext     []extent // of list, as open found it
 
@@ -152,7 +153,7 @@ func (f *files) setAside(names []string) error {
 
 // replay passes the frames after the mark to fn.
 func (f *files) replay(fn func(Frame) error) (Report, error) {
-	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id}
+	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id, spare: f.spare}
 	r, _, err := s.run(f.list, f.after, func(i FrameInfo) error {
 		i.Last = i.Index == f.report.Last
 		return fn(i.Frame)
@@ -229,7 +230,7 @@ func (f *files) rewrite(i int) error {
 // copyFrames copies every frame of the first file; those that follow tell only where that one ends.
 func (f *files) copyFrames(from []walFile, to disk.File) error {
 	out := bufio.NewWriterSize(io.NewOffsetWriter(to, 0), 64<<10)
-	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id}
+	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id, spare: f.spare}
 	_, _, err := s.run(from, 0, func(i FrameInfo) error {
 		if i.File != from[0].name {
 			return nil
@@ -238,7 +239,10 @@ func (f *files) copyFrames(from []walFile, to disk.File) error {
 		if _, err := out.Write(prefix[:binary.PutUvarint(prefix[:], uint64(i.Size))]); err != nil {
 			return err
 		}
-		frame, err := s.win.at(i.Offset, i.Size)
+		frame, err := i.bytes, error(nil)
+		if frame == nil {
+			frame, err = s.win.at(i.Offset, i.Size)
+		}
 		if err != nil {
 			return err
 		}

@@ -88,8 +88,8 @@ type front struct {
 
 	blank   bool         // neither header is this journal's
 	marked  bool         // a file says that the next start must have the front
-	pending []frontFrame // found by open, after the wal's last; nil once the journal is started
-	behind  uint64       // first index the wal lacks although it was drained to it, up to header.drained; 0: none
+	pending []frontFrame // found by open, those after the wal's last in the end; nil once the journal is started
+	behind  bool         // the wal lacks frames that it was drained to
 
 	// held are the frames in the front and not in the wal, without a gap; they are kept here too, because a front that
 	// fails may not give them back.
@@ -104,7 +104,7 @@ type front struct {
 	tried bool             // the last drain, of a journal that is closing, was tried
 }
 
-// open reads the front: its headers, and the frames that are not in the wal, whose next frame is next. blank takes
+// open reads the front: its headers, and the frames that may not be in the wal, whose next frame is next. blank takes
 // whatever is there for nothing.
 func (f *front) open(mem Front, id, next uint64, blank bool) error {
 	f.mem, f.id, f.size = mem, id, min(mem.Size(), frontMax)-frontFrames
@@ -134,11 +134,19 @@ func (f *front) open(mem Front, id, next uint64, blank bool) error {
 	case f.header.id != id:
 		return fmt.Errorf("it belongs to journal %016x, this is %016x: %w", f.header.id, id, ErrForeign)
 	}
-	if f.header.drained >= next {
-		f.behind = next
-	}
-	f.find(p[frontFrames:], max(f.header.drained, next-1))
+	f.behind = f.header.drained >= next
+	f.find(p[frontFrames:], f.header.drained)
 	return nil
+}
+
+// split parts what was found from the frames below next, which the wal has, or lacks among its own.
+func (f *front) split(next uint64) (below []frontFrame) {
+	n := 0
+	for n < len(f.pending) && f.pending[n].index < next {
+		n++
+	}
+	below, f.pending = f.pending[:n:n], f.pending[n:]
+	return below
 }
 
 // find lists the frames above floor. A frame that is not whole with nothing behind it was never acknowledged; one with a
@@ -185,22 +193,15 @@ func (f *front) foreign() bool {
 
 // extend adds the pending frames to what a pass over the wal reported.
 func (f *front) extend(r *Report, next, after uint64) {
-	if f.behind != 0 {
+	if f.behind {
 		r.gap(next, f.header.drained+1, after)
 		next = max(next, f.header.drained+1)
 	}
 	for _, p := range f.pending {
-		h := parseHeader(p.bytes)
 		r.gap(next, p.index, after)
 		next = p.index + 1
-		if r.First == 0 {
-			r.First = p.index
-		}
-		r.ID, r.Last = f.id, p.index
-		r.Frames++
+		r.count(p.bytes)
 		r.Fronted++
-		r.Entries += int64(h.count)
-		r.Bytes += int64(len(p.bytes))
 	}
 }
 

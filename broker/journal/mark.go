@@ -70,6 +70,29 @@ func (f *files) setMark(id uint64) error {
 	return f.o.FS.SyncDir(f.o.Dir, syncStartDir)
 }
 
+// refill takes frames of the front for those that the wal lacks among its last ones.
+func (f *files) refill(found []frontFrame) (err error) {
+	base := f.next
+	for i, x := range f.ext {
+		if x.frames > 0 {
+			base = f.list[i].base
+		}
+	}
+	for _, p := range found {
+		if p.index >= base && p.index < f.next { // only the last file with frames is written anew
+			f.spare = append(f.spare, p)
+		}
+	}
+	if f.report.Missing == 0 || len(f.spare) == 0 {
+		return nil
+	}
+	aside := f.report.Aside
+	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id, spare: f.spare}
+	f.report, f.ext, err = s.run(f.list, f.after, nil)
+	f.report.Aside = aside
+	return err
+}
+
 // follow adds a file to the end of the list, where it is not there yet.
 func (f *files) follow(base uint64) {
 	if n := len(f.list); n > 0 && f.list[n-1].base == base {
