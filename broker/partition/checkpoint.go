@@ -93,7 +93,11 @@ func (s *Store) checkpoint(o *offline, back *Partition) error {
 		s.touched.Store(true)
 		return err
 	}
-	if err := s.slots.write(slot); err != nil {
+	err, memoryErr := s.slots.write(slot)
+	if memoryErr != nil {
+		s.log.Error("checkpoints go to files from now on", "err", memoryErr)
+	}
+	if err != nil {
 		s.touched.Store(true)
 		return err
 	}

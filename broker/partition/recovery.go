@@ -84,17 +84,12 @@ func (r *recovery) run() error {
 	// A directory made or removed by the last life may not be durable: the next checkpoint sees to it.
 	s.newTopics.Store(true)
 	var bad []string
-	s.slots, bad = openSlots(s.cfg.FS, s.cfg.Dir)
+	s.slots, bad = openSlots(s.cfg.FS, s.cfg.Dir, s.cfg.Slots)
 	for _, b := range bad {
 		r.lost("%s", b)
 	}
 	r.complete = s.slots.ok
-	if r.complete {
-		r.report.Slots = 2 - len(bad)
-		if !s.slots.made {
-			r.report.Slots = 1
-		}
-	}
+	r.report.Slots = s.slots.valid
 	opened, err := s.cfg.OpenJournal(s.slots.last.Mark)
 	if err != nil {
 		return err // and not opened: an interface around a nil pointer is not nil

@@ -26,6 +26,8 @@ type Config struct {
 	FS  disk.FS // [disk.OS]
 	// OpenJournal opens the journal behind the checkpoint's mark, which only the store knows. The store closes it.
 	OpenJournal func(after journal.Mark) (Journal, error)
+	// Slots has the checkpoint's slots in place of the files checkpoint.0 and .1. [none]
+	Slots CheckpointStore
 	// Known tells what the catalog knows of a topic id. [nothing: every topic found is an orphan]
 	Known func(catalog.TopicID) (Topic, catalog.TopicConfig, bool)
 	// Named does the same for a name: for a directory whose partition.metadata is lost.
@@ -435,6 +437,9 @@ func (s *Store) Close() error {
 	if s.touched.Load() || s.queued.Load() > 0 {
 		errs = append(errs, s.Checkpoint())
 	}
+	s.checkpointing.Lock()
+	errs = append(errs, s.slots.settle())
+	s.checkpointing.Unlock()
 	errs = append(errs, s.journal.Close(), s.closePartitions())
 	return errors.Join(errs...)
 }
