@@ -66,6 +66,39 @@ func size[T ~int | ~int64](p *T, low, high int64) binding {
 	}
 }
 
+// perDay is a size each day, as "2GiB/day"; empty is 0, no limit.
+func perDay(p *int64, low, high int64) binding {
+	const unit = "/day"
+	return binding{
+		set: func(v any) error {
+			s, ok := v.(string)
+			number, each := strings.CutSuffix(strings.TrimSpace(s), unit)
+			switch {
+			case ok && s == "":
+				*p = 0
+				return nil
+			case !ok || !each:
+				return errors.New(`want bytes a day, like "2GiB/day", or "" for no limit`)
+			}
+			n, err := parseSize(strings.TrimSpace(number))
+			if err == nil {
+				err = within(n, low, high, func(n int64) string { return formatSize(n) + unit })
+			}
+			if err != nil {
+				return err
+			}
+			*p = n
+			return nil
+		},
+		get: func() any {
+			if *p == 0 {
+				return ""
+			}
+			return formatSize(*p) + unit
+		},
+	}
+}
+
 // millis is a time whose key ends in .ms: a number of milliseconds, or a string with its unit.
 func millis(p *time.Duration, low, high time.Duration) binding {
 	b := span(p, low, high)

@@ -34,6 +34,7 @@ type Config struct {
 	HTTP    HTTP
 	Buses   []Bus
 	Sensors []Sensor
+	FRAMs   []FRAM
 }
 
 // Broker holds the keys of Kafka's server.properties.
@@ -59,6 +60,7 @@ type Broker struct {
 type Journal struct {
 	CommitInterval time.Duration // 0: a commit starts as soon as the last one is over
 	BytesMax       int64         // journalled bytes after which a checkpoint drops the front
+	Front          string        // name of the FRAM that small commits are acknowledged from; empty: none
 }
 
 // Memory bounds the process.
@@ -72,6 +74,12 @@ type Flash struct {
 	//
 	// Invariant: ReserveBytes >= 2*Journal.BytesMax + 16 MiB, so that the journal and a checkpoint always fit.
 	ReserveBytes int64
+	// WriteBudget is what may be written to the device in a day, in bytes; 0: no limit. To keep it the commit interval
+	// grows from Journal.CommitInterval up to CommitIntervalMax.
+	//
+	// Invariant: WriteBudget == 0 or CommitIntervalMax >= Journal.CommitInterval.
+	WriteBudget       int64
+	CommitIntervalMax time.Duration
 }
 
 // Topic is one [topic."PATTERN"] table.
@@ -125,6 +133,17 @@ type Sensor struct {
 	Line     int                // in the file, for messages
 }
 
+// FRAM is one [[fram]].
+type FRAM struct {
+	Name   string
+	Bus    string // "SPI0.0"; a [[bus]] of that name sets its timeout
+	Driver string
+	Line   int // in the file, for messages
+}
+
+// BusTimeout is how long a transfer on a bus may take, where no [[bus]] says it.
+const BusTimeout = 200 * time.Millisecond
+
 const (
 	kib = 1 << 10
 	mib = 1 << 20
@@ -161,7 +180,7 @@ func Default() *Config {
 			"full":            "reject",
 		}}},
 	}
-	c.Flash.ReserveBytes = c.reserveFloor()
+	c.Flash = Flash{ReserveBytes: c.reserveFloor(), CommitIntervalMax: second}
 	return c
 }
 

@@ -29,13 +29,18 @@ var tables = []struct {
 		return []setting{
 			{"commit.interval.ms", millis(&c.Journal.CommitInterval, 0, minute), true},
 			{"bytes.max", size(&c.Journal.BytesMax, 2*mib, 4*gib), false},
+			{"front", text(&c.Journal.Front), false},
 		}
 	}},
 	{"memory", func(c *Config) []setting {
 		return []setting{{"limit", size(&c.Memory.Limit, 24*mib, 64*gib), false}}
 	}},
 	{"flash", func(c *Config) []setting {
-		return []setting{{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false}}
+		return []setting{
+			{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false},
+			{"write.budget", perDay(&c.Flash.WriteBudget, mib, 1<<50), true},
+			{"commit.interval.max.ms", millis(&c.Flash.CommitIntervalMax, time.Millisecond, minute), true},
+		}
 	}},
 	{"mqtt", func(c *Config) []setting {
 		m := &c.MQTT
@@ -84,7 +89,10 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 		return routeSettings(grow(&c.MQTT.Routes, index, Route{Key: "{mqtt.topic}", Partition: -1, Line: line}))
 	},
 	"bus": func(c *Config, index, line int) []setting {
-		return busSettings(grow(&c.Buses, index, Bus{Timeout: 200 * time.Millisecond, Line: line}))
+		return busSettings(grow(&c.Buses, index, Bus{Timeout: BusTimeout, Line: line}))
+	},
+	"fram": func(c *Config, index, line int) []setting {
+		return framSettings(grow(&c.FRAMs, index, FRAM{Line: line}))
 	},
 	"sensor": func(c *Config, index, line int) []setting {
 		return sensorSettings(grow(&c.Sensors, index, Sensor{Every: 10 * second, Format: Formats[0], Line: line}))
@@ -104,6 +112,14 @@ func busSettings(b *Bus) []setting {
 	return []setting{
 		{"name", text(&b.Name, filled), false},
 		{"timeout", span(&b.Timeout, time.Millisecond, minute), false},
+	}
+}
+
+func framSettings(f *FRAM) []setting {
+	return []setting{
+		{"name", text(&f.Name, filled), false},
+		{"bus", text(&f.Bus, filled), false},
+		{"driver", text(&f.Driver, filled), false},
 	}
 }
 

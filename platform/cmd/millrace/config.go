@@ -10,6 +10,7 @@ import (
 	"millrace/bridge/route"
 	"millrace/broker/catalog"
 	"millrace/hw/sensor"
+	"millrace/hw/storage"
 	"millrace/platform/config"
 )
 
@@ -32,6 +33,7 @@ func checks() config.Checks {
 			return err
 		},
 		Driver: sensor.Known,
+		FRAM:   storage.Known,
 	}
 }
 
