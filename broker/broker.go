@@ -25,6 +25,7 @@ import (
 	"millrace/broker/purgatory"
 	"millrace/broker/quorum"
 	"millrace/broker/server"
+	"millrace/hw/bus"
 	"millrace/platform/config"
 	"millrace/platform/pulse"
 )
@@ -37,6 +38,10 @@ type Config struct {
 	FS disk.FS
 	// Sim adds a simulated bus with one climate sensor.
 	Sim bool
+	// Buses knows simulated buses beside the kernel's; nil means none.
+	Buses *bus.Registry
+	// ForgetFront starts without what is in an FRAM that is missing, or that is another board's.
+	ForgetFront bool
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 	// Logger is told what happens; nil discards.
@@ -46,11 +51,13 @@ type Config struct {
 // Broker is one running board. Its methods are safe for concurrent use.
 type Broker struct {
 	*topics
-	config Config
-	log    *slog.Logger
-	meta   Meta
-	memory *memory
-	space  *disk.Space
+	config   Config
+	log      *slog.Logger
+	meta     Meta
+	memory   *memory
+	space    *disk.Space
+	buses    *bus.Registry
+	memories memories
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -92,13 +99,13 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{topics: &topics{log: cfg.Logger.With("component", "catalog")}, config: cfg, log: cfg.Logger, settings: cfg.Settings}
+	b := &Broker{topics: &topics{log: cfg.Logger.With("component", "catalog")}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openStore, b.openUpkeep, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openDoors, b.openFeed} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -216,14 +223,15 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	image := b.quorum.Image()
 	store, report, err := partition.Open(partition.Config{
-		Dir: b.dir(), FS: b.config.FS,
+		Dir: b.dir(), FS: b.config.FS, Slots: b.memories.slots,
 		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
 			j, err := journal.Open(journal.Options{
 				Dir: filepath.Join(b.dir(), "journal"), FS: b.config.FS, CommitInterval: s.Journal.CommitInterval,
+				Front: b.memories.front, FrontError: b.memories.err, ForgetFront: b.config.ForgetFront,
 				Now: b.config.Now, Logger: b.log.With("component", "journal"),
 			}, after)
 			if err != nil {
-				return nil, err // not a nil *Journal in an interface
+				return nil, refused(err) // not a nil *Journal in an interface
 			}
 			b.journal = j
 			return j, nil

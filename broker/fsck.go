@@ -191,6 +191,11 @@ func (c *fsck) slots() {
 			c.found(Finding{Path: partition.SlotPath(c.Dir, n), Text: err.Error() + "; the other slot is used"})
 		}
 	}
+	if _, err := c.fs.Stat(partition.BesidePath(c.Dir)); err == nil {
+		c.slot, c.checked = partition.Slot{}, false
+		c.found(Finding{Path: partition.BesidePath(c.Dir), Text: "the newest checkpoint slot is in FRAM, which fsck does not read"})
+		return
+	}
 	// With one slot only, and that cut short, there never was a checkpoint, and the journal has everything.
 	if !c.checked && bad > 0 && absent == 0 {
 		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
@@ -207,11 +212,18 @@ func (c *fsck) frames() error {
 		return err
 	}
 	c.Frames = r.Frames
+	fronted, err := journal.Marked(c.fs, dir)
+	if err != nil {
+		return err
+	}
+	if fronted {
+		c.found(Finding{Path: dir, Text: "the newest frames may be in FRAM only, which fsck does not read; the next start takes them from there"})
+	}
 	if r.TornBytes > 0 {
 		c.found(Finding{Path: dir, Text: fmt.Sprintf("%d bytes after the last frame: a commit that was never acknowledged", r.TornBytes)})
 	}
 	if r.DamagedBytes > 0 {
-		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("%d bytes between valid frames are unreadable", r.DamagedBytes)})
+		c.found(Finding{Damage: !fronted, Path: dir, Text: fmt.Sprintf("%d bytes between valid frames are unreadable", r.DamagedBytes)})
 	}
 	for _, g := range r.Gaps {
 		if c.checked && r.ID == c.slot.Mark.ID {
@@ -221,7 +233,7 @@ func (c *fsck) frames() error {
 		if g.From > g.To {
 			continue
 		}
-		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d are missing", g.From, g.To)})
+		c.found(Finding{Damage: !fronted, Path: dir, Text: fmt.Sprintf("frames %d to %d are missing", g.From, g.To)})
 	}
 	if first := c.slot.Mark.Index + 1; r.Frames > 0 && c.checked && r.ID == c.slot.Mark.ID && r.First > first {
 		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d after the checkpoint are missing", first, r.First-1)})

@@ -8,7 +8,6 @@ import (
 	"millrace/bridge/route"
 	"millrace/broker/partition"
 	"millrace/broker/record"
-	"millrace/hw/bus"
 	"millrace/hw/bus/sim"
 	"millrace/platform/config"
 )
@@ -24,15 +23,11 @@ const (
 // openFeed starts to read the sensors.
 func (b *Broker) openFeed(ctx context.Context) error {
 	s := b.config.Settings
-	registry := &bus.Registry{}
-	timeouts := map[string]time.Duration{}
-	for _, c := range s.Buses {
-		timeouts[c.Name] = c.Timeout
-	}
+	buses := s.Buses
 	sensors := s.Sensors
 	if b.config.Sim {
-		registry.Add(simBus, sim.Climate(b.config.Now))
-		timeouts[simBus] = simTimeout
+		b.buses.Add(simBus, sim.Climate(b.config.Now))
+		buses = append(buses[:len(buses):len(buses)], config.Bus{Name: simBus, Timeout: simTimeout})
 		sensors = append(sensors[:len(sensors):len(sensors)], config.Sensor{
 			Name: "cabinet", Driver: "bme280", Bus: simBus, Address: sim.ClimateAddress, Every: simEvery,
 			Topic: simTopic, Format: "senml+json",
@@ -60,7 +55,7 @@ func (b *Broker) openFeed(ctx context.Context) error {
 	var err error
 	b.feed, err = feed.Start(feed.Config{
 		Sources: sources,
-		OpenBus: func(name string) (feed.Bus, error) { return registry.Open(name, timeouts[name]) },
+		OpenBus: func(name string) (feed.Bus, error) { return b.buses.Open(name, busTimeout(buses, name)) },
 		Append:  b.appendKeyed, Pulse: b.pulse, Now: b.config.Now, Logger: b.log.With("component", "feed"),
 	})
 	if err != nil {

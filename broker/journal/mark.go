@@ -8,13 +8,22 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+
+	"millrace/broker/disk"
 )
 
 // markPrefix begins the name of an empty file that is there while frames may be in a front and nowhere else: the next
 // start must have that front. The journal's id is the rest of the name.
 const markPrefix = "front-"
+
+// Marked tells whether frames of the journal in dir may be in a front and nowhere else.
+func Marked(fsys disk.FS, dir string) (bool, error) {
+	names, err := fsys.ReadDir(dir)
+	return slices.ContainsFunc(names, func(d os.DirEntry) bool { return strings.HasPrefix(d.Name(), markPrefix) }), err
+}
 
 // findMark reads the mark. One whose name cannot be read counts as another journal's.
 func (f *files) findMark() error {

@@ -23,7 +23,7 @@ type serveFlags struct {
 	file, data        string
 	kafka, mqtt, http string
 	level             string
-	sim               bool
+	sim, forget       bool
 	changed           func(flag string) bool
 }
 
@@ -45,6 +45,7 @@ func (c *command) serve() *cobra.Command {
 	flags.StringVar(&f.http, "http", "", "address for health and figures; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
+	flags.BoolVar(&f.forget, "forget-front", false, "once: go on without the records that a missing or foreign FRAM acknowledged")
 	c.complete(cmd, "log-level", "debug", "info", "warn", "error")
 	return cmd
 }
@@ -105,7 +106,7 @@ func (c *command) board(ctx context.Context, f serveFlags) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, Logger: logger})
+	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Logger: logger})
 	if err != nil {
 		return err
 	}
