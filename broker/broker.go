@@ -61,6 +61,7 @@ type Broker struct {
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
+	flash   *flash
 	pulse   *pulse.Pulse
 	cleaner *cleaner.Cleaner
 	waits   *purgatory.Purgatory[api.Key]
@@ -349,7 +350,11 @@ func (b *Broker) openUpkeep(context.Context) error {
 	})
 	b.pulse.Register(b.waits)
 	b.owns(func() error { b.waits.Close(); return nil })
-	b.every(tick, func() { b.store.Tick(b.config.Now().UnixMilli()) })
+	b.openFlash()
+	b.every(tick, func() {
+		b.store.Tick(b.config.Now().UnixMilli())
+		b.flash.step(b.pulse.Now())
+	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})

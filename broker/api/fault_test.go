@@ -21,6 +21,7 @@ var elsewhere = map[string]string{
 	"catalog.ErrNewer":           "what the quorum reads at its start",
 	"cleaner.":                   "background work",
 	"journal.ErrForeign":         "a start that fails",
+	"journal.ErrFront":           "a start that fails",
 	"journal.ErrInvalid":         "a broken invariant of ours",
 	"journal.ErrState":           "a broken invariant of ours",
 	"partition.ErrEntries":       "what the store reads at its start",

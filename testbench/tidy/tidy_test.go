@@ -36,7 +36,7 @@ var lines = map[string]int{
 	"broker/journal": 2, "broker/segment": 2, "broker/wire": 2, "broker/auth": 2, "broker/catalog": 2, "bridge/route": 2,
 	"hw/storage": 2, "hw/watchdog": 2, "hw/clock": 2, "hw/board": 2,
 
-	"broker/disk": 1, "broker/record": 1, "broker/wheel": 1, "broker/budget": 1, "bridge/payload": 1, "hw/bus/...": 1,
+	"broker/disk": 1, "broker/record": 1, "broker/wheel": 1, "broker/budget": 1, "broker/wear": 1, "bridge/payload": 1, "hw/bus/...": 1,
 
 	"platform/config": 0, "platform/pulse": 0, "platform/systemd": 0, "platform/health": 0, "platform/identity": 0,
 	"platform/update": 0, "platform/console": 0, "platform/metrics": 0,
