@@ -311,11 +311,17 @@ func TestACommitThatFailsInBothIsInDoubt(t *testing.T) {
 	put(t, j, "a")
 	m.setFail(func() (int, error) { return 1 << 20, errBus }) // all of it was written
 	fs.setFail(failAt("sync "+string(syncCommit), 1))
-	if err := stage(j, record(1, "doubtful")); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrWrite) {
+	var cut string
+	var kept *memory
+	answer := make(chan error, 1)
+	j.Stage([]Entry{record(1, "doubtful")}, func(err error) {
+		cut, kept = crash(t, dir, m) // here: what is held is drained right after
+		answer <- err
+	})
+	if err := <-answer; !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrWrite) {
 		t.Errorf("got %v", err)
 	}
-	cut, kept := crash(t, dir, m)
-	put(t, j, "b")
+	putAgain(t, j, "b")
 	cut2, kept2 := crash(t, dir, m)
 	expectFront(t, fronted(cut, kept), Mark{}, "a", "doubtful")
 	expectFront(t, fronted(cut2, kept2), Mark{}, "a", "b")
@@ -358,7 +364,7 @@ func TestALargeCommitThatFailsLeavesTheFront(t *testing.T) {
 	if err := stage(j, record(1, strings.Repeat("x", 3<<10))); !errors.Is(err, ErrWrite) {
 		t.Errorf("got %v", err)
 	}
-	put(t, j, "c")
+	putAgain(t, j, "c")
 	cut, kept := crash(t, dir, m)
 	expectFront(t, fronted(cut, kept), Mark{}, "a", "b", "c")
 }

@@ -134,3 +134,15 @@ func scanned(t *testing.T, dir string, after Mark) (got []string) {
 	}
 	return got
 }
+
+// putAgain stages one record until it is taken: right after a failed commit some more are refused with it.
+func putAgain(t *testing.T, j *Journal, text string) {
+	t.Helper()
+	var err error
+	for range 1000 {
+		if err = stage(j, record(0, text)); err == nil {
+			return
+		}
+	}
+	t.Fatalf("stage %q: %v", text, err)
+}

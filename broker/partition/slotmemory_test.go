@@ -94,7 +94,7 @@ func holds(t *testing.T, w *partitiontest.World, n int) {
 
 func TestCheckpointsAreInTheMemory(t *testing.T) {
 	m := newMemory(1 << 10)
-	w, p := withSlots(t, m)
+	w, _ := withSlots(t, m)
 	first := fileSlots(t, w) // of the empty directory: it says whose the memory is
 	slot, err := m.slot(0)
 	if err != nil || slot.Sequence != first.Sequence+1 || slot.Mark.ID != first.Mark.ID || len(slot.Partitions) != 1 || !beside(w) {
@@ -106,8 +106,7 @@ func TestCheckpointsAreInTheMemory(t *testing.T) {
 	}
 	holds(t, w, 20)
 	checkpoint(t, w)
-	p = w.Partition("a")
-	partitiontest.Fill(t, p, 5)
+	partitiontest.Fill(t, w.Partition("a"), 5)
 	if slot, err = m.slot(1); err != nil || slot.Partitions[0].Next != 20 {
 		t.Errorf("%+v, %v", slot, err)
 	}
