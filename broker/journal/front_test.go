@@ -112,6 +112,7 @@ func TestADrainOverTheEndsOfSegments(t *testing.T) {
 	if s := j.Stats(); s.Rolls < 5 || s.Drains != 1 || s.FrontBytes != 0 {
 		t.Errorf("%+v", s)
 	}
+	_, drained := crash(t, dir, m)
 	put(t, j, "last")
 	cut, now := crash(t, dir, m)
 	expectFront(t, Options{Dir: cut, Front: now, After: never, SegmentBytes: 2000}, Mark{}, append(slices.Clone(want), "last")...)
@@ -119,6 +120,21 @@ func TestADrainOverTheEndsOfSegments(t *testing.T) {
 	j = open(t, Options{Dir: before, Front: m.clone(), After: never}, Mark{})
 	if _, r := texts(t, j); r.Missing != 30 || r.Fronted != 1 || r.First != 31 {
 		t.Errorf("%+v", r)
+	}
+	shut(t, j)
+	other := filepath.Join(t.TempDir(), "journal")
+	if err := os.CopyFS(other, os.DirFS(before)); err != nil {
+		t.Fatal(err)
+	}
+	j = run(t, Options{Dir: other, Front: drained, After: never}, Mark{})
+	put(t, j, "first of the new ones") // it must count in the front, whose header says that 30 are drained
+	if m := j.Mark(); m.Index != 31 {
+		t.Errorf("goes on at %d", m.Index)
+	}
+	again, fronted := crash(t, other, drained)
+	j = open(t, Options{Dir: again, Front: fronted, After: never}, Mark{})
+	if got, r := texts(t, j); !slices.Equal(got, []string{"first of the new ones"}) || r.Missing != 30 {
+		t.Errorf("%q, %+v", short(got), r)
 	}
 	shut(t, j)
 	expectFront(t, Options{Dir: before, Front: kept, After: never}, Mark{}, want...)
