@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
@@ -33,21 +34,28 @@ func compressSnappy(dst, src []byte) []byte {
 	for len(src) > 0 {
 		block := src[:min(len(src), xerialBlock)]
 		src = src[len(block):]
-		at := len(dst)
-		dst = append(dst, 0, 0, 0, 0)
-		need := s2.MaxEncodedLen(len(block))
-		if cap(dst)-len(dst) < need {
+		if need := 4 + s2.MaxEncodedLen(len(block)); cap(dst)-len(dst) < need {
 			dst = append(make([]byte, 0, len(dst)+need+len(src)), dst...)
 		}
-		packed := s2.EncodeSnappy(dst[len(dst):len(dst)+need], block)
-		dst = dst[:len(dst)+len(packed)]
-		binary.BigEndian.PutUint32(dst[at:], uint32(len(packed)))
+		dst = snappyBlock(dst, block)
 	}
 	return dst
 }
 
 // blocks are the buffers that blocks are decompressed into.
 var blocks = sync.Pool{New: func() any { return new([]byte) }}
+
+// snappyBlock appends one block of a xerial stream.
+func snappyBlock(dst, block []byte) []byte {
+	at := len(dst)
+	dst = append(dst, 0, 0, 0, 0)
+	need := s2.MaxEncodedLen(len(block))
+	dst = slices.Grow(dst, need)
+	packed := s2.EncodeSnappy(dst[len(dst):len(dst)+need], block)
+	dst = dst[:len(dst)+len(packed)]
+	binary.BigEndian.PutUint32(dst[at:], uint32(len(packed)))
+	return dst
+}
 
 // blockKeep is the largest buffer that goes back to the pool.
 const blockKeep = 256 << 10
