@@ -339,6 +339,8 @@ func (b *Broker) openPulse(context.Context) error {
 		Space: b.space, Now: b.config.Now,
 		Elapsed: func() time.Duration { return time.Duration(b.pulse.Now()) * time.Millisecond },
 		Logger:  b.log.With("component", "cleaner"), Headroom: headroom,
+		Checkpoint: func() error { return b.store.Checkpoint() },
+		Save:       func() error { return b.store.SaveCleaned() },
 	})
 	return nil
 }

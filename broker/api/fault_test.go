@@ -24,6 +24,7 @@ var elsewhere = map[string]string{
 	"journal.ErrFront":           "a start that fails",
 	"journal.ErrInvalid":         "a broken invariant of ours",
 	"journal.ErrState":           "a broken invariant of ours",
+	"partition.ErrChanged":       "compaction begins anew",
 	"partition.ErrEntries":       "what the store reads at its start",
 	"partition.ErrSlot":          "what the store reads at its start",
 	"quorum.ErrForeign":          "a start that fails",

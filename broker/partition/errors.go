@@ -35,6 +35,8 @@ var (
 	ErrOutOfOrderSequence = errors.New("out of order sequence number")
 	// ErrFencedProducer is returned for a batch of an older producer epoch than the partition has seen.
 	ErrFencedProducer = errors.New("producer epoch is fenced")
+	// ErrChanged is returned by Scan and Rewrite when the segments are not the log's any more: deleted, truncated or closed.
+	ErrChanged = errors.New("the log has changed meanwhile")
 	// ErrOverloaded is returned when too much waits for the next commit; nothing was written and a retry is welcome.
 	ErrOverloaded = errors.New("too much is waiting for the disk")
 )

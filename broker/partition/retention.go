@@ -149,6 +149,9 @@ func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
 
 // dropTo moves the start to target, durably, and removes what lies wholly below it. Holds retaining.
 func (p *Partition) dropTo(target int64) (Retained, error) {
+	if err := p.finishSwap(); err != nil {
+		return Retained{}, err
+	}
 	start := p.Start()
 	if target > start {
 		result := make(chan error, 1)
@@ -262,6 +265,9 @@ func (p *Partition) Truncate(to int64) (int64, error) {
 func (p *Partition) truncate(to int64) (int64, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
+	if err := p.finishSwap(); err != nil {
+		return -1, err
+	}
 	p.mu.Lock()
 	failed := p.sealLocked()
 	err := p.movable()
@@ -306,7 +312,10 @@ func (p *Partition) truncate(to int64) (int64, error) {
 	p.durable, p.durablePiece, p.durablePos = end, last, pos
 	p.high = min(p.high, end)
 	p.start = min(p.start, end) // the batch that held the start went whole
+	p.cutTo = min(p.cutTo, last.Base())
+	p.places = [2]int64{min(p.places[0], last.Base()), min(p.places[1], last.Base())}
 	p.state.Unlock()
+	p.cleaning.cut(last.Base(), end)
 	p.broken = p.cutLocked(last, last.Base(), end, pos)
 	p.store.touched.Store(true)
 	return end, p.broken

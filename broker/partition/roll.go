@@ -59,20 +59,26 @@ func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) err
 	return p.roll()
 }
 
-// segmentMS is segment.ms for one segment: less segment.jitter.ms times a share that differs from segment to segment, so
-// that partitions made together do not roll together. Kafka draws it anew with each start; here a segment keeps its own.
+// segmentMS is the age at which a segment is followed by a new one, ms: segment.ms, less segment.jitter.ms times a share
+// that differs from segment to segment, so that partitions made together do not roll together. Kafka draws it anew with
+// each start; here a segment keeps its own. What is to be compacted by a time must be in a closed segment by then, as in
+// Kafka.
 func (p *Partition) segmentMS(s *piece, cfg *catalog.TopicConfig) int64 {
-	jitter := min(cfg.SegmentJitterMS, cfg.SegmentMS)
+	age := cfg.SegmentMS
+	if cfg.CleanupCompact {
+		age = min(age, cfg.MaxCompactionLagMS)
+	}
+	jitter := min(cfg.SegmentJitterMS, age)
 	switch {
-	case cfg.SegmentMS <= 0:
+	case age <= 0:
 		return math.MaxInt64
 	case jitter <= 0:
-		return cfg.SegmentMS
+		return age
 	}
 	h := fnv.New64a()
 	_, _ = h.Write(p.topic.ID[:]) // a hash takes everything
 	_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(p.index)), uint64(s.Base())))
-	return cfg.SegmentMS - int64(h.Sum64()%uint64(jitter))
+	return age - int64(h.Sum64()%uint64(jitter))
 }
 
 // roll begins a new active segment at the log's end. Its name becomes durable with its first sync; until then the

@@ -368,7 +368,7 @@ func (p *Partition) begin(start int64) error {
 
 // blank is a partition without a log.
 func (s *Store) blank(t Topic, index int32, cfg catalog.TopicConfig) *Partition {
-	p := &Partition{store: s, topic: t, index: index, leading: true, followers: noFollowers, snapshot: -1}
+	p := &Partition{store: s, topic: t, index: index, leading: true, followers: noFollowers, snapshot: -1, places: [2]int64{-1, -1}}
 	p.dir = filepath.Join(s.topics, p.String())
 	p.damagedAt.Store(-1)
 	p.config.Store(&cfg)
