@@ -82,14 +82,18 @@ var points = map[disk.Point]proof{
 	"quorum.snapshot":      sceneProof("snapshotted"),
 	"quorum.snapshot.dir":  sceneProof("snapshotted"),
 	"quorum.vote":          belowProof,
+	"segment.cleaned":      sceneProof("compacted"),
 	"segment.dir":          belowProof,
 	"segment.epochs":       sceneProof("led"),
 	"segment.epochs.dir":   sceneProof("led"),
 	"segment.log":          belowProof,
+	"segment.merged":       sceneProof("compacted"),
 	"segment.metadata":     sceneProof("orphaned"),
 	"segment.metadata.dir": sceneProof("orphaned"),
+	"segment.replaced":     sceneProof("compacted"),
 	"segment.snapshot":     belowProof,
 	"segment.snapshot.dir": belowProof,
+	"segment.swap":         sceneProof("compacted"),
 }
 
 // A sync that is not in the list is useless or untested.

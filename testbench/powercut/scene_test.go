@@ -24,6 +24,9 @@ import (
 // Some syncs wait for more than a power cut: for bit rot, a failed write or somebody's rm before it. Others are missed by
 // a random workload only now and then. A scene sets up what it takes, and cuts the power then.
 
+// pointSeeds is how many worlds a missing sync may go unnoticed in.
+const pointSeeds = 40
+
 // scene is one directory, watched from inside.
 type scene struct {
 	rng   *rand.Rand
@@ -36,8 +39,12 @@ type scene struct {
 }
 
 func newScene(root string, seed uint64, skip disk.Point) (*scene, error) {
+	return newSceneOn(disk.OS{}, root, seed, skip)
+}
+
+func newSceneOn(base disk.FS, root string, seed uint64, skip disk.Point) (*scene, error) {
 	s := &scene{
-		rng: rand.New(rand.NewPCG(seed, 0x5ce9e)), fs: disktest.New(disk.OS{}), root: root,
+		rng: rand.New(rand.NewPCG(seed, 0x5ce9e)), fs: disktest.New(base), root: root,
 		data: filepath.Join(root, "disk", dataName), image: &catalog.Image{}, topic: topicID(seed, 1),
 	}
 	if err := os.MkdirAll(s.data, 0o755); err != nil {
@@ -297,8 +304,8 @@ func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 
 // scenes are all of them, by name.
 var scenes = map[string]func(dir string, seed uint64, skip disk.Point) (cuts int, err error){
-	"checkpointed": checkpointed, "formatted": formatted, "led": led, "mended": mended, "offline": offline, "orphaned": orphaned, "quarantined": quarantined,
-	"relearned": relearned, "snapshotted": snapshotted, "walked": walked,
+	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "offline": offline, "orphaned": orphaned,
+	"quarantined": quarantined, "relearned": relearned, "snapshotted": snapshotted, "walked": walked,
 }
 
 // With every sync in its place no scene loses anything.
