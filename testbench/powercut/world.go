@@ -72,9 +72,11 @@ type Tally struct {
 	Acked, Refused, Unanswered, Served, Survived int // records
 	Pointed, Rolls, Starts, Truncations          int
 	Creates, Deletes, Checkpoints, Faults, Stops int
-	Offline                                      int // partitions that a failing disk kept from opening
-	Repeats                                      int // batches of idempotent producers sent again
-	Fscks                                        int // disks that fsck looked at
+	Offline                                      int   // partitions that a failing disk kept from opening
+	Repeats                                      int   // batches of idempotent producers sent again
+	Fscks                                        int   // disks that fsck looked at
+	Compactions                                  int   // that came to their end
+	Compacted                                    int64 // bytes they saved
 }
 
 // New makes a world with an empty disk.
