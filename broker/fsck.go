@@ -323,7 +323,19 @@ func (c *fsck) partition(dir string) error {
 		return err
 	}
 	var bases []int64
+	swaps := make(map[int64]int64) // what waits to take the place of others, and where that ends
 	for _, n := range names {
+		if strings.HasSuffix(n.Name(), segment.CleanedSuffix) {
+			c.found(Finding{Path: filepath.Join(dir, n.Name()), Text: "a compaction was not finished; the next start removes it"})
+		}
+		if name, swap := strings.CutSuffix(n.Name(), segment.SwapSuffix); swap {
+			c.found(Finding{Path: filepath.Join(dir, n.Name()), Text: "compacted, and not yet in the place of what it was made from; the next start does that"})
+			if base, ok := segment.ParseName(name, segment.LogSuffix); ok {
+				if swaps[base], err = c.reach(dir, base); err != nil {
+					return err
+				}
+			}
+		}
 		if base, ok := segment.ParseName(n.Name(), segment.LogSuffix); ok {
 			bases = append(bases, base)
 		}
@@ -337,17 +349,27 @@ func (c *fsck) partition(dir string) error {
 		c.found(Finding{Path: filepath.Join(dir, segment.EpochsName), Text: err.Error() + "; they are read from the log anew"})
 	}
 	flushed := c.flushed(dir)
+	for base, end := range swaps { // what it was made from may be gone already, but for the first
+		bases = slices.DeleteFunc(bases, func(b int64) bool { return b > base && b < end })
+	}
 	end := int64(-1) // of the segment before
 	for i, base := range bases {
 		vouched := base <= flushed.Segment && flushed.Position > 0 && base > flushed.Start
 		if end >= 0 && end < base && vouched {
 			c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("offsets %d to %d are missing before segment %d", end, base-1, base)})
 		}
+		if end > base && vouched {
+			c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("offsets %d to %d are in segment %d and in the one before", base, end-1, base)})
+		}
 		next := int64(-1)
 		if i+1 < len(bases) {
 			next = bases[i+1]
 		}
-		if end, err = c.segment(dir, base, next, flushed); err != nil {
+		open := segment.Open
+		if _, ok := swaps[base]; ok {
+			open = segment.OpenSwap
+		}
+		if end, err = c.segment(open, dir, base, next, flushed); err != nil {
 			return err
 		}
 	}
@@ -394,9 +416,25 @@ func (c *fsck) snapshot(path string) error {
 	return nil
 }
 
+// reach is the offset after the last batch of a segment that waits for its place.
+func (c *fsck) reach(dir string, base int64) (end int64, err error) {
+	s, err := segment.OpenSwap(c.fs, dir, base, segment.Config{})
+	if err != nil {
+		return 0, err
+	}
+	_, err = s.Scan(0, func(b record.Batch, _ int64) error {
+		end = b.NextOffset()
+		return nil
+	})
+	return end, errors.Join(err, s.Close())
+}
+
+// opener opens a segment by the name it has.
+type opener func(disk.FS, string, int64, segment.Config) (*segment.Segment, error)
+
 // segment checks one segment and tells the offset after its last batch. next is the base of the one behind it, or -1.
-func (c *fsck) segment(dir string, base, next int64, flushed partition.SlotEntry) (end int64, err error) {
-	s, err := segment.Open(c.fs, dir, base, segment.Config{})
+func (c *fsck) segment(open opener, dir string, base, next int64, flushed partition.SlotEntry) (end int64, err error) {
+	s, err := open(c.fs, dir, base, segment.Config{})
 	if err != nil {
 		return 0, err
 	}

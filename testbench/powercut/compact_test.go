@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/broker"
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
@@ -167,6 +168,10 @@ func unsynced() *disktest.FS {
 
 // look starts on a disk as a cut left it, and once more after all that can be compacted was.
 func (c *compacting) look(data string) error {
+	if err := sound(data); err != nil { // as the cut left it, perhaps half way through a swap
+		return err
+	}
+	fs := unsynced() // nothing is cut any more
 	if c.rng.IntN(4) == 0 { // rot beside the cut: recovery then replays whatever the journal has
 		for n := range 2 {
 			if err := os.Remove(partition.SlotPath(data, n)); err != nil {
@@ -174,7 +179,6 @@ func (c *compacting) look(data string) error {
 			}
 		}
 	}
-	fs := unsynced() // nothing is cut any more
 	for round := range 2 {
 		store, report, err := openStore(fs, data, c.now, c.image, nil)
 		if err != nil {
@@ -191,7 +195,16 @@ func (c *compacting) look(data string) error {
 			return fmt.Errorf("start %d, compacted again: %w", round, err)
 		}
 	}
-	return c.files(data)
+	return errors.Join(c.files(data), sound(data))
+}
+
+// sound says that fsck finds no damage.
+func sound(data string) error {
+	r, err := broker.Fsck(disk.OS{}, data, nil)
+	if err == nil && r.Damaged() {
+		err = fmt.Errorf("fsck: %+v", r.Findings)
+	}
+	return err
 }
 
 // check reads the log.
@@ -285,6 +298,9 @@ func (c *compacting) files(data string) error {
 func compactCut(dir string, seed uint64, skip disk.Point, at int64) (ops int64, err error) {
 	s, err := newSceneOn(unsynced(), dir, seed, skip)
 	if err != nil {
+		return 0, err
+	}
+	if _, err := broker.Format(s.fs, s.data, "", 1); err != nil {
 		return 0, err
 	}
 	c := &compacting{scene: s}
