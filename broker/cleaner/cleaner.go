@@ -77,6 +77,7 @@ type Cleaner struct {
 
 	job          *job  // the compaction that the last pass did not come to the end of
 	spent        int64 // bytes of the pass's share of compaction
+	breath       int64 // at so many it looks whether somebody waits
 	skew         int64 // by how many ms the clock was set forward: no tombstone goes by that
 	unsaved      bool
 	checkpointed bool // for the sake of compaction, in this pass
@@ -142,7 +143,18 @@ func (c *Cleaner) Saved() int64 { return c.saved.Load() }
 // Pass looks at every partition once. An error of one keeps no other from being cleaned. A compaction ends with ctx, and
 // what it has come to is kept. Not concurrently.
 func (c *Cleaner) Pass(ctx context.Context) error {
-	now := c.cfg.Now().UnixMilli()
+	now, err := c.makeWay()
+	errs := []error{err, c.compact(ctx, now)}
+	if at := c.cfg.Elapsed(); at-c.scrubbed >= scrubEvery {
+		c.scrubbed = at
+		errs = append(errs, c.scrub())
+	}
+	return errors.Join(errs...)
+}
+
+// makeWay is the part of a pass that cannot wait: retention, and room on a full disk. now is when it began, ms.
+func (c *Cleaner) makeWay() (now int64, err error) {
+	now = c.cfg.Now().UnixMilli()
 	step := c.clockStep(now)
 	var errs []error
 	for p := range c.cfg.Partitions() {
@@ -155,12 +167,22 @@ func (c *Cleaner) Pass(ctx context.Context) error {
 		c.cfg.Space.Refresh(now)
 		errs = append(errs, c.makeRoom(now))
 	}
-	errs = append(errs, c.compact(ctx, now))
-	if at := c.cfg.Elapsed(); at-c.scrubbed >= scrubEvery {
-		c.scrubbed = at
-		errs = append(errs, c.scrub())
+	return now, errors.Join(errs...)
+}
+
+// breathe is called by compaction all along: it may read for minutes, and a full disk must not wait for it.
+func (c *Cleaner) breathe() {
+	if c.spent < c.breath {
+		return
 	}
-	return errors.Join(errs...)
+	c.breath = c.spent + breathEvery
+	select {
+	case <-c.wake:
+		if _, err := c.makeWay(); err != nil {
+			c.cfg.Logger.Error("retention", "err", err)
+		}
+	default:
+	}
 }
 
 // scrub has every partition check a slice of what it has, until the pass's share is used up. They come in no order.

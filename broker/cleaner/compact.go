@@ -15,6 +15,8 @@ const (
 	compactMemory = 1 << 20
 	// compactBudget is how many bytes are read and written before retention has its turn again.
 	compactBudget = 64 << 20
+	// breathEvery is how many it reads before it looks whether a sweep was asked for.
+	breathEvery = 1 << 20
 )
 
 // Log is what compaction needs of a partition. *partition.Partition is the real one.
@@ -65,7 +67,7 @@ func over(then, now, lag int64) bool {
 
 // compact goes on with the log it was at, and then takes the dirtiest ones, until the pass's share is used up.
 func (c *Cleaner) compact(ctx context.Context, now int64) error {
-	c.spent = 0
+	c.spent, c.breath = 0, 0
 	plans := c.plans(now)
 	if len(plans) == 0 && c.job == nil {
 		return nil
@@ -76,7 +78,7 @@ func (c *Cleaner) compact(ctx context.Context, now int64) error {
 	work := func(j *job) (on bool) {
 		v := &view{job: j, c: c, ctx: ctx, cfg: j.p.Config(), keys: keys, dead: dead}
 		if now >= clockTrusted {
-			v.now = now - c.skew
+			v.now, v.wall = max(now-c.skew, 1), now
 		}
 		done, err := v.attempt()
 		c.job = nil

@@ -43,15 +43,17 @@ type job struct {
 // view is what a job knows for one pass.
 type view struct {
 	*job
-	c       *Cleaner
-	ctx     context.Context
-	cfg     *catalog.TopicConfig
-	now     int64 // when tombstones are dated, and when they have come to their time, ms; 0 while no clock can be trusted
-	sources []partition.Closed
-	keys    *offsetMap
-	mapped  [2]int64 // the part of the log that keys has; empty for none
-	dead    bits
-	scratch []byte
+	c   *Cleaner
+	ctx context.Context
+	cfg *catalog.TopicConfig
+	// now says which tombstones have come to their time, and wall, the board's clock, dates them; ms, 0 while no clock can be
+	// trusted. now lags by what the clock was set forward in this life.
+	now, wall int64
+	sources   []partition.Closed
+	keys      *offsetMap
+	mapped    [2]int64 // the part of the log that keys has; empty for none
+	dead      bits
+	scratch   []byte
 }
 
 // recordBytes is about what a record takes beside key and value.
@@ -264,9 +266,10 @@ func (v *view) superfluous(w *window, n int, r record.Record, horizon int64, dat
 	return late || r.Key == nil || v.dead.get(at)
 }
 
-// spend counts what is read, and ends the job with its context.
+// spend counts what is read, lets retention in, and ends the job with its context.
 func (v *view) spend(b record.Batch) error {
 	v.c.spent += int64(len(b))
+	v.c.breathe()
 	return v.ctx.Err()
 }
 
@@ -372,10 +375,10 @@ func (v *view) pass(w *window, out *writer, b record.Batch, n int, kept *int) er
 			}
 			if r.Value == nil && !dated && v.now > 0 {
 				date = v.cfg.DeleteRetentionMS
-				if date > math.MaxInt64/2-v.now {
-					date = math.MaxInt64/2 - v.now
+				if date > math.MaxInt64/2-v.wall {
+					date = math.MaxInt64/2 - v.wall
 				}
-				date += v.now
+				date += v.wall
 			}
 		}
 		at++
