@@ -12,13 +12,20 @@ import (
 type Board struct {
 	t testing.TB
 	*broker.Broker
-	dir string
+	dir    string
+	change func(*config.Config)
 }
 
 // Start opens a broker on free ports of loopback. It is closed when the test ends, and must close without complaint.
 func Start(t testing.TB) *Board {
 	t.Helper()
-	b := &Board{t: t, dir: t.TempDir()}
+	return StartWith(t, func(*config.Config) {})
+}
+
+// StartWith is Start with settings that change has changed.
+func StartWith(t testing.TB, change func(*config.Config)) *Board {
+	t.Helper()
+	b := &Board{t: t, dir: t.TempDir(), change: change}
 	b.open()
 	t.Cleanup(b.close)
 	return b
@@ -31,6 +38,9 @@ func (b *Board) Restart() {
 	b.open()
 }
 
+// Dir is the data directory.
+func (b *Board) Dir() string { return b.dir }
+
 // Kafka is the address of the Kafka door.
 func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }
 
@@ -41,6 +51,7 @@ func (b *Board) open() {
 	settings.Broker.Listeners = []string{"PLAINTEXT://127.0.0.1:0"}
 	settings.MQTT.Listeners = []string{"tcp://127.0.0.1:0"}
 	settings.HTTP.Listener = ""
+	b.change(settings)
 	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings})
 	if err != nil {
 		b.t.Fatalf("open the broker: %v", err)
