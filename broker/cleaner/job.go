@@ -50,6 +50,7 @@ type view struct {
 	// trusted. now lags by what the clock was set forward in this life.
 	now, wall int64
 	sources   []partition.Closed
+	limit     int64 // of a segment, in bytes
 	keys      *offsetMap
 	mapped    [2]int64 // the part of the log that keys has; empty for none
 	dead      bits
@@ -112,7 +113,8 @@ func (v *view) run() (done bool, err error) {
 
 // refresh takes the segments as they are now.
 func (v *view) refresh() {
-	v.sources = v.p.Cleanable().Closed
+	can := v.p.Cleanable()
+	v.sources, v.limit = can.Closed, can.Limit
 	for len(v.sources) > 0 && v.sources[len(v.sources)-1].Next > v.end {
 		v.sources = v.sources[:len(v.sources)-1]
 	}
@@ -299,7 +301,7 @@ func (v *view) group(sources []*source) (n int) {
 	size := int64(0)
 	for _, s := range sources {
 		size += s.estimate()
-		if n > 0 && (!s.whole || !sources[0].whole || size > v.cfg.SegmentBytes || s.Next-sources[0].Base > math.MaxInt32) {
+		if n > 0 && (!s.whole || !sources[0].whole || size > v.limit || s.Next-sources[0].Base > math.MaxInt32) {
 			break
 		}
 		n++

@@ -8,7 +8,7 @@ const (
 	Append       Kind = 1 // batches, inside the frame
 	Pointer      Kind = 2 // batches that lie in their segment only; the frame carries their CRC
 	Truncate     Kind = 3 // the log ends at Base, byte Position of Segment
-	StartMoved   Kind = 4 // the log starts at Base
+	StartMoved   Kind = 4 // the log starts at Base; earlier entries for segments below Segment hold no more
 	TopicCreated Kind = 5 // Bytes is the name, Base the number of partitions
 	TopicDeleted Kind = 6
 )

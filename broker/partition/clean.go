@@ -50,13 +50,16 @@ type Cleanable struct {
 	Closed []Closed
 	// Dirty is the offset up to which they were compacted before.
 	Dirty int64
+	// Limit is how large a segment may become that takes the place of several, in bytes.
+	Limit int64
 	// Waiting are segments that only want two checkpoints to belong to them.
 	Waiting []Closed
 }
 
 // Cleanable tells what may be compacted now. It is nothing where the topic's cleanup.policy does not say compact.
 func (p *Partition) Cleanable() Cleanable {
-	if !p.config.Load().CleanupCompact {
+	cfg := p.config.Load()
+	if !cfg.CleanupCompact {
 		return Cleanable{}
 	}
 	p.retaining.Lock()
@@ -66,7 +69,7 @@ func (p *Partition) Cleanable() Cleanable {
 	}
 	p.state.Lock()
 	defer p.state.Unlock()
-	c := Cleanable{Dirty: max(p.cleaning.to, p.pieces[0].Base())}
+	c := Cleanable{Dirty: max(p.cleaning.to, p.pieces[0].Base()), Limit: segmentMax(cfg)}
 	for i, s := range p.pieces {
 		if i+1 == len(p.pieces) || s.Base() >= p.durablePiece.Base() || p.pieces[i+1].Base() > p.high {
 			break

@@ -46,17 +46,21 @@ func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) err
 		return nil
 	}
 	end := p.end.Load()
-	limit := cfg.SegmentBytes
-	if cfg.DropOldest {
-		limit = min(limit, dropMax)
-	}
-	full := active.Size()+n > limit
+	full := active.Size()+n > segmentMax(cfg)
 	far := end+records-active.Base() > math.MaxInt32
 	old := active.opened.Load() > 0 && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !full && !far && !old {
 		return nil
 	}
 	return p.roll()
+}
+
+// segmentMax is the size, in bytes, that a segment does not pass but for its first batch.
+func segmentMax(cfg *catalog.TopicConfig) int64 {
+	if cfg.DropOldest {
+		return min(cfg.SegmentBytes, dropMax)
+	}
+	return cfg.SegmentBytes
 }
 
 // segmentMS is the age at which a segment is followed by a new one, ms: segment.ms, less segment.jitter.ms times a share

@@ -37,8 +37,8 @@ type Config struct {
 	// Handles bounds the open files. nil gives the segment three of its own.
 	Handles *Handles
 	// Sparse admits holes between the offsets of neighbouring batches. Without it each batch must start where the
-	// last one ended, which is how a wrong base offset, outside the CRC, is found out; the cleaner and whoever skips
-	// damage leave a record.Filler in a hole.
+	// last one ended, which is how a wrong base offset, outside the CRC, is found out; the cleaner stretches a batch
+	// over a hole, or leaves a record.Filler in it, as whoever skips damage does.
 	Sparse bool
 	// EpochAt is the leader epoch that gave an offset, ok false when it is not known. Batches that say otherwise are
 	// damaged: the epoch is outside the CRC too. nil only demands that epochs never fall.

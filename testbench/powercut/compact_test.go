@@ -171,7 +171,7 @@ func (c *compacting) look(data string) error {
 	if err := sound(data); err != nil { // as the cut left it, perhaps half way through a swap
 		return err
 	}
-	fs := unsynced() // nothing is cut any more
+	fs := unsynced()        // nothing is cut any more
 	if c.rng.IntN(4) == 0 { // rot beside the cut: recovery then replays whatever the journal has
 		for n := range 2 {
 			if err := os.Remove(partition.SlotPath(data, n)); err != nil {
