@@ -4,12 +4,15 @@ import (
 	"crypto/md5"
 	"crypto/rand"
 	"encoding/binary"
+	"hash/maphash"
 )
 
 // offsetMap knows the last offset of each key of a part of a log, in memory of a fixed size: open addressing over 128-bit
-// hashes of the keys, at most three quarters full. The hash is seeded with what nobody outside knows: whoever chooses keys
-// cannot make two of them pass for one.
+// hashes of the keys, at most three quarters full. Both halves of the hash are seeded with what nobody outside knows: whoever
+// chooses keys cannot make two of them pass for one. The first half is quick, and enough to miss by; most keys of a log with
+// many are asked for in vain. The second is 64 bits of MD5.
 type offsetMap struct {
+	quick  maphash.Seed
 	seed   [16]byte
 	text   []byte // seed and key
 	hashes [][2]uint64
@@ -27,7 +30,7 @@ func newOffsetMap(n int) *offsetMap {
 	for places*2*slotBytes <= n {
 		places *= 2
 	}
-	m := &offsetMap{hashes: make([][2]uint64, places), last: make([]uint32, places)}
+	m := &offsetMap{quick: maphash.MakeSeed(), hashes: make([][2]uint64, places), last: make([]uint32, places)}
 	_, _ = rand.Read(m.seed[:]) // it never fails
 	return m
 }
@@ -43,14 +46,29 @@ func (m *offsetMap) reset(base int64) {
 
 // find is the place of a key, or the free one where it belongs.
 func (m *offsetMap) find(key []byte) (place int, hash [2]uint64) {
+	hash[0] = maphash.Bytes(m.quick, key)
+	mask := len(m.last) - 1
+	for place, known := int(hash[0])&mask, false; ; place = (place + 1) & mask {
+		if m.last[place] == 0 {
+			return place, hash
+		}
+		if m.hashes[place][0] != hash[0] {
+			continue
+		}
+		if !known {
+			hash[1], known = m.slow(key), true
+		}
+		if m.hashes[place] == hash {
+			return place, hash
+		}
+	}
+}
+
+// slow is the second half of a key's hash.
+func (m *offsetMap) slow(key []byte) uint64 {
 	m.text = append(append(m.text[:0], m.seed[:]...), key...)
 	sum := md5.Sum(m.text)
-	hash = [2]uint64{binary.LittleEndian.Uint64(sum[:]), binary.LittleEndian.Uint64(sum[8:])}
-	mask := len(m.last) - 1
-	for place = int(hash[0]) & mask; m.last[place] != 0 && m.hashes[place] != hash; {
-		place = (place + 1) & mask
-	}
-	return place, hash
+	return binary.LittleEndian.Uint64(sum[:])
 }
 
 // put notes that key was written at offset, higher than all before. It is false, and nothing is noted, when there is no
@@ -65,7 +83,7 @@ func (m *offsetMap) put(key []byte, offset int64) bool {
 			return false
 		}
 		m.used++
-		m.hashes[place] = hash
+		m.hashes[place] = [2]uint64{hash[0], m.slow(key)}
 	}
 	m.last[place] = uint32(offset-m.base) + 1
 	return true

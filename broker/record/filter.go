@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 
 	"github.com/klauspost/compress/gzip"
@@ -13,7 +14,7 @@ import (
 )
 
 // Keys is Records without headers: what compaction looks at, with nothing allocated for the rest.
-func (b Batch) Keys(maxBytes int) func(yield func(Record, error) bool) {
+func (b Batch) Keys(maxBytes int) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		w, err := b.walk(maxBytes)
 		if err != nil {
