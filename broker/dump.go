@@ -126,7 +126,7 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 		return dumpSnapshot(raw, emit)
 	case name == "checkpoint.0" || name == "checkpoint.1":
 		return dumpSlot(raw, emit)
-	case name == metaName || name == metaCopy || name == "leader-epoch-checkpoint" || name == "partition.metadata":
+	case name == metaName || name == metaCopy || name == partition.CleanedName || name == "leader-epoch-checkpoint" || name == "partition.metadata":
 		for line := range strings.Lines(string(raw)) {
 			if err := emit(Line{{"line", strings.TrimSuffix(line, "\n")}}); err != nil {
 				return err

@@ -3,7 +3,8 @@
 // A World is a store of partitions over a real journal on a real directory. It runs a workload made from a seed, the
 // power is cut inside any one operation on the disk, and the next session begins on a disk as the cut might have left
 // it. After each cut every acknowledged record must be there once, in order, at its offset and byte for byte, and so
-// must every record a reader has ever been served; and nothing that was refused or deleted may be there.
+// must every record a reader has ever been served; and nothing that was refused or deleted may be there. Of a compacted topic
+// it must be that record or a later one of its key.
 package powercut
 
 import (
