@@ -101,18 +101,28 @@ func perDay(p *int64, low, high int64) binding {
 
 // millis is a time whose key ends in .ms: a number of milliseconds, or a string with its unit.
 func millis(p *time.Duration, low, high time.Duration) binding {
+	return units(p, low, high, time.Millisecond, "ms")
+}
+
+// minutes is a time whose key ends in .minutes.
+func minutes(p *time.Duration, low, high time.Duration) binding {
+	return units(p, low, high, time.Minute, "m")
+}
+
+// units is a time in the unit its key says: a number of these, or a string with its own unit.
+func units(p *time.Duration, low, high, unit time.Duration, name string) binding {
 	b := span(p, low, high)
 	return binding{
 		set: func(v any) error {
 			if n, ok := v.(int64); ok {
-				if n < 0 || n > math.MaxInt64/int64(time.Millisecond) {
-					return fmt.Errorf("%d ms is out of range: %s to %s", n, formatTime(low), formatTime(high))
+				if n < 0 || n > math.MaxInt64/int64(unit) {
+					return fmt.Errorf("%d %s is out of range: %s to %s", n, name, formatTime(low), formatTime(high))
 				}
-				v = strconv.FormatInt(n, 10) + "ms"
+				v = strconv.FormatInt(n, 10) + name
 			}
 			return b.set(v)
 		},
-		get: func() any { return p.Milliseconds() },
+		get: func() any { return int64(*p / unit) },
 	}
 }
 

@@ -54,6 +54,18 @@ type Broker struct {
 	ConnectionsMaxIdle time.Duration // a connection that says nothing for so long is closed
 	RetentionCheck     time.Duration // between two looks for segments that have aged out
 	ProducerExpiration time.Duration // an idle idempotent producer is forgotten after this
+
+	GroupInitialDelay time.Duration // the first rebalance of an empty group waits so long for company
+	GroupMinSession   time.Duration // session timeouts a member may ask for
+	GroupMaxSession   time.Duration
+	GroupMaxSize      int // members of one group
+	GroupMaxCount     int // groups
+	GroupMaxOffsets   int // partitions one group keeps offsets of
+
+	OffsetsPartitions     int32         // of __consumer_offsets, when it is made
+	OffsetsRetention      time.Duration // offsets of a group without members are kept so long
+	OffsetsRetentionCheck time.Duration
+	OffsetMetadataMax     int // bytes a client may keep with an offset
 }
 
 // Journal bounds the write-ahead log.
@@ -164,6 +176,9 @@ func Default() *Config {
 			NumPartitions: 1, ReplicationFactor: 1, AutoCreateTopics: true, ProcessRoles: "broker,controller",
 			MaxConnections: 1000, RequestMaxBytes: 100 * mib, ConnectionsMaxIdle: 10 * minute,
 			RetentionCheck: 5 * minute, ProducerExpiration: day,
+			GroupInitialDelay: 3 * second, GroupMinSession: 6 * second, GroupMaxSession: 30 * minute,
+			GroupMaxSize: 1000, GroupMaxCount: 1000, GroupMaxOffsets: 10_000,
+			OffsetsPartitions: 5, OffsetsRetention: 7 * day, OffsetsRetentionCheck: 10 * minute, OffsetMetadataMax: 4 * kib,
 		},
 		Journal: Journal{BytesMax: 32 * mib},
 		Memory:  Memory{Limit: 48 * mib},

@@ -80,6 +80,16 @@ func brokerSettings(c *Config) []setting {
 		{"connections.max.idle.ms", millis(&b.ConnectionsMaxIdle, second, 30*day), false},
 		{"log.retention.check.interval.ms", millis(&b.RetentionCheck, 10*time.Millisecond, day), false},
 		{"producer.id.expiration.ms", millis(&b.ProducerExpiration, minute, 365*day), false},
+		{"group.initial.rebalance.delay.ms", millis(&b.GroupInitialDelay, 0, hour), false},
+		{"group.min.session.timeout.ms", millis(&b.GroupMinSession, time.Millisecond, day), false},
+		{"group.max.session.timeout.ms", millis(&b.GroupMaxSession, second, 7*day), false},
+		{"group.max.size", number(&b.GroupMaxSize, 1, 100_000), false},
+		{"group.max.count", number(&b.GroupMaxCount, 1, 100_000), false},
+		{"group.max.offsets", number(&b.GroupMaxOffsets, 1, 1_000_000), false},
+		{"offsets.topic.num.partitions", number(&b.OffsetsPartitions, 1, 50), false},
+		{"offsets.retention.minutes", minutes(&b.OffsetsRetention, minute, 3650*day), false},
+		{"offsets.retention.check.interval.ms", millis(&b.OffsetsRetentionCheck, 100*time.Millisecond, day), false},
+		{"offset.metadata.max.bytes", size(&b.OffsetMetadataMax, 0, 64*kib), false},
 	}
 }
 
