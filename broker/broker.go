@@ -20,6 +20,7 @@ import (
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
+	"millrace/broker/group"
 	"millrace/broker/journal"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
@@ -65,6 +66,7 @@ type Broker struct {
 	pulse   *pulse.Pulse
 	cleaner *cleaner.Cleaner
 	waits   *purgatory.Purgatory[api.Key]
+	groups  *group.Coordinator
 	kafka   *server.Server
 	mqtt    *mqtt.Server
 	feed    *feed.Feed
@@ -100,13 +102,15 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{topics: &topics{log: cfg.Logger.With("component", "catalog")}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses)}
+	b := &Broker{topics: &topics{
+		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
+	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openDoors, b.openFeed} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

@@ -33,7 +33,7 @@ func (b *Broker) openKafka() error {
 		return err
 	}
 	handler := api.New(api.Config{
-		Catalog: b.topics, Logs: api.FromStore(b.store), Waits: b.waits,
+		Catalog: b.topics, Logs: api.FromStore(b.store), Waits: b.waits, Groups: b.groups, MetadataMax: s.Broker.OffsetMetadataMax,
 		Ensure: func(ctx context.Context, topic string) error {
 			_, err := b.Ensure(ctx, topic)
 			return err

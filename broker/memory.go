@@ -24,6 +24,8 @@ type memory struct {
 	gathering *budget.Share
 	// answers are large answers of Kafka's admin requests, sessions the partitions of its fetch sessions.
 	answers, sessions *budget.Share
+	// groups are members and offsets of consumer groups.
+	groups *budget.Share
 	// mqtt are MQTT publishes that are not durable yet, reading and readingSmall its large packets that are still
 	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
 	// retained messages.
@@ -61,6 +63,7 @@ func shareOut(limit int64) (*memory, error) {
 		{&m.gathering, "gathering", 5},
 		{&m.answers, "answers", 5},
 		{&m.sessions, "fetch-sessions", 2},
+		{&m.groups, "groups", 8},
 		{&m.mqtt, "mqtt", 8},
 		{&m.reading, "mqtt-reading", 4}, // one packet of max_packet_size at a time, where memory.limit is left alone
 		{&m.readingSmall, "mqtt-reading-small", 2},

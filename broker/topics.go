@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"millrace/broker/catalog"
+	"millrace/broker/group"
 	"millrace/broker/partition"
 	"millrace/broker/quorum"
 )
@@ -23,6 +24,9 @@ type topics struct {
 	// defaults are the [topic.*] tables, creation what is made of a topic that is asked for; a reload replaces them.
 	defaults atomic.Pointer[catalog.Defaults]
 	creation atomic.Pointer[creation]
+
+	// offsetPartitions is `offsets.topic.num.partitions`.
+	offsetPartitions int
 
 	// reconciling is held while the store is made to agree, so that two proposals do not make one partition twice.
 	reconciling sync.Mutex
@@ -157,6 +161,9 @@ func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partitio
 	settings, own := internalTopics[name]
 	if own {
 		how = creation{allowed: true, partitions: 1, replication: 1}
+		if name == group.TopicName {
+			how.partitions = t.offsetPartitions
+		}
 	}
 	if !how.allowed {
 		return nil, fmt.Errorf("%s: %w, and auto.create.topics.enable is false", name, catalog.ErrUnknownTopic)
@@ -182,6 +189,7 @@ func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partitio
 var internalTopics = map[string]map[string]string{
 	"__mqtt_sessions": internalSettings,
 	"__mqtt_retained": internalSettings,
+	group.TopicName:   internalSettings,
 }
 
 // max.message.bytes: what the door took of a client fits here, whatever the default for other topics.

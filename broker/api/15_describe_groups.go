@@ -1,0 +1,63 @@
+// DescribeGroups: v0-6
+//
+//   - What members say and are assigned is shown of a stable group only, as at Apache Kafka.
+//   - v3 authorized operations: not told (there are no ACLs yet), as when they are not asked for.
+//   - v6 (KIP-1043): a group that does not exist is GROUP_ID_NOT_FOUND; before, it is described as Dead.
+
+package api
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/group"
+	"millrace/broker/server"
+)
+
+// DescribeGroups describes groups and their members. The first result is the room the answer takes; the answer is nil
+// when the server closed before there was room.
+func (h *Handler) DescribeGroups(req *server.Request, b *kmsg.DescribeGroupsRequest) (int64, kmsg.Response) {
+	size := 0
+	for _, id := range b.Groups {
+		if _, n, err := h.config.Groups.Describe(id, false); err == nil {
+			size += 160 + 2*n
+		}
+	}
+	room, err := h.room(req.Context, size)
+	if err != nil {
+		return 0, nil
+	}
+	resp := kmsg.NewPtrDescribeGroupsResponse()
+	for _, id := range b.Groups {
+		resp.Groups = append(resp.Groups, h.describeGroup(id, b.Version))
+	}
+	return room, resp
+}
+
+func (h *Handler) describeGroup(id string, version int16) kmsg.DescribeGroupsResponseGroup {
+	out := kmsg.NewDescribeGroupsResponseGroup()
+	out.Group, out.AuthorizedOperations = id, noOperations
+	d, _, err := h.config.Groups.Describe(id, true)
+	if err != nil {
+		if errors.Is(err, group.ErrNotFound) {
+			out.State = group.Dead.String()
+			if version < 6 {
+				return out
+			}
+			out.ErrorMessage = text(fmt.Sprintf("Group %s not found.", id))
+		}
+		out.ErrorCode = codeOf(err)
+		return out
+	}
+	out.State, out.ProtocolType, out.Protocol = d.Phase.String(), d.ProtocolType, d.Protocol
+	out.Members = make([]kmsg.DescribeGroupsResponseGroupMember, len(d.Members))
+	for i, m := range d.Members {
+		r := &out.Members[i]
+		r.Default()
+		r.MemberID, r.InstanceID, r.ClientID, r.ClientHost = m.ID, textOrNull(m.Instance), m.ClientID, m.ClientHost
+		r.ProtocolMetadata, r.MemberAssignment = m.Metadata, m.Assignment
+	}
+	return out
+}
