@@ -13,19 +13,17 @@ type Board struct {
 	t testing.TB
 	*broker.Broker
 	dir    string
-	change func(*config.Config)
+	change []func(*config.Config)
+	kafka  string // where to listen
 }
 
-// Start opens a broker on free ports of loopback. It is closed when the test ends, and must close without complaint.
-func Start(t testing.TB) *Board {
-	t.Helper()
-	return StartWith(t, func(*config.Config) {})
-}
+// QuickGroups has the first rebalance of a group wait for nobody.
+func QuickGroups(c *config.Config) { c.Broker.GroupInitialDelay = 0 }
 
-// StartWith is Start with settings that change has changed.
-func StartWith(t testing.TB, change func(*config.Config)) *Board {
+// Start opens a broker on free ports of loopback, with the default settings as change leaves them. It is closed when the test ends, and must close without complaint.
+func Start(t testing.TB, change ...func(*config.Config)) *Board {
 	t.Helper()
-	b := &Board{t: t, dir: t.TempDir(), change: change}
+	b := &Board{t: t, dir: t.TempDir(), change: change, kafka: "127.0.0.1:0"}
 	b.open()
 	t.Cleanup(b.close)
 	return b
@@ -41,6 +39,14 @@ func (b *Board) Restart() {
 // Dir is the data directory.
 func (b *Board) Dir() string { return b.dir }
 
+// RestartInPlace is Restart at the same port, so that its clients find it again.
+func (b *Board) RestartInPlace() {
+	b.t.Helper()
+	b.kafka = b.Kafka()
+	b.Restart()
+	b.kafka = "127.0.0.1:0"
+}
+
 // Kafka is the address of the Kafka door.
 func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }
 
@@ -48,10 +54,12 @@ func (b *Board) open() {
 	b.t.Helper()
 	settings := config.Default()
 	settings.Broker.LogDirs = b.dir
-	settings.Broker.Listeners = []string{"PLAINTEXT://127.0.0.1:0"}
+	settings.Broker.Listeners = []string{"PLAINTEXT://" + b.kafka}
 	settings.MQTT.Listeners = []string{"tcp://127.0.0.1:0"}
 	settings.HTTP.Listener = ""
-	b.change(settings)
+	for _, change := range b.change {
+		change(settings)
+	}
 	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings})
 	if err != nil {
 		b.t.Fatalf("open the broker: %v", err)

@@ -53,7 +53,7 @@ func within(t *testing.T) context.Context {
 // begin writes every key many times, by idempotent and other producers and with every codec, and returns when most of it
 // is compacted.
 func begin(t *testing.T) *world {
-	b := board.StartWith(t, func(s *config.Config) { s.Broker.RetentionCheck = 20 * time.Millisecond })
+	b := board.Start(t, func(s *config.Config) { s.Broker.RetentionCheck = 20 * time.Millisecond })
 	w := &world{Board: b, last: make(map[string]string)}
 	admin := kadm.NewClient(client(t, b))
 	settings := map[string]*string{
