@@ -6,6 +6,8 @@
 //   - v4 (KIP-394): a new member is told its id with MEMBER_ID_REQUIRED and joins again.
 //   - v5 (KIP-345): static members take their old place; a generation is not made anew for it unless the protocol, or the
 //     topics a consumer names, changed. Apache Kafka looks at the protocol only.
+//     After a restart of the broker a static member that the log does not know yet is told UNKNOWN_MEMBER_ID, so that it
+//     joins again, where Apache Kafka fences it for good.
 //   - v9 (KIP-814): a leader that came back so is told to skip the assignment.
 //   - No room for the member, by group.max.size or in memory, is GROUP_MAX_SIZE_REACHED.
 

@@ -197,6 +197,10 @@ func (g *group) find(id, instance string) (*member, error) {
 		switch known, ok := g.instances[instance]; {
 		case !ok:
 			return nil, ErrUnknownMember
+		case known != id && g.byID[known].restored:
+			// The log may lack the member's newest life, which was in no generation yet. Fenced it would end for good;
+			// so it comes back with its instance id, and of two that claim it the older is fenced then.
+			return nil, ErrUnknownMember
 		case known != id:
 			return nil, ErrFenced
 		}
@@ -205,6 +209,7 @@ func (g *group) find(id, instance string) (*member, error) {
 	if m == nil {
 		return nil, ErrUnknownMember
 	}
+	m.restored = false
 	return m, nil
 }
 

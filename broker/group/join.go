@@ -115,7 +115,7 @@ func (g *group) replace(m *member, e Join) {
 		g.leader = m.id
 	}
 	g.describe(m, e)
-	m.fresh = false
+	m.fresh, m.restored = false, false
 	g.touch(m)
 	if g.phase != Stable || g.choose() != g.protocol || !sameTopics(topics, m.metadata(g.protocol)) {
 		m.joining = e.tell

@@ -21,6 +21,8 @@ type member struct {
 	joining, syncing ticket
 	// fresh is set until the member has been in a generation: nobody knows yet whether its client lives.
 	fresh bool
+	// restored is set while nobody has spoken for the member since it was read from the log.
+	restored bool
 	// synced is set when the member has asked for its assignment in this generation.
 	synced bool
 	// deadline is when the session is over, in ms, unless the member waits for the group.

@@ -148,7 +148,7 @@ func (g *group) restore(v *kmsg.GroupMetadataValue) {
 		m := &member{
 			id: in.MemberID, clientID: in.ClientID, clientHost: in.ClientHost,
 			session: int64(in.SessionTimeoutMillis), rebalance: int64(in.RebalanceTimeoutMillis),
-			protocols: []Protocol{{g.protocol, bytes.Clone(in.Subscription)}}, assignment: bytes.Clone(in.Assignment), synced: true,
+			protocols: []Protocol{{g.protocol, bytes.Clone(in.Subscription)}}, assignment: bytes.Clone(in.Assignment), synced: true, restored: true,
 		}
 		if in.InstanceID != nil {
 			m.instance = *in.InstanceID
