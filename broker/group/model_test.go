@@ -109,7 +109,7 @@ func newModel(t *testing.T, seed uint64) *model {
 	for i := range 7 {
 		a := &actor{client: client{name: fmt.Sprint("c", i), generation: -1}, todo: "join", dead: i > 3}
 		if i%3 == 0 {
-			a.instance = fmt.Sprint("i", i)
+			a.instance = fmt.Sprint("i", i%6) // two of them claim one
 		}
 		m.actors = append(m.actors, a)
 	}
@@ -405,12 +405,12 @@ func (m *model) heal() {
 	for i, a := range m.actors {
 		a.dead = a.dead || i > 4
 	}
-	if m.actors[0].dead {
-		m.revive(m.actors[0])
-	}
 	for range 400 {
 		for _, a := range m.actors {
 			m.act(a)
+		}
+		if m.actors[0].dead { // fenced: somebody starts it again
+			m.revive(m.actors[0])
 		}
 		m.advance(500)
 	}
