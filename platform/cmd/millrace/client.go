@@ -57,7 +57,7 @@ func answered(err error) error {
 	switch {
 	case err == nil, errors.As(err, &code):
 		return err
-	case missing(err):
+	case missing(err), errors.Is(err, kerr.GroupIDNotFound):
 		return coded{err, exitMissing}
 	}
 	return coded{err, exitFailed}

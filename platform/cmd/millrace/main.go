@@ -104,8 +104,8 @@ func (c *command) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", "text", "text or json")
 	c.complete(root, "output", "text", "json")
-	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.produce(), c.consume(), c.dump(), c.fsck(),
-		c.config(), c.version())
+	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.group(), c.produce(), c.consume(), c.dump(),
+		c.fsck(), c.config(), c.version())
 	return root
 }
 

@@ -152,13 +152,14 @@ func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record
 
 func (c *command) consume() *cobra.Command {
 	var e endpoint
-	var from string
+	var from, group string
 	var partition int32
 	var count int64
 	var untilEnd bool
 	cmd := &cobra.Command{
 		Use: "consume TOPIC", Short: "Print the records of a topic", Args: cobra.ExactArgs(1),
-		Long: "Print the records of a topic, until interrupted. Text is the value, a line each; -o json has everything.",
+		Long: "Print the records of a topic, until interrupted. Text is the value, a line each; -o json has everything.\n" +
+			"With --group it is a member of the group and commits what it has printed; --from counts where the group has no offset.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			offset, first, err := parseOffset(from)
 			if err != nil {
@@ -166,6 +167,12 @@ func (c *command) consume() *cobra.Command {
 			}
 			if partition < -1 || count < 0 {
 				return fail(exitUsage, "--partition %d --count %d: want -1 or more, and 0 or more", partition, count)
+			}
+			if group != "" {
+				if partition >= 0 || untilEnd {
+					return fail(exitUsage, "--group shares the partitions out by itself, and has no end: not with --partition or --until-end")
+				}
+				return c.member(cmd.Context(), &e, args[0], group, offset, count)
 			}
 			// With those that mark transactions and fillers, or the end would never be seen where one of them is last.
 			client, err := e.client(cmd.Context(), kgo.KeepControlRecords())
@@ -200,18 +207,45 @@ func (c *command) consume() *cobra.Command {
 				return err
 			}
 			client.AddConsumePartitions(map[string]map[int32]kgo.Offset{args[0]: start})
-			return c.records(cmd.Context(), client, left, first, count)
+			return c.records(cmd.Context(), client, left, first, count, nil)
 		},
 	}
 	e.flags(cmd)
 	c.complete(cmd, "bootstrap-server")
 	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.Flags().StringVar(&from, "from", "beginning", "beginning, end, or an offset")
+	cmd.Flags().StringVarP(&group, "group", "g", "", "the consumer group to be a member of")
 	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: all")
 	cmd.Flags().Int64VarP(&count, "count", "n", 0, "end after so many records; 0: never")
 	cmd.Flags().BoolVar(&untilEnd, "until-end", false, "end where the topic ended when this began")
 	c.complete(cmd, "from", "beginning", "end")
 	return cmd
+}
+
+// member prints what the group has this one read, and commits it.
+func (c *command) member(ctx context.Context, e *endpoint, topic, group string, from kgo.Offset, count int64) error {
+	client, err := e.client(ctx, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(from), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll())
+	if err != nil {
+		return err
+	}
+	defer client.CloseAllowingRebalance() // and leave the group
+	topics, err := kadm.NewClient(client).ListTopics(ctx, topic)
+	if err == nil {
+		err = topics[topic].Err
+	}
+	if err != nil {
+		return told(topic, err, "")
+	}
+	return c.records(ctx, client, nil, 0, count, func(printed []*kgo.Record) error {
+		// What was printed is committed even when there is no time for more.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		if err := client.CommitRecords(ctx, printed...); err != nil {
+			return answered(fmt.Errorf("commit: %w", err))
+		}
+		client.AllowRebalance()
+		return nil
+	})
 }
 
 // parseOffset is where to begin; first is the lowest offset that is wanted.
@@ -249,12 +283,15 @@ func (c *command) alreadyRead(ctx context.Context, a *kadm.Client, topic, from s
 }
 
 // records prints those from offset first on until count are printed, the ends in left are reached, or ctx is done. A nil
-// left and a zero count bound nothing.
-func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, first, count int64) error {
+// left and a zero count bound nothing. printed, where it is not nil, is called with what was printed of every poll.
+func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, first, count int64, printed func([]*kgo.Record) error) error {
+	if printed == nil {
+		printed = func([]*kgo.Record) error { return nil }
+	}
 	bounded := left != nil
 	out := bufio.NewWriter(c.out)
 	sink := &command{out: out, errs: c.errs, format: c.format}
-	printed := int64(0)
+	total := int64(0)
 	for {
 		fetches := client.PollRecords(ctx, pendingMax)
 		if ctx.Err() != nil {
@@ -263,6 +300,7 @@ func (c *command) records(ctx context.Context, client *kgo.Client, left map[int3
 		for _, f := range fetches.Errors() {
 			return errors.Join(told(f.Topic, f.Err, ""), out.Flush())
 		}
+		var batch []*kgo.Record
 		for it := fetches.RecordIter(); !it.Done(); {
 			r := it.Next()
 			end, wanted := left[r.Partition]
@@ -273,15 +311,19 @@ func (c *command) records(ctx context.Context, client *kgo.Client, left map[int3
 				if err := sink.record(out, r); err != nil {
 					return err
 				}
-				if printed++; printed == count {
-					return out.Flush()
+				batch = append(batch, r)
+				if total++; total == count {
+					return errors.Join(out.Flush(), printed(batch))
 				}
 			}
 			if r.Offset+1 >= end {
 				delete(left, r.Partition)
 			}
 		}
-		if err := out.Flush(); err != nil || bounded && len(left) == 0 {
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if err := printed(batch); err != nil || bounded && len(left) == 0 {
 			return err
 		}
 	}
