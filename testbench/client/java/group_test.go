@@ -146,7 +146,7 @@ func TestConsoleConsumersShareATopic(t *testing.T) {
 				r := &reader{cmd: kafka.Command(
 					t, consumer, "--bootstrap-server", b.Kafka(), "--topic", "t", "--group", "g", "--from-beginning",
 					"--command-property", "partition.assignment.strategy=org.apache.kafka.clients.consumer."+assignor,
-					"--command-property", "heartbeat.interval.ms=300", "--consumer-property", "auto.commit.interval.ms=200",
+					"--command-property", "heartbeat.interval.ms=300", "--command-property", "auto.commit.interval.ms=200",
 				)}
 				r.cmd.Stdout = &r.out
 				if err := r.cmd.Start(); err != nil {
@@ -204,15 +204,21 @@ func notOnce(all string, want int) (list []string) {
 // members waits until the group is stable with n members.
 func members(t *testing.T, ctx context.Context, admin *kadm.Client, n int) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	for {
-		d, err := admin.DescribeGroups(ctx, "g")
+		d, err := admin.DescribeGroups(t.Context(), "g")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g := d["g"]; g.State == "Stable" && len(g.Members) == n {
+		g := d["g"]
+		if g.State == "Stable" && len(g.Members) == n {
 			return
 		}
-		pause(t, ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("want %d members, have %+v", n, g)
+		}
+		pause(ctx)
 	}
 }
 
@@ -220,7 +226,7 @@ func members(t *testing.T, ctx context.Context, admin *kadm.Client, n int) {
 func caughtUp(t *testing.T, ctx context.Context, admin *kadm.Client, n int64) {
 	t.Helper()
 	for {
-		offsets, err := admin.FetchOffsets(ctx, "g")
+		offsets, err := admin.FetchOffsets(t.Context(), "g")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,16 +235,17 @@ func caughtUp(t *testing.T, ctx context.Context, admin *kadm.Client, n int64) {
 		if sum >= n {
 			return
 		}
-		pause(t, ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("%d records are committed of %d", sum, n)
+		}
+		pause(ctx)
 	}
 }
 
 // pause waits a little between two looks at what another process does.
-func pause(t *testing.T, ctx context.Context) {
-	t.Helper()
+func pause(ctx context.Context) {
 	select {
 	case <-time.After(100 * time.Millisecond):
 	case <-ctx.Done():
-		t.Fatal(ctx.Err())
 	}
 }
