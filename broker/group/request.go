@@ -19,14 +19,14 @@ func (c *Coordinator) Find(ctx context.Context, id string) (partition int, err e
 			return 0, ErrUnavailable
 		}
 	}
-	p := Partition(id, n)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.find(); p < len(c.shards) && c.shards[p].state == unloaded {
+	c.find()
+	for _, s := range c.shards {
 		// Read while the client connects. Whether it works it is told there.
-		_ = c.load(c.shards[p])
+		_ = c.load(s)
 	}
-	return p, nil
+	return Partition(id, n), nil
 }
 
 // Join has a member join; reply is called once, when the generation has begun or the member is refused. cancel stops
