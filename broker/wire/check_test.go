@@ -115,6 +115,30 @@ func TestShapesAreKmsgs(t *testing.T) {
 	})
 }
 
+// What members of groups say is kept long after their frame was used for another request.
+func TestOnlyRecordsAliasTheFrame(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 9))
+	each(t, func(a *API, version int16) {
+		if a.Key == 0 {
+			return
+		}
+		for range 20 {
+			body := random(r, a, version).AppendTo(nil)
+			frame := bytes.Clone(body)
+			req, err := Decode(Header{Key: a.Key, Version: version}, frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range frame {
+				frame[i] = 0xff
+			}
+			if again := req.AppendTo(nil); !bytes.Equal(again, body) {
+				t.Fatalf("%s v%d changed with its frame:\n%x became\n%x", a.Name, version, body, again)
+			}
+		}
+	})
+}
+
 // allocated is how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
