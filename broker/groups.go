@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"millrace/broker/catalog"
 	"millrace/broker/group"
@@ -17,7 +19,7 @@ func (b *Broker) openGroups(context.Context) error {
 		Limits: group.Limits{
 			InitialDelayMS: s.GroupInitialDelay.Milliseconds(),
 			MinSessionMS:   s.GroupMinSession.Milliseconds(), MaxSessionMS: s.GroupMaxSession.Milliseconds(),
-			Members: s.GroupMaxSize, Offsets: s.GroupMaxOffsets, Groups: s.GroupMaxCount, MetadataMax: s.OffsetMetadataMax,
+			Members: s.GroupMaxSize, Offsets: s.GroupMaxOffsets, Groups: s.GroupMaxCount,
 			RetentionMS: s.OffsetsRetention.Milliseconds(), SweepMS: s.OffsetsRetentionCheck.Milliseconds(),
 		},
 		Memory: b.memory.groups, Now: b.config.Now, NowMS: b.pulse.Now, Wake: b.pulse.Wake, NewID: RandomUUID,
@@ -81,7 +83,13 @@ type offsetsLog struct{ *partition.Partition }
 
 // AppendRecords implements group.Log. What is written is small and lets consumers go on: it may use the disk's reserve.
 func (l offsetsLog) AppendRecords(recs []record.Record, done func(error)) {
-	l.Partition.AppendRecords(recs, partition.AppendOptions{Epoch: -1, Internal: true}, func(r partition.AppendResult) { done(r.Err) })
+	l.Partition.AppendRecords(recs, partition.AppendOptions{Epoch: -1, Internal: true}, func(r partition.AppendResult) {
+		if errors.Is(r.Err, partition.ErrTooLarge) {
+			done(fmt.Errorf("%w: %w", group.ErrTooMany, r.Err))
+			return
+		}
+		done(r.Err)
+	})
 }
 
 // ReadBatches implements group.Log.

@@ -90,6 +90,8 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 	m.Gauge("millrace_kafka_connections", float64(b.kafka.Connections()))
 	m.Gauge("millrace_mqtt_connections", float64(b.mqtt.Connections()))
 	m.Gauge("millrace_purgatory_size", float64(b.waits.Len()))
+	groups, _ := b.groups.Groups()
+	m.Gauge("millrace_groups", float64(groups))
 	m.Counter("millrace_pulse_wakes_total", float64(b.pulse.Wakes()))
 	gauges := b.memory.budget.Gauges()
 	for _, g := range gauges {

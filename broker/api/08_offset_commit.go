@@ -6,8 +6,8 @@
 //   - v10 (KIP-848): topics by id; an id nobody has is UNKNOWN_TOPIC_ID.
 //   - The offsets of a request are written in one piece, so all of them are kept or none; partitions that do not exist
 //     are told so and left out.
-//   - More partitions than a group may have offsets of (or this board has memory for) are POLICY_VIOLATION: Apache Kafka
-//     has no such limit.
+//   - More partitions than a group may have offsets of, than one batch holds, or than this board has memory for, are
+//     POLICY_VIOLATION: Apache Kafka has only the second of these limits.
 
 package api
 

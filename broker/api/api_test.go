@@ -281,7 +281,7 @@ func (b *board) coordinate() *group.Coordinator {
 	var ids atomic.Int64
 	c := group.New(group.Config{
 		Topic: offsetsTopic{&grouptest.Topic{}, b}, Memory: share, Now: time.Now, NowMS: b.nowMS.Load, Wake: func(int64) {},
-		Limits: group.Limits{MinSessionMS: 6000, MaxSessionMS: 60_000, Members: 10, Offsets: 100, Groups: 10, MetadataMax: 4096, SweepMS: 1 << 40},
+		Limits: group.Limits{MinSessionMS: 6000, MaxSessionMS: 60_000, Members: 10, Offsets: 100, Groups: 10, SweepMS: 1 << 40},
 		NewID:  func() string { return fmt.Sprint(ids.Add(1)) },
 	})
 	ctx, stop := context.WithCancel(context.Background())

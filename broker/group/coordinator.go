@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -15,7 +16,8 @@ import (
 // Log is one partition of __consumer_offsets. It is safe for concurrent use.
 type Log interface {
 	// AppendRecords appends records in one piece, keeping nothing of them. done is called exactly once, when they are on
-	// flash or refused, possibly before AppendRecords returns.
+	// flash or refused, possibly before AppendRecords returns. An error that wraps ErrTooMany says that it will never take
+	// as much; any other that it may take it later.
 	AppendRecords(recs []record.Record, done func(error))
 	// ReadBatches appends whole checked batches to dst, the first of which holds offset or is the next after it: at least
 	// one, and none past High. At High it appends nothing.
@@ -355,7 +357,9 @@ func (c *Coordinator) append(e *entry, w write) {
 	e.shard.log.AppendRecords(records, func(err error) {
 		if err != nil {
 			c.log.Error("group state could not be written", "group", e.id, "err", err)
-			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+			if !errors.Is(err, ErrTooMany) {
+				err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+			}
 		}
 		c.post(task{entry: e, event: written{w.seq, err}})
 	})

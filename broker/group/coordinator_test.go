@@ -319,6 +319,44 @@ func TestTheLogDecides(t *testing.T) {
 	})
 }
 
+// A group with more offsets than one batch holds ends all the same.
+func TestManyOffsetsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limits()
+		topic := &grouptest.Topic{BatchMax: 300 << 10}
+		o := open(t, topic, l, 16<<20)
+		o.find("g")
+		const n = 5000
+		id := strings.Repeat("long-", 40)
+		for from := 0; from < n; from += 1000 {
+			e := group.Commit{Group: id, Generation: -1}
+			for p := range 1000 {
+				e.Offsets = append(e.Offsets, group.Committed{Place: group.Place{Topic: "t", Partition: int32(from + p)}, RetainMS: -1})
+			}
+			answer := make(chan error, 1)
+			o.Commit(e, func(err error) { answer <- err })
+			if err := <-answer; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := o.commit(id, 1500, ""); !errors.Is(err, group.ErrTooMany) || errors.Is(err, group.ErrUnavailable) {
+			t.Errorf("a commit larger than a batch: %v", err)
+		}
+		if got, err := o.Count(id); got != n || err != nil {
+			t.Errorf("%d offsets, %v", got, err)
+		}
+		if err := o.Delete(id); err != nil {
+			t.Error(err)
+		}
+		o.stop()
+		o = open(t, topic.Crash(), l, 16<<20)
+		defer o.stop()
+		if groups, charged := o.Groups(); groups != 0 || charged != 0 {
+			t.Errorf("%d groups and %d bytes are back", groups, charged)
+		}
+	})
+}
+
 // Who has gone is not answered, and is a member all the same.
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -43,8 +43,6 @@ type Limits struct {
 	MinSessionMS, MaxSessionMS int64
 	// Members is `group.max.size`, Offsets the most partitions one group keeps offsets of, Groups the most groups.
 	Members, Offsets, Groups int
-	// MetadataMax is `offset.metadata.max.bytes`.
-	MetadataMax int
 	// RetentionMS is `offsets.retention.minutes`, SweepMS `offsets.retention.check.interval.ms`.
 	RetentionMS, SweepMS int64
 }

@@ -28,7 +28,7 @@ type office struct {
 func limits() group.Limits {
 	return group.Limits{
 		InitialDelayMS: 3000, MinSessionMS: 6000, MaxSessionMS: 1_800_000, Members: 1000, Offsets: 10_000, Groups: 1000,
-		MetadataMax: 4096, RetentionMS: 7 * 86_400_000, SweepMS: 600_000,
+		RetentionMS: 7 * 86_400_000, SweepMS: 600_000,
 	}
 }
 

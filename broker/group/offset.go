@@ -168,13 +168,42 @@ func (g *group) bury(places []Place, then func(error)) {
 	for i, p := range places {
 		records[i] = keyValue{key: offsetKey(g.id, p)}
 	}
-	g.append(records, func(err error) {
+	g.appendAll(records, func(err error) {
 		if err == nil {
 			g.drop(places)
 		}
 		then(err)
 	})
 }
+
+// buriedMax bounds the bytes of one write of ends: a batch has a largest size.
+const buriedMax = 256 << 10
+
+// appendAll writes many ends in as many pieces as it takes; then is called once, with the first error. Half of them
+// written is half of what was asked for: the rest is tried again.
+func (g *group) appendAll(records []keyValue, then pendingWrite) {
+	left, first := 1, error(nil)
+	done := func(err error) {
+		if first == nil {
+			first = err
+		}
+		if left--; left == 0 {
+			then(first)
+		}
+	}
+	from, size := 0, 0
+	for i := range records {
+		if size += len(records[i].key) + recordCost; size > buriedMax && i > from {
+			left++
+			g.append(records[from:i], done)
+			from, size = i, len(records[i].key)+recordCost
+		}
+	}
+	g.append(records[from:], done)
+}
+
+// recordCost is more than a record's lengths and deltas take, in bytes.
+const recordCost = 32
 
 // deleteOffsets deletes offsets that no member needs.
 func (g *group) deleteOffsets(e DeleteOffsets) {
@@ -237,7 +266,7 @@ func (g *group) end(then func(error)) {
 	for id := range g.pending {
 		g.unexpect(id)
 	}
-	g.append(records, func(err error) {
+	g.appendAll(records, func(err error) {
 		if err != nil {
 			g.phase = Empty // as it was: the next sweep, or the next request, tries again
 		} else {

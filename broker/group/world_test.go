@@ -45,7 +45,7 @@ func newWorld(t testing.TB, limits Limits) *world {
 func standardLimits() Limits {
 	return Limits{
 		InitialDelayMS: 3000, MinSessionMS: 6000, MaxSessionMS: 1_800_000, Members: 5, Offsets: 8, Groups: 10,
-		MetadataMax: 4096, RetentionMS: 7 * 86_400_000, SweepMS: 600_000,
+		RetentionMS: 7 * 86_400_000, SweepMS: 600_000,
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 type Topic struct {
 	// N is how many partitions it is made with; 0 means 1.
 	N int
+	// BatchMax is the largest batch it takes, in bytes; 0: any.
+	BatchMax int
 	// Missing says which topics do not exist; nil: all do.
 	Missing func(topic string, id [16]byte) bool
 
@@ -86,7 +88,7 @@ func (t *Topic) Commit() {
 func (t *Topic) Crash() *Topic {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := &Topic{N: t.N, Missing: t.Missing}
+	next := &Topic{N: t.N, BatchMax: t.BatchMax, Missing: t.Missing}
 	for _, l := range t.logs {
 		next.logs = append(next.logs, &Log{topic: next, batches: l.batches[:l.durable:l.durable], durable: l.durable, next: l.high, high: l.high})
 	}
@@ -134,6 +136,11 @@ func (l *Log) AppendRecords(recs []record.Record, done func(error)) {
 	b, err := builder.Build()
 	if err != nil {
 		panic(fmt.Sprintf("grouptest: %v", err))
+	}
+	if t.BatchMax > 0 && len(b) > t.BatchMax {
+		t.mu.Unlock()
+		done(fmt.Errorf("grouptest: %d bytes: %w", len(b), group.ErrTooMany))
+		return
 	}
 	b.Stamp(l.next, 0)
 	l.batches = append(l.batches, b)

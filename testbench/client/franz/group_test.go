@@ -279,6 +279,42 @@ func TestAGroupOverARestart(t *testing.T) {
 	three.end()
 }
 
+// The broker restarts while members are joining, again and again: they find each other all the same, and nothing is
+// read twice or passed over.
+func TestARestartMeetsARebalance(t *testing.T) {
+	const partitions, batch, rounds = 6, 50, 4
+	b := board.Start(t, board.QuickGroups)
+	ctx := within(t)
+	admin := kadm.NewClient(client(t, b))
+	if _, err := admin.CreateTopic(ctx, partitions, 1, nil, "t"); err != nil {
+		t.Fatal(err)
+	}
+	l := newLedger()
+	readers := []*reader{join(t, b, l, "first")}
+	share(t, ctx, partitions, readers...)
+	for round := range int64(rounds) {
+		for i := range 2 {
+			readers = append(readers, join(t, b, l, fmt.Sprintf("reader %d of round %d", i, round)))
+		}
+		for { // until the group has noticed
+			d, err := admin.DescribeGroups(ctx, "g")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d["g"].State != "Stable" || len(d["g"].Members) > 1 {
+				break
+			}
+		}
+		b.RestartInPlace()
+		for len(readers) > 1 { // the first stays, and the others of the last round go again
+			readers[len(readers)-1].end()
+			readers = readers[:len(readers)-1]
+		}
+		write(t, b, partitions, round*batch, batch)
+		l.reach(t, ctx, int(round+1)*partitions*batch)
+	}
+}
+
 // A static member that comes back in time takes its old place, and nobody else notices.
 func TestStaticMembers(t *testing.T) {
 	const partitions, batch = 4, 100
