@@ -115,6 +115,7 @@ func join(t *testing.T, b *board.Board, l *ledger, name string, opts ...kgo.Opt)
 	r.Client = client(t, b, append([]kgo.Opt{
 		kgo.ConsumerGroup("g"), kgo.ConsumeTopics("t"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.HeartbeatInterval(200 * time.Millisecond), kgo.ClientID(name),
+		kgo.FetchMaxWait(200 * time.Millisecond), // what is assigned while a fetch waits is asked for when it is over
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, more map[string][]int32) {
 			tell(func() {
 				for _, p := range more["t"] {
