@@ -2,6 +2,8 @@
 //
 //   - A partition without an offset, and a group that does not exist, is answered with the offset -1 and no error.
 //   - v2: a null list of topics asks for all there are; v8 (KIP-709): many groups at once, each with an error of its own.
+//   - The same group, or partition of a group, twice is INVALID_REQUEST the second time: an answer is no larger than what
+//     there is.
 //   - v7 (KIP-447) require_stable: there are no transactions, so every offset is stable.
 //   - v9 member id and epoch belong to the new group protocol, which is not offered, and are not looked at, as at Apache
 //     Kafka for groups of this one.
@@ -35,13 +37,21 @@ func (h *Handler) OffsetFetch(req *server.Request, b *kmsg.OffsetFetchRequest) (
 		}
 		groups = []kmsg.OffsetFetchRequestGroup{g}
 	}
-	room, err := h.room(req.Context, h.fetchedSize(b.Version, groups))
+	room, err := h.room(req.Context, h.fetchedSize(groups))
 	if err != nil {
 		return 0, nil
 	}
 	resp := kmsg.NewPtrOffsetFetchResponse()
 	img := h.config.Catalog.Image()
+	seen := make(map[string]bool, len(groups))
 	for i := range groups {
+		if seen[groups[i].Group] {
+			again := kmsg.NewOffsetFetchResponseGroup()
+			again.Group, again.ErrorCode = groups[i].Group, codeInvalidRequest
+			resp.Groups = append(resp.Groups, again)
+			continue
+		}
+		seen[groups[i].Group] = true
 		resp.Groups = append(resp.Groups, h.fetchOffsets(img, &groups[i], b.Version))
 	}
 	if b.Version < 8 {
@@ -68,17 +78,14 @@ func whole(resp *kmsg.OffsetFetchResponse) {
 }
 
 // fetchedSize is about how large the answer will be.
-func (h *Handler) fetchedSize(version int16, groups []kmsg.OffsetFetchRequestGroup) (n int) {
+func (h *Handler) fetchedSize(groups []kmsg.OffsetFetchRequestGroup) (n int) {
 	for i := range groups {
-		if groups[i].Topics == nil && version >= 2 {
-			count, err := h.config.Groups.Count(groups[i].Group)
-			if err == nil {
-				n += count * fetchedOffsetSize
-			}
-			continue
-		}
+		n += fetchedOffsetSize
 		for _, t := range groups[i].Topics {
 			n += len(t.Partitions) * fetchedOffsetSize
+		}
+		if _, size, err := h.config.Groups.Count(groups[i].Group); err == nil {
+			n += size
 		}
 	}
 	return n
@@ -111,6 +118,7 @@ func (h *Handler) fetchOffsets(img *catalog.Image, q *kmsg.OffsetFetchRequestGro
 		return out
 	}
 	var places []group.Place
+	seen := map[group.Place]bool{}
 	for i := range q.Topics {
 		t := &q.Topics[i]
 		next := kmsg.NewOffsetFetchResponseGroupTopic()
@@ -125,9 +133,15 @@ func (h *Handler) fetchOffsets(img *catalog.Image, q *kmsg.OffsetFetchRequestGro
 		}
 		for j, p := range t.Partitions {
 			next.Partitions[j] = fetchedOffset(group.Offset{Place: group.Place{Topic: name, Partition: p}, Offset: -1, Epoch: -1})
-			next.Partitions[j].ErrorCode = code
-			if code == codeNone {
-				places = append(places, group.Place{Topic: name, Partition: p})
+			place := group.Place{Topic: name, Partition: p}
+			switch {
+			case code != codeNone:
+				next.Partitions[j].ErrorCode = code
+			case seen[place]:
+				next.Partitions[j].ErrorCode = codeInvalidRequest
+			default:
+				seen[place] = true
+				places = append(places, place)
 			}
 		}
 		out.Topics = append(out.Topics, next)

@@ -1,6 +1,7 @@
 // DescribeGroups: v0-6
 //
 //   - What members say and are assigned is shown of a stable group only, as at Apache Kafka.
+//   - The same group twice is INVALID_REQUEST the second time: an answer is no larger than what there is.
 //   - v3 authorized operations: not told (there are no ACLs yet), as when they are not asked for.
 //   - v6 (KIP-1043): a group that does not exist is GROUP_ID_NOT_FOUND; before, it is described as Dead.
 
@@ -9,6 +10,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -19,10 +21,10 @@ import (
 // DescribeGroups describes groups and their members. The first result is the room the answer takes; the answer is nil
 // when the server closed before there was room.
 func (h *Handler) DescribeGroups(req *server.Request, b *kmsg.DescribeGroupsRequest) (int64, kmsg.Response) {
-	size := 0
-	for _, id := range b.Groups {
+	size := 160 * len(b.Groups)
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(b.Groups))) {
 		if _, n, err := h.config.Groups.Describe(id, false); err == nil {
-			size += 160 + 2*n
+			size += 2 * n
 		}
 	}
 	room, err := h.room(req.Context, size)
@@ -30,7 +32,15 @@ func (h *Handler) DescribeGroups(req *server.Request, b *kmsg.DescribeGroupsRequ
 		return 0, nil
 	}
 	resp := kmsg.NewPtrDescribeGroupsResponse()
+	seen := make(map[string]bool, len(b.Groups))
 	for _, id := range b.Groups {
+		if seen[id] {
+			out := kmsg.NewDescribeGroupsResponseGroup()
+			out.Group, out.ErrorCode, out.AuthorizedOperations = id, codeInvalidRequest, noOperations
+			resp.Groups = append(resp.Groups, out)
+			continue
+		}
+		seen[id] = true
 		resp.Groups = append(resp.Groups, h.describeGroup(id, b.Version))
 	}
 	return room, resp

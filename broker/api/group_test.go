@@ -41,7 +41,7 @@ func (b *board) find(id string) {
 		b.tb.Fatalf("%+v", r)
 	}
 	for {
-		if _, err := b.config.Groups.Count(id); err == nil {
+		if _, _, err := b.config.Groups.Count(id); err == nil {
 			return
 		}
 		time.Sleep(time.Millisecond) // reading nothing takes no time, but another goroutine does it
@@ -337,7 +337,7 @@ func TestDeleteTopicDropsOffsets(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	b.topic("t", 2)
-	if n, err := b.config.Groups.Count("g"); n != 0 || err != nil {
+	if n, _, err := b.config.Groups.Count("g"); n != 0 || err != nil {
 		t.Errorf("%d offsets, %v", n, err)
 	}
 }
@@ -353,7 +353,12 @@ func TestGroupsThatCannotBe(t *testing.T) {
 		"long session":  {func(r *kmsg.JoinGroupRequest) { r.SessionTimeoutMillis = 60_001 }, codeInvalidSessionTimeout},
 		"no type":       {func(r *kmsg.JoinGroupRequest) { r.ProtocolType = "" }, codeInconsistentProtocol},
 		"no protocol":   {func(r *kmsg.JoinGroupRequest) { r.Protocols = nil }, codeInconsistentProtocol},
-		"unknown":       {func(r *kmsg.JoinGroupRequest) { r.MemberID = "x" }, codeUnknownMemberID},
+		"many protocols": {func(r *kmsg.JoinGroupRequest) {
+			for range 64 {
+				r.Protocols = append(r.Protocols, r.Protocols[0])
+			}
+		}, codeInconsistentProtocol},
+		"unknown": {func(r *kmsg.JoinGroupRequest) { r.MemberID = "x" }, codeUnknownMemberID},
 	} {
 		r := kmsg.NewPtrJoinGroupRequest()
 		r.Group, r.SessionTimeoutMillis, r.RebalanceTimeoutMillis, r.ProtocolType = "new", 10_000, 10_000, "consumer"
@@ -375,4 +380,42 @@ func TestGroupsThatCannotBe(t *testing.T) {
 		t.Error("a join that waits cannot be cancelled")
 	}
 	second.waits()
+}
+
+// What is asked for twice is answered once: the answer is no larger than what there is.
+func TestNothingIsAnsweredTwice(t *testing.T) {
+	b, topic := coordinated(t)
+	commit := kmsg.NewPtrOffsetCommitRequest()
+	commit.Group, commit.Generation = "g", -1
+	metadata := string(bytes.Repeat([]byte("m"), 4096))
+	commit.Topics = []kmsg.OffsetCommitRequestTopic{{
+		Topic: "t", Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Partition: 0, Offset: 5, LeaderEpoch: -1, Metadata: &metadata}},
+	}}
+	if r := later[*kmsg.OffsetCommitResponse](b, commit, 9); r.Topics[0].Partitions[0].ErrorCode != 0 {
+		t.Fatalf("%+v", r)
+	}
+	for _, version := range []int16{1, 7, 9, 10} {
+		req := kmsg.NewPtrOffsetFetchRequest()
+		req.Group = "g"
+		partitions := make([]int32, 1000)
+		req.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: "t", Partitions: partitions}, {Topic: "t", Partitions: []int32{0}}}
+		one := kmsg.NewOffsetFetchRequestGroup()
+		one.Group = "g"
+		one.Topics = []kmsg.OffsetFetchRequestGroupTopic{{Topic: "t", TopicID: topic.ID, Partitions: partitions}, {Topic: "t", TopicID: topic.ID, Partitions: []int32{0}}}
+		all := kmsg.NewOffsetFetchRequestGroup()
+		all.Group = "g"
+		req.Groups = []kmsg.OffsetFetchRequestGroup{one, all, all}
+		r := b.begin(req, version).raw()
+		if r.Size() > 80_000 {
+			t.Errorf("v%d: %d bytes", version, r.Size())
+		}
+		r.Release()
+	}
+	b.member(9, "t")
+	describe := kmsg.NewPtrDescribeGroupsRequest()
+	describe.Groups = []string{"g", "g", "g"}
+	d := ask[*kmsg.DescribeGroupsResponse](b, describe, 6)
+	if len(d.Groups[0].Members) != 1 || d.Groups[1].ErrorCode != codeInvalidRequest || len(d.Groups[2].Members) != 0 {
+		t.Errorf("%+v", d)
+	}
 }

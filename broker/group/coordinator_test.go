@@ -214,13 +214,13 @@ func TestTopicsThatAreGoneTakeTheirOffsets(t *testing.T) {
 		if err := o.ForgetTopic("other", [16]byte{1}); err != nil {
 			t.Error(err)
 		}
-		if n, err := o.Count("a"); n != 3 || err != nil {
+		if n, _, err := o.Count("a"); n != 3 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
 		if err := o.ForgetTopic("t", [16]byte{1}); err != nil {
 			t.Error(err)
 		}
-		if n, err := o.Count("a"); n != 0 || err != nil {
+		if n, _, err := o.Count("a"); n != 0 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
 		// One that went while the board was off.
@@ -342,7 +342,7 @@ func TestManyOffsetsEnd(t *testing.T) {
 		if err := o.commit(id, 1500, ""); !errors.Is(err, group.ErrTooMany) || errors.Is(err, group.ErrUnavailable) {
 			t.Errorf("a commit larger than a batch: %v", err)
 		}
-		if got, err := o.Count(id); got != n || err != nil {
+		if got, _, err := o.Count(id); got != n || err != nil {
 			t.Errorf("%d offsets, %v", got, err)
 		}
 		if err := o.Delete(id); err != nil {

@@ -29,6 +29,9 @@ func (c *Coordinator) Find(ctx context.Context, id string) (partition int, err e
 	return Partition(id, n), nil
 }
 
+// protocolsMax bounds the protocols a member may know: every one is looked for at every other member.
+const protocolsMax = 64
+
 // Join has a member join; reply is called once, when the generation has begun or the member is refused. cancel stops
 // the answer, not the join.
 func (c *Coordinator) Join(e Join, reply func(JoinReply)) (cancel func() bool) {
@@ -40,7 +43,7 @@ func (c *Coordinator) Join(e Join, reply func(JoinReply)) (cancel func() bool) {
 	case int64(e.SessionMS) < l.MinSessionMS || int64(e.SessionMS) > l.MaxSessionMS:
 		reply(e.fail(ErrInvalidSession).(JoinReply))
 		return nil
-	case e.ProtocolType == "" || len(e.Protocols) == 0:
+	case e.ProtocolType == "" || len(e.Protocols) == 0 || len(e.Protocols) > protocolsMax:
 		reply(e.fail(ErrInconsistentProtocol).(JoinReply))
 		return nil
 	}
@@ -154,18 +157,18 @@ type Offset struct {
 	Metadata string
 }
 
-// Count is how many offsets a group has. The error is ErrLoading, ErrNotCoordinator or ErrUnavailable; a group that
-// does not exist has none.
-func (c *Coordinator) Count(id string) (int, error) {
+// Count is how many offsets a group has, and about how many bytes they take. The error is ErrLoading, ErrNotCoordinator
+// or ErrUnavailable; a group that does not exist has none.
+func (c *Coordinator) Count(id string) (n, size int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, err := c.shardOf(id); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if e := c.groups[id]; e != nil {
-		return e.offsets.count(), nil
+		return e.offsets.count(), int(e.offsets.cost()), nil
 	}
-	return 0, nil
+	return 0, 0, nil
 }
 
 // Offsets are a group's, of the places asked for, or all of them, in order, where places is nil. What there is not is
