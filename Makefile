@@ -36,7 +36,7 @@ build: go ## bin/millrace for this machine
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/millrace ./platform/cmd/millrace
 
 run: build ## a broker on loopback with a simulated sensor, data in ./data (DATA=DIR)
-	@exec bin/millrace serve --data $(DATA) --sim
+	@exec bin/millrace serve --data "$(DATA)" --sim
 
 test: go ## every test; lanes whose tools are missing are skipped loudly, see test-deps
 	@begin=$$SECONDS
@@ -59,8 +59,8 @@ test: go ## every test; lanes whose tools are missing are skipped loudly, see te
 	echo "$$passed passed, $$lost failed, $$(grep -cE '^ *--- SKIP' "$$log" || true) skipped"
 	exit $$failed
 
-test-long: go ## the long proofs: CUTS=20000 power cuts and everything `make test` shortens
-	MILLRACE_LONG=1 MILLRACE_CUTS=$(CUTS) MILLRACE_FLIPS=$(CUTS) go test -timeout 6h -v ./testbench/...
+test-long: go ## the long proofs: CUTS=20000 power cuts, as many damaged directories, 50 kill -9
+	MILLRACE_CUTS=$(CUTS) MILLRACE_FLIPS=$(CUTS) MILLRACE_KILLS=50 go test -timeout 6h -v ./testbench/...
 
 test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, emulators, FUSE
 	@export PATH="$$PATH:/usr/sbin:/sbin"

@@ -20,11 +20,13 @@ import (
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
+	"millrace/broker/group"
 	"millrace/broker/journal"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
 	"millrace/broker/quorum"
 	"millrace/broker/server"
+	"millrace/hw/bus"
 	"millrace/platform/config"
 	"millrace/platform/pulse"
 )
@@ -37,6 +39,10 @@ type Config struct {
 	FS disk.FS
 	// Sim adds a simulated bus with one climate sensor.
 	Sim bool
+	// Buses knows simulated buses beside the kernel's; nil means none.
+	Buses *bus.Registry
+	// ForgetFront starts without what is in an FRAM that is missing, or that is another board's.
+	ForgetFront bool
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 	// Logger is told what happens; nil discards.
@@ -46,17 +52,21 @@ type Config struct {
 // Broker is one running board. Its methods are safe for concurrent use.
 type Broker struct {
 	*topics
-	config Config
-	log    *slog.Logger
-	meta   Meta
-	memory *memory
-	space  *disk.Space
+	config   Config
+	log      *slog.Logger
+	meta     Meta
+	memory   *memory
+	space    *disk.Space
+	buses    *bus.Registry
+	memories memories
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
+	flash   *flash
 	pulse   *pulse.Pulse
 	cleaner *cleaner.Cleaner
 	waits   *purgatory.Purgatory[api.Key]
+	groups  *group.Coordinator
 	kafka   *server.Server
 	mqtt    *mqtt.Server
 	feed    *feed.Feed
@@ -94,13 +104,15 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{topics: &topics{log: cfg.Logger.With("component", "catalog")}, config: cfg, log: cfg.Logger, settings: cfg.Settings}
+	b := &Broker{topics: &topics{
+		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
+	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openStore, b.openUpkeep, b.openAdmin, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -135,6 +147,11 @@ func (b *Broker) openDirectory(context.Context) error {
 	s := b.config.Settings
 	if err := b.config.FS.MkdirAll(b.dir(), 0o750); err != nil {
 		return fmt.Errorf("data directory (--data, or log.dirs in [broker]): %w", err)
+	}
+	if _, err := ReadMeta(b.config.FS, b.dir()); errors.Is(err, ErrNotFormatted) {
+		if err := vacant(b.config.FS, b.dir(), false); err != nil { // before anything is left there
+			return err
+		}
 	}
 	l, err := lockDir(b.dir())
 	if err != nil {
@@ -213,14 +230,15 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	image := b.quorum.Image()
 	store, report, err := partition.Open(partition.Config{
-		Dir: b.dir(), FS: b.config.FS,
+		Dir: b.dir(), FS: b.config.FS, Slots: b.memories.slots,
 		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
 			j, err := journal.Open(journal.Options{
 				Dir: filepath.Join(b.dir(), "journal"), FS: b.config.FS, CommitInterval: s.Journal.CommitInterval,
+				Front: b.memories.front, FrontError: b.memories.err, ForgetFront: b.config.ForgetFront,
 				Now: b.config.Now, Logger: b.log.With("component", "journal"),
 			}, after)
 			if err != nil {
-				return nil, err // not a nil *Journal in an interface
+				return nil, refused(err) // not a nil *Journal in an interface
 			}
 			b.journal = j
 			return j, nil
@@ -229,7 +247,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 			return known(image.TopicByID(id))
 		},
 		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
-		Space: b.space, Now: b.config.Now, Logger: b.log.With("component", "partition"),
+		Space: b.space, Recompressed: b.memory.gathering, Now: b.config.Now, Logger: b.log.With("component", "partition"),
 		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep, OnOnline: b.online,
 		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
 	})
@@ -327,6 +345,8 @@ func (b *Broker) openPulse(context.Context) error {
 		Space: b.space, Now: b.config.Now,
 		Elapsed: func() time.Duration { return time.Duration(b.pulse.Now()) * time.Millisecond },
 		Logger:  b.log.With("component", "cleaner"), Headroom: headroom,
+		Checkpoint: func() error { return b.store.Checkpoint() },
+		Save:       func() error { return b.store.SaveCleaned() },
 	})
 	return nil
 }
@@ -338,7 +358,11 @@ func (b *Broker) openUpkeep(context.Context) error {
 	})
 	b.pulse.Register(b.waits)
 	b.owns(func() error { b.waits.Close(); return nil })
-	b.every(tick, func() { b.store.Tick(b.config.Now().UnixMilli()) })
+	b.openFlash()
+	b.every(tick, func() {
+		b.store.Tick(b.config.Now().UnixMilli())
+		b.flash.step(b.pulse.Now())
+	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})

@@ -35,7 +35,7 @@ func (b *Broker) openKafka() error {
 		return err
 	}
 	handler := api.New(api.Config{
-		Catalog: b.topics, Logs: api.FromStore(b.store), Waits: b.waits,
+		Catalog: b.topics, Logs: api.FromStore(b.store), Waits: b.waits, Groups: b.groups, MetadataMax: s.Broker.OffsetMetadataMax,
 		Ensure: func(ctx context.Context, topic string) error {
 			_, err := b.Ensure(ctx, topic)
 			return err
@@ -162,7 +162,7 @@ func (b *Broker) openMQTT(context.Context) error {
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
-		Inflight: b.memory.mqtt, Reading: b.memory.reading, Output: b.memory.output, State: b.memory.state,
+		Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
 	}); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,8 +77,8 @@ func (l Line) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ErrNoDump is returned by Dump for a path that is none of Millrace's files.
-var ErrNoDump = errors.New("not a file of a data directory")
+// ErrNoDump is returned by Dump for a path that is none of Millrace's files, or one it cannot show by itself.
+var ErrNoDump = errors.New("not a file of a data directory that can be dumped")
 
 // ErrDamage is returned by Dump and found by Fsck: some bytes are not what was written. What was good was emitted.
 var ErrDamage = errors.New("damaged")
@@ -91,8 +92,15 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 		return err
 	}
 	dir, name := filepath.Split(filepath.Clean(path))
-	if info.IsDir() {
+	switch inCatalog, err := holdsVote(fsys, filepath.Join(path, "..")); {
+	case err != nil:
+		return err
+	case info.IsDir() && !inCatalog && holdsFrames(fsys, path):
 		return dumpJournal(fsys, path, emit)
+	case info.IsDir():
+		return fmt.Errorf("%s: %w: of directories only the journal", path, ErrNoDump)
+	case inCatalog || isFrames(name):
+		return fmt.Errorf("%s: %w: a journal is dumped by its directory, the catalog is shown by a running broker", path, ErrNoDump)
 	}
 	if base, ok := segment.ParseName(name, segment.LogSuffix); ok {
 		return dumpLog(fsys, filepath.Clean(dir), base, records, emit)
@@ -118,7 +126,7 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 		return dumpSnapshot(raw, emit)
 	case name == "checkpoint.0" || name == "checkpoint.1":
 		return dumpSlot(raw, emit)
-	case name == metaName || name == "leader-epoch-checkpoint" || name == "partition.metadata":
+	case name == metaName || name == metaCopy || name == partition.CleanedName || name == "leader-epoch-checkpoint" || name == "partition.metadata":
 		for line := range strings.Lines(string(raw)) {
 			if err := emit(Line{{"line", strings.TrimSuffix(line, "\n")}}); err != nil {
 				return err
@@ -156,6 +164,25 @@ func dumpKept(fsys disk.FS, path string, emit func(Line) error) error {
 		return fmt.Errorf("%s: %d entries: %w", path, damaged, errors.Join(err, ErrDamage))
 	}
 	return err
+}
+
+// isFrames says whether a name is that of a journal's file: 20 digits.
+func isFrames(name string) bool {
+	return len(name) == 20 && strings.Trim(name, "0123456789") == ""
+}
+
+func holdsFrames(fsys disk.FS, dir string) bool {
+	entries, err := fsys.ReadDir(dir)
+	return err == nil && slices.ContainsFunc(entries, func(e os.DirEntry) bool { return isFrames(e.Name()) })
+}
+
+// holdsVote says whether a directory is the catalog's. Its log has names as the journal's files have, and other bytes.
+func holdsVote(fsys disk.FS, dir string) (bool, error) {
+	_, err := fsys.Stat(filepath.Join(dir, "vote"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func dumpJournal(fsys disk.FS, dir string, emit func(Line) error) error {

@@ -14,7 +14,6 @@ import (
 
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
-	"millrace/broker/journal"
 	"millrace/broker/partition"
 	"millrace/broker/quorum"
 	"millrace/broker/record"
@@ -52,8 +51,14 @@ func (r *FsckReport) Damaged() bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Damage })
 }
 
-// Repair does what the findings say under Repair and keeps the ones that are left.
+// Repair does what the findings say under Repair and keeps the ones that are left. It refuses, as Fsck does, where a
+// broker has opened the directory since.
 func (r *FsckReport) Repair(fsys disk.FS) error {
+	release, err := unused(r.Dir)
+	if err != nil {
+		return err
+	}
+	defer release()
 	var failed []error
 	r.Findings = slices.DeleteFunc(r.Findings, func(f Finding) bool {
 		if f.repair == nil {
@@ -99,7 +104,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 
 // unused takes the lock of the directory, where there is one, without making it.
 func unused(dir string) (release func(), err error) {
-	f, err := os.Open(filepath.Join(dir, ".lock"))
+	f, err := os.Open(filepath.Join(dir, lockName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return func() {}, nil
 	}
@@ -122,6 +127,7 @@ type fsck struct {
 }
 
 func (c *fsck) found(f Finding) {
+	f.Text = strings.TrimPrefix(f.Text, f.Path+": ")
 	if len(c.Findings) < findingsMax {
 		c.Findings = append(c.Findings, f)
 	}
@@ -184,96 +190,14 @@ func (c *fsck) slots() {
 			c.found(Finding{Path: partition.SlotPath(c.Dir, n), Text: err.Error() + "; the other slot is used"})
 		}
 	}
+	if _, err := c.fs.Stat(partition.BesidePath(c.Dir)); err == nil {
+		c.slot, c.checked = partition.Slot{}, false
+		c.found(Finding{Path: partition.BesidePath(c.Dir), Text: "the newest checkpoint slot is in FRAM, which fsck does not read"})
+		return
+	}
 	// With one slot only, and that cut short, there never was a checkpoint, and the journal has everything.
 	if !c.checked && bad > 0 && absent == 0 {
 		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
-	}
-}
-
-func (c *fsck) frames() error {
-	dir := filepath.Join(c.Dir, "journal")
-	r, err := journal.Scan(c.fs, dir, c.later)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	c.Frames = r.Frames
-	if r.TornBytes > 0 {
-		c.found(Finding{Path: dir, Text: fmt.Sprintf("%d bytes after the last frame: a commit that was never acknowledged", r.TornBytes)})
-	}
-	if r.DamagedBytes > 0 {
-		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("%d bytes between valid frames are unreadable", r.DamagedBytes)})
-	}
-	for _, g := range r.Gaps {
-		if c.checked && r.ID == c.slot.Mark.ID {
-			// Of the files a checkpoint lets go, a cut leaves any.
-			g.From = max(g.From, c.slot.Mark.Index+1)
-		}
-		if g.From > g.To {
-			continue
-		}
-		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d are missing", g.From, g.To)})
-	}
-	if first := c.slot.Mark.Index + 1; r.Frames > 0 && c.checked && r.ID == c.slot.Mark.ID && r.First > first {
-		c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("frames %d to %d after the checkpoint are missing", first, r.First-1)})
-	}
-	return nil
-}
-
-// offline looks at what is kept of partitions that could not be opened.
-func (c *fsck) offline() error {
-	dir := filepath.Join(c.Dir, partition.OfflineDir)
-	names, err := c.fs.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, name := range names {
-		if !strings.HasSuffix(name.Name(), partition.EntriesSuffix) {
-			continue
-		}
-		path, n := filepath.Join(dir, name.Name()), 0
-		damaged, err := partition.ReadEntries(c.fs, path, func(_ uint64, e *journal.Entry) error {
-			n++
-			c.change(e)
-			return nil
-		})
-		switch {
-		case errors.Is(err, partition.ErrEntries):
-			c.found(Finding{Damage: true, Path: path, Text: err.Error()})
-		case err != nil:
-			return err
-		case damaged > 0:
-			c.found(Finding{Damage: true, Path: path, Text: fmt.Sprintf("%d of %d entries of a partition that is offline are damaged", damaged, damaged+n)})
-		default:
-			c.found(Finding{Path: path, Text: fmt.Sprintf("%d entries wait for a partition that is offline; the broker tries it again by itself", n)})
-		}
-	}
-	return err
-}
-
-// later takes from what the checkpoint vouches for what the journal has cut or dropped since.
-func (c *fsck) later(f journal.FrameInfo) error {
-	if f.Index <= c.slot.Mark.Index {
-		return nil
-	}
-	for i := range f.Entries {
-		c.change(&f.Entries[i])
-	}
-	return nil
-}
-
-func (c *fsck) change(e *journal.Entry) {
-	for n := range c.slot.Partitions {
-		p := &c.slot.Partitions[n]
-		switch {
-		case p.Topic != catalog.TopicID(e.Topic) || p.Partition != e.Partition:
-		case e.Kind == journal.StartMoved:
-			p.Start = max(p.Start, e.Base)
-		case e.Kind == journal.Truncate && (e.Segment < p.Segment || e.Segment == p.Segment && e.Position < p.Position):
-			p.Segment, p.Position, p.Start = e.Segment, e.Position, min(p.Start, e.Base)
-		}
 	}
 }
 
@@ -304,7 +228,19 @@ func (c *fsck) partition(dir string) error {
 		return err
 	}
 	var bases []int64
+	swaps := make(map[int64]int64) // what waits to take the place of others, and where that ends
 	for _, n := range names {
+		if strings.HasSuffix(n.Name(), segment.CleanedSuffix) {
+			c.found(Finding{Path: filepath.Join(dir, n.Name()), Text: "a compaction was not finished; the next start removes it"})
+		}
+		if name, swap := strings.CutSuffix(n.Name(), segment.SwapSuffix); swap {
+			c.found(Finding{Path: filepath.Join(dir, n.Name()), Text: "compacted, and not yet in the place of what it was made from; the next start does that"})
+			if base, ok := segment.ParseName(name, segment.LogSuffix); ok {
+				if swaps[base], err = c.reach(dir, base); err != nil {
+					return err
+				}
+			}
+		}
 		if base, ok := segment.ParseName(n.Name(), segment.LogSuffix); ok {
 			bases = append(bases, base)
 		}
@@ -318,17 +254,27 @@ func (c *fsck) partition(dir string) error {
 		c.found(Finding{Path: filepath.Join(dir, segment.EpochsName), Text: err.Error() + "; they are read from the log anew"})
 	}
 	flushed := c.flushed(dir)
+	for base, end := range swaps { // what it was made from may be gone already, but for the first
+		bases = slices.DeleteFunc(bases, func(b int64) bool { return b > base && b < end })
+	}
 	end := int64(-1) // of the segment before
 	for i, base := range bases {
 		vouched := base <= flushed.Segment && flushed.Position > 0 && base > flushed.Start
 		if end >= 0 && end < base && vouched {
 			c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("offsets %d to %d are missing before segment %d", end, base-1, base)})
 		}
+		if end > base && vouched {
+			c.found(Finding{Damage: true, Path: dir, Text: fmt.Sprintf("offsets %d to %d are in segment %d and in the one before", base, end-1, base)})
+		}
 		next := int64(-1)
 		if i+1 < len(bases) {
 			next = bases[i+1]
 		}
-		if end, err = c.segment(dir, base, next, flushed); err != nil {
+		open := segment.Open
+		if _, ok := swaps[base]; ok {
+			open = segment.OpenSwap
+		}
+		if end, err = c.segment(open, dir, base, next, flushed); err != nil {
 			return err
 		}
 	}
@@ -375,9 +321,25 @@ func (c *fsck) snapshot(path string) error {
 	return nil
 }
 
+// reach is the offset after the last batch of a segment that waits for its place.
+func (c *fsck) reach(dir string, base int64) (end int64, err error) {
+	s, err := segment.OpenSwap(c.fs, dir, base, segment.Config{})
+	if err != nil {
+		return 0, err
+	}
+	_, err = s.Scan(0, func(b record.Batch, _ int64) error {
+		end = b.NextOffset()
+		return nil
+	})
+	return end, errors.Join(err, s.Close())
+}
+
+// opener opens a segment by the name it has.
+type opener func(disk.FS, string, int64, segment.Config) (*segment.Segment, error)
+
 // segment checks one segment and tells the offset after its last batch. next is the base of the one behind it, or -1.
-func (c *fsck) segment(dir string, base, next int64, flushed partition.SlotEntry) (end int64, err error) {
-	s, err := segment.Open(c.fs, dir, base, segment.Config{})
+func (c *fsck) segment(open opener, dir string, base, next int64, flushed partition.SlotEntry) (end int64, err error) {
+	s, err := open(c.fs, dir, base, segment.Config{})
 	if err != nil {
 		return 0, err
 	}

@@ -189,3 +189,33 @@ func TestDumpSaysWhatIsThereAndWhereItEnds(t *testing.T) {
 		t.Errorf("a stranger's file: %v", err)
 	}
 }
+
+// A broker may have started while somebody read what a repair would do.
+func TestNothingIsRepairedUnderARunningBroker(t *testing.T) {
+	dir, s := stopped(t)
+	index := strings.TrimSuffix(s.Path(), segment.LogSuffix) + segment.IndexSuffix
+	if err := os.WriteFile(index, []byte("12345678"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := checked(t, dir)
+	held, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := everything(t, dir)
+	if err := r.Repair(disk.OS{}); err == nil || !strings.Contains(err.Error(), "running") {
+		t.Errorf("Repair = %v, want a refusal", err)
+	}
+	if after := everything(t, dir); !slices.Equal(before, after) {
+		t.Errorf("it changed the directory: %v, then %v", before, after)
+	}
+	if err := held.release(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Repair(disk.OS{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(index); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the index that does not fit is still there: %v", err)
+	}
+}

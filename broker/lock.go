@@ -12,9 +12,12 @@ import (
 // lock keeps a data directory to one process at a time. The kernel lets go of it when the process ends, however it ends.
 type lock struct{ file *os.File }
 
+// lockName is the file in a data directory that its process has locked.
+const lockName = ".lock"
+
 // lockDir takes dir/.lock, or says that another process has it.
 func lockDir(dir string) (*lock, error) {
-	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}

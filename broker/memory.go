@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 
 	"millrace/broker/budget"
+	"millrace/broker/record"
 )
 
 // memory is memory.limit as it is shared out. What a share does not grant waits or is refused; nothing takes from
@@ -19,15 +20,18 @@ type memory struct {
 	copies *budget.Share
 	// waiting is what fetches and produces in the purgatory hold.
 	waiting *budget.Share
-	// gathering are records that wait for the next commit to become a batch.
+	// gathering are batches that were compressed anew, until they are durable.
 	gathering *budget.Share
 	// answers are large answers of Kafka's admin requests, sessions the partitions of its fetch sessions.
 	answers, sessions *budget.Share
+	// groups are members and offsets of consumer groups.
+	groups *budget.Share
 	// tls are connections of the Kafka door that have TLS, 40 KiB each.
 	tls *budget.Share
-	// mqtt are MQTT publishes that are not durable yet, reading its large packets that are still arriving, output what
-	// waits to be written to its clients, state its sessions, subscriptions, wills and index of retained messages.
-	mqtt, reading, output, state *budget.Share
+	// mqtt are MQTT publishes that are not durable yet, reading and readingSmall its large packets that are still
+	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
+	// retained messages.
+	mqtt, reading, readingSmall, output, state *budget.Share
 }
 
 // collectPercent is GOGC: on a board a little more work for the collector is cheaper than half as much heap again.
@@ -44,6 +48,12 @@ func shareOut(limit int64) (*memory, error) {
 		return nil, err
 	}
 	m := &memory{budget: budget.New(heap)}
+	// Decoders of compressed batches have a limit of their own. All of it is used only where somebody asks for it, as no
+	// usual client does: a part of it is kept free, and the rest of it is among what is left over below.
+	decoders := min(record.DecodeRoom, heap/5)
+	if _, err := m.budget.Share("decoders", decoders); err != nil {
+		return nil, err
+	}
 	for _, s := range []struct {
 		share   **budget.Share
 		name    string
@@ -55,14 +65,16 @@ func shareOut(limit int64) (*memory, error) {
 		{&m.gathering, "gathering", 5},
 		{&m.answers, "answers", 5},
 		{&m.sessions, "fetch-sessions", 2},
+		{&m.groups, "groups", 8},
 		{&m.tls, "tls", 8},
 		{&m.mqtt, "mqtt", 8},
-		{&m.reading, "mqtt-reading", 5},
+		{&m.reading, "mqtt-reading", 4}, // one packet of max_packet_size at a time, where memory.limit is left alone
+		{&m.readingSmall, "mqtt-reading-small", 2},
 		{&m.output, "mqtt-output", 8},
 		{&m.state, "mqtt-state", 10},
 		// The rest is the runtime's own, catalog, partitions, caches and what is garbage but not collected yet.
 	} {
-		if *s.share, err = m.budget.Share(s.name, heap*s.percent/100); err != nil {
+		if *s.share, err = m.budget.Share(s.name, (heap-decoders)*s.percent/100); err != nil {
 			return nil, err
 		}
 	}

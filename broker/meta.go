@@ -25,6 +25,8 @@ const FormatVersion = 2
 const (
 	metaName = "meta.properties"
 	metaCopy = "meta.properties.copy"
+	// tempSuffix is of a file that is being written.
+	tempSuffix = ".tmp"
 	// metaMax bounds what is read of meta.properties, in bytes: Kafka's own holds some 120.
 	metaMax = 64 << 10
 )
@@ -150,7 +152,7 @@ func writeMetaFile(fsys disk.FS, name string, m Meta) error {
 // writeWhole puts a file in place of the one of its name, whole or not at all. It is durable when its directory was
 // synced.
 func writeWhole(fsys disk.FS, name string, text []byte, mode os.FileMode) error {
-	temp := name + ".tmp"
+	temp := name + tempSuffix
 	// What a killed process left may have another mode.
 	if err := fsys.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -179,10 +181,15 @@ func bringForward(fsys disk.FS, dir string, m Meta) (Meta, error) {
 	return m, WriteMeta(fsys, dir, m)
 }
 
+// ErrOccupied is returned by Format for a directory with something in it.
+var ErrOccupied = errors.New("the directory is not empty and not a data directory")
+
 // Format makes dir a data directory. An empty clusterID is chosen at random. A directory that is formatted already is
-// an error, so that nobody's data changes hands by a typing mistake.
+// an error, so that nobody's data changes hands by a typing mistake, and so is one with anything in it (ErrOccupied); but
+// what a broker has left there without its meta.properties gets one again where clusterID says whose it was.
 func Format(fsys disk.FS, dir, clusterID string, nodeID int32) (Meta, error) {
-	if clusterID == "" {
+	known := clusterID != ""
+	if !known {
 		clusterID = RandomUUID()
 	}
 	if err := ValidClusterID(clusterID); err != nil {
@@ -197,6 +204,33 @@ func Format(fsys disk.FS, dir, clusterID string, nodeID int32) (Meta, error) {
 	case !errors.Is(err, ErrNotFormatted):
 		return Meta{}, err
 	}
+	if err := vacant(fsys, dir, known); err != nil {
+		return Meta{}, err
+	}
 	m := Meta{ClusterID: clusterID, NodeID: nodeID, DirectoryID: RandomUUID(), Format: FormatVersion}
 	return m, WriteMeta(fsys, dir, m)
+}
+
+// vacant says whether dir may be formatted: there is nothing in it but what a filesystem or a format that was cut short
+// leaves, or with known a broker's own.
+func vacant(fsys disk.FS, dir string, known bool) error {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	ours := ""
+	for _, e := range entries {
+		switch name := e.Name(); name {
+		case lockName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix:
+		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1":
+			ours = name
+		default:
+			return fmt.Errorf("%s holds %s: %w; name another one", dir, name, ErrOccupied)
+		}
+	}
+	if ours != "" && !known {
+		return fmt.Errorf("%s holds a broker's %s and has lost its %s: %w; `millrace format %s -t ID` gives it one, ID being its cluster's",
+			dir, ours, metaName, ErrOccupied, dir)
+	}
+	return nil
 }

@@ -29,6 +29,33 @@ func TestFormattedDirectoryKeepsItsIdentity(t *testing.T) {
 	}
 }
 
+func TestOnlyAnEmptyDirectoryIsFormatted(t *testing.T) {
+	for _, tt := range []struct {
+		holds, cluster string
+		good           bool
+	}{
+		{holds: lockName, good: true},
+		{holds: "lost+found", good: true}, // of a filesystem of its own
+		{holds: metaCopy + tempSuffix, good: true},
+		{holds: "passwd"},
+		{holds: "passwd", cluster: RandomUUID()},
+		{holds: "topics"},
+		{holds: "topics", cluster: RandomUUID(), good: true},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, tt.holds), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Format(disk.OS{}, dir, tt.cluster, 1)
+		if (err == nil) != tt.good || !tt.good && !errors.Is(err, ErrOccupied) {
+			t.Errorf("with %s in it, cluster %q: %v", tt.holds, tt.cluster, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, metaName)); (err == nil) != tt.good {
+			t.Errorf("with %s in it, cluster %q: %s: %v", tt.holds, tt.cluster, metaName, err)
+		}
+	}
+}
+
 func TestNewerFormatIsRefusedByName(t *testing.T) {
 	dir := t.TempDir()
 	if err := WriteMeta(disk.OS{}, dir, Meta{ClusterID: RandomUUID(), DirectoryID: RandomUUID(), Format: FormatVersion + 1}); err != nil {

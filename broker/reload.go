@@ -20,8 +20,8 @@ func (b *Broker) configure(s *config.Config) error {
 		allowed:    s.Broker.AutoCreateTopics,
 		partitions: int(s.Broker.NumPartitions), replication: int(s.Broker.ReplicationFactor),
 	})
-	if b.journal != nil {
-		b.journal.SetInterval(s.Journal.CommitInterval)
+	if b.flash != nil {
+		b.flash.configure(s)
 	}
 	return nil
 }

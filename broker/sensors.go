@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"millrace/bridge/feed"
+	"millrace/bridge/route"
 	"millrace/broker/partition"
 	"millrace/broker/record"
-	"millrace/hw/bus"
 	"millrace/hw/bus/sim"
 	"millrace/platform/config"
 )
@@ -17,24 +17,30 @@ const (
 	simBus     = "SIM0"
 	simEvery   = 2 * time.Second
 	simTimeout = time.Second
+	simTopic   = "sensors.climate"
 )
 
 // openFeed starts to read the sensors.
-func (b *Broker) openFeed(context.Context) error {
+func (b *Broker) openFeed(ctx context.Context) error {
 	s := b.config.Settings
-	registry := &bus.Registry{}
-	timeouts := map[string]time.Duration{}
-	for _, c := range s.Buses {
-		timeouts[c.Name] = c.Timeout
-	}
+	buses := s.Buses
 	sensors := s.Sensors
 	if b.config.Sim {
-		registry.Add(simBus, sim.Climate(b.config.Now))
-		timeouts[simBus] = simTimeout
+		b.buses.Add(simBus, sim.Climate(b.config.Now))
+		buses = append(buses[:len(buses):len(buses)], config.Bus{Name: simBus, Timeout: simTimeout})
 		sensors = append(sensors[:len(sensors):len(sensors)], config.Sensor{
 			Name: "cabinet", Driver: "bme280", Bus: simBus, Address: sim.ClimateAddress, Every: simEvery,
-			Topic: "sensors.climate", Format: "senml+json",
+			Topic: simTopic, Format: "senml+json",
 		})
+	}
+	if b.config.Sim {
+		// Who tries the board reads before anything was written: the sensor's topic, and the one MQTT clients write to by
+		// default.
+		for _, name := range []string{simTopic, route.DefaultTopic} {
+			if _, err := b.Ensure(ctx, name); err != nil {
+				b.log.Warn("topic not made", "topic", name, "error", err) // a full disk, or they are not made unasked
+			}
+		}
 	}
 	if len(sensors) == 0 {
 		return nil
@@ -49,7 +55,7 @@ func (b *Broker) openFeed(context.Context) error {
 	var err error
 	b.feed, err = feed.Start(feed.Config{
 		Sources: sources,
-		OpenBus: func(name string) (feed.Bus, error) { return registry.Open(name, timeouts[name]) },
+		OpenBus: func(name string) (feed.Bus, error) { return b.buses.Open(name, busTimeout(buses, name)) },
 		Append:  b.appendKeyed, Pulse: b.pulse, Now: b.config.Now, Logger: b.log.With("component", "feed"),
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"millrace/broker/catalog"
+	"millrace/broker/group"
 	"millrace/broker/partition"
 	"millrace/broker/quorum"
 )
@@ -23,6 +24,9 @@ type topics struct {
 	// defaults are the [topic.*] tables, creation what is made of a topic that is asked for; a reload replaces them.
 	defaults atomic.Pointer[catalog.Defaults]
 	creation atomic.Pointer[creation]
+
+	// offsetPartitions is `offsets.topic.num.partitions`.
+	offsetPartitions int
 
 	// reconciling is held while the store is made to agree, so that two proposals do not make one partition twice.
 	reconciling sync.Mutex
@@ -112,8 +116,8 @@ func (t *topics) remove(img *catalog.Image) (failed []error) {
 	for p := range t.store.All() {
 		find(p.TopicID())
 	}
-	for id := range t.store.OfflineTopics() {
-		find(id)
+	for _, p := range t.store.OfflinePartitions() {
+		find(p.Topic.ID)
 	}
 	if len(gone) == 0 {
 		return nil
@@ -157,6 +161,9 @@ func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partitio
 	settings, own := internalTopics[name]
 	if own {
 		how = creation{allowed: true, partitions: 1, replication: 1}
+		if name == group.TopicName {
+			how.partitions = t.offsetPartitions
+		}
 	}
 	if !how.allowed {
 		return nil, fmt.Errorf("%s: %w, and auto.create.topics.enable is false", name, catalog.ErrUnknownTopic)
@@ -182,10 +189,13 @@ func (t *topics) Ensure(ctx context.Context, name string) ([]*partition.Partitio
 var internalTopics = map[string]map[string]string{
 	"__mqtt_sessions": internalSettings,
 	"__mqtt_retained": internalSettings,
+	group.TopicName:   internalSettings,
 }
 
+// max.message.bytes: what the door took of a client fits here, whatever the default for other topics.
 var internalSettings = map[string]string{
-	"cleanup.policy": "compact", "segment.bytes": "1048576", "flush.messages": "1", "compression.type": "producer",
+	"max.message.bytes": "2147483647",
+	"cleanup.policy":    "compact", "segment.bytes": "1048576", "flush.messages": "1", "compression.type": "producer",
 }
 
 // online lets the doors find a partition that has come back.
@@ -193,6 +203,14 @@ func (t *topics) online(*partition.Partition) {
 	if err := t.reconcile(); err != nil {
 		t.log.Error("the disk does not hold all the catalog says; tried again with the next change", "err", err)
 	}
+}
+
+// Offline names the partitions that the disk has and that cannot be used now.
+func (t *topics) Offline() (names []string) {
+	for _, p := range t.store.OfflinePartitions() {
+		names = append(names, fmt.Sprintf("%s-%d", p.Topic.Name, p.Index))
+	}
+	return names
 }
 
 // Names lists the topics in no particular order.

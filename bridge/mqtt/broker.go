@@ -18,6 +18,8 @@ type Broker interface {
 	Ensure(ctx context.Context, name string) ([]*partition.Partition, error)
 	// Names lists all topics.
 	Names() []string
+	// Offline names partitions that are on the disk and cannot be used now.
+	Offline() []string
 	// OnAdvance calls fn after a high watermark moved, until cancel.
 	OnAdvance(fn func(*partition.Partition)) (cancel func())
 }
@@ -50,6 +52,8 @@ func (l broker) Ensure(ctx context.Context, topic string) error {
 }
 
 func (l broker) Names() []string { return l.b.Names() }
+
+func (l broker) Offline() []string { return l.b.Offline() }
 
 func (l broker) OnAdvance(fn func(Partition)) func() {
 	return l.b.OnAdvance(func(p *partition.Partition) { fn(replica{p}) })

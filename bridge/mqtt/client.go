@@ -165,7 +165,7 @@ func (c *client) serve() error {
 	if err := c.connect(frame); err != nil {
 		return err
 	}
-	c.in.until = time.Time{}
+	c.in.greeted()
 	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ func (c *client) connect(frame []byte) error {
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
 	}
+	if err := c.s.ready(); err != nil {
+		return c.connackRefusal(packet.ServerUnavailable, "sessions cannot be read now: "+err.Error())
+	}
 	out := &packet.Connack{}
 	if c.version == packet.V5 {
 		out.Properties = c.connackProperties()
@@ -85,6 +88,8 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 		return packet.NotAuthorized, "anonymous connections are not allowed"
 	case in.ClientID == "" && in.Version == packet.V311 && !in.CleanStart:
 		return packet.InvalidClientID, "an empty client identifier needs a clean session" // [MQTT-3.1.3-8] of 3.1.1
+	case len(in.ClientID) > c.s.cfg.MaxTopicBytes:
+		return packet.InvalidClientID, "the client identifier is too long" // it travels with every record
 	case in.Will != nil && c.tooLong(in.Will.Topic):
 		return packet.InvalidTopicName, "the will topic is too long"
 	case in.Will != nil && in.Will.QoS > 1:

@@ -167,7 +167,7 @@ func TestConnackTellsTheLimits(t *testing.T) {
 		synctest.Wait()
 		c := (<-p.got).(*packet.Connack).Properties
 		if c.MaximumQoS != 1 || c.SharedAvailable != 0 || !c.Has(packet.SharedAvailable) || c.ReceiveMaximum != 64 ||
-			c.MaximumPacketSize != 1<<20 || c.TopicAliasMaximum != 16 || c.AssignedClientID == "" || c.Has(packet.RetainAvailable) {
+			c.MaximumPacketSize != 1000<<10 || c.TopicAliasMaximum != 16 || c.AssignedClientID == "" || c.Has(packet.RetainAvailable) {
 			t.Errorf("%+v", c)
 		}
 	})
@@ -280,6 +280,7 @@ func TestMessageExpiry(t *testing.T) {
 		a := w.connect(packet.V5, "a", keep).send(sub(1, "t"))
 		synctest.Wait()
 		a.conn.Close()
+		synctest.Wait() // nothing is on its way to the connection that ended
 		p := pub("t", "x", 1, 1)
 		p.Properties = &packet.Properties{Present: packet.Of(packet.MessageExpiry), MessageExpiry: 10}
 		long := pub("t", "y", 1, 2)
@@ -307,5 +308,13 @@ func TestClientLimitsAreKept(t *testing.T) {
 		if second := (<-a.got).(*packet.Publish); string(first.Payload) != "1" || string(second.Payload) != "2" {
 			t.Errorf("got %s, %s", first.Payload, second.Payload)
 		}
+	})
+}
+
+func TestAClientIdentifierIsBounded(t *testing.T) {
+	story(t, func(w *world) {
+		w.connect(packet.V5, strings.Repeat("i", 1024)).wants("connack 0x00")
+		w.connect(packet.V5, strings.Repeat("i", 1025)).wants("connack 0x85", "closed")
+		w.connect(packet.V311, strings.Repeat("i", 1025)).wants("connack 0x02", "closed")
 	})
 }

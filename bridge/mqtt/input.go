@@ -45,7 +45,7 @@ func (in *input) next(max int) ([]byte, error) {
 		in.reserve(size)
 		n, err := in.conn.Read(in.buf[in.w:])
 		in.w += n
-		if in.held > 0 {
+		if in.held > 0 && in.w-in.r < size {
 			err = in.large.read(in.w-in.r, err)
 			n = 0
 		}

@@ -22,7 +22,7 @@ func share(t *testing.T, size int64) *budget.Share {
 func TestLargePacketsShareTheirMemory(t *testing.T) {
 	story(t, func(w *world) {
 		memory := share(t, 100<<10)
-		w.cfg.Reading = memory
+		w.cfg.ReadingSmall = memory
 		a, b := w.connect(packet.V5, "a"), w.connect(packet.V5, "b")
 		a.wants("connack 0x00")
 		b.wants("connack 0x00")
@@ -57,6 +57,84 @@ func TestLargePacketsShareTheirMemory(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.wants("disconnect 0x97", "closed")
 	})
+}
+
+// TestHalfPacketsGiveTheirMemoryBack: a hundred peers each send half of a large packet and fall silent, before an honest
+// one comes with whole ones.
+func TestHalfPacketsGiveTheirMemoryBack(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		half, honest int           // bytes of the payloads
+		within       time.Duration // for the honest one to be answered
+	}{
+		{"large ones do not hold up small ones", 900 << 10, 60 << 10, 0},
+		{"nor do small ones hold up large ones", 60 << 10, 900 << 10, 0},
+		{"small ones for long", 60 << 10, 60 << 10, 4 * time.Second},
+		{"large ones for long", 900 << 10, 900 << 10, 25 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			story(t, func(w *world) {
+				w.cfg.Reading, w.cfg.ReadingSmall = share(t, 1200<<10), share(t, 600<<10)
+				whole := pub("x", strings.Repeat("m", tt.half), 1, 1).Append(nil, packet.V5)
+				var silent []*peer
+				for i := range 100 {
+					p := w.connect(packet.V5, fmt.Sprint("silent", i))
+					p.wants("connack 0x00")
+					go p.conn.Write(whole[:len(whole)/2]) //nolint:errcheck // the server may close it first
+					silent = append(silent, p)
+				}
+				p := w.connect(packet.V5, "honest")
+				p.wants("connack 0x00")
+				synctest.Wait()
+				for i := range uint16(3) {
+					began := time.Now()
+					p.sendSlowly(pub("x", strings.Repeat("h", tt.honest), 1, i+1))
+					time.Sleep(tt.within + time.Millisecond)
+					p.wants(fmt.Sprintf("puback %d 0x00", i+1))
+					if took := time.Since(began); took > tt.within+time.Millisecond {
+						t.Errorf("answered after %v", took)
+					}
+				}
+				time.Sleep(time.Minute)
+				for _, p := range silent {
+					p.wants("disconnect 0x97", "closed")
+				}
+			})
+		})
+	}
+}
+
+// TestAPacketThatTricklesInGivesWay: a page every half second is progress while nobody waits, and none when somebody does.
+func TestAPacketThatTricklesInGivesWay(t *testing.T) {
+	for _, contested := range []bool{false, true} {
+		story(t, func(w *world) {
+			w.cfg.Reading = share(t, 1000<<10)
+			slow := w.connect(packet.V5, "slow")
+			slow.wants("connack 0x00")
+			whole := pub("x", strings.Repeat("m", 600<<10), 1, 1).Append(nil, packet.V5)
+			go func() {
+				for len(whole) > 0 {
+					n := min(len(whole), 4<<10)
+					if _, err := slow.conn.Write(whole[:n]); err != nil {
+						return
+					}
+					whole = whole[n:]
+					time.Sleep(time.Second / 2)
+				}
+			}()
+			time.Sleep(10 * time.Second)
+			if contested {
+				honest := w.connect(packet.V5, "honest")
+				honest.sendSlowly(pub("x", strings.Repeat("h", 600<<10), 1, 1))
+				time.Sleep(5 * time.Second)
+				honest.wants("connack 0x00", "puback 1 0x00")
+				slow.wants("disconnect 0x97", "closed")
+				return
+			}
+			time.Sleep(2 * time.Minute)
+			slow.wants("puback 1 0x00")
+		})
+	}
 }
 
 func TestWhatWaitsToBeWrittenIsBoundedOverAll(t *testing.T) {

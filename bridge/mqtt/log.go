@@ -19,6 +19,8 @@ type Log interface {
 	Ensure(ctx context.Context, topic string) error
 	// Names lists all topics.
 	Names() []string
+	// Offline names partitions that exist and cannot be used now, because the disk failed; they come back by themselves.
+	Offline() []string
 	// OnAdvance calls fn after a partition's high watermark moved, until cancel. fn is quick and does not block.
 	OnAdvance(fn func(Partition)) (cancel func())
 }

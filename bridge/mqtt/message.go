@@ -24,6 +24,11 @@ type message struct {
 
 // read fills m from a record; false when the record has no MQTT topic or MQTT cannot carry it.
 func (m *message) read(s *Server, topic string, partition int32, r *record.Record) bool {
+	if r.Large {
+		s.complain("mqtt: a record is left out: it is too large for a subscriber", "topic", topic, "partition", partition,
+			"offset", r.Offset, "limit", record.MaxRecord, "headers", record.MaxHeaders)
+		return false
+	}
 	users := m.props.User[:0]
 	*m = message{offset: r.Offset, stamp: r.Timestamp, body: r.Value}
 	m.props.User = users

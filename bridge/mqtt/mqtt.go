@@ -25,14 +25,15 @@ type Config struct {
 	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
 	After func(d time.Duration, f func()) (stop func() bool)
 	// What all connections together may hold, in bytes; nil: only the limits of each bound it. Inflight are publishes
-	// not yet durable, Reading packets over 4 KiB that are still arriving, Output what waits to be written, and State
-	// what is remembered: sessions, subscriptions, wills and the index of retained messages.
-	Inflight, Reading, Output, State Budget
+	// not yet durable, Reading packets over 64 KiB that are still arriving and ReadingSmall those from 4 KiB to there,
+	// Output what waits to be written, and State what is remembered: sessions, subscriptions, wills and the index of
+	// retained messages.
+	Inflight, Reading, ReadingSmall, Output, State Budget
 
 	AllowAnonymous     bool          // nothing else exists yet: false refuses everybody
 	MaxConnections     int           // 0: 2000
 	MaxSessions        int           // with or without a connection; 0: 10000
-	MaxPacketSize      int           // bytes; 0: 1 MiB
+	MaxPacketSize      int           // bytes; 0: 1000 KiB
 	MaxSubscriptions   int           // of one session; 0: 256
 	MaxTopicLevels     int           // of a topic or filter; 0: 64
 	MaxTopicBytes      int           // of a topic or filter; 0: 1024
@@ -65,7 +66,7 @@ func (c *Config) fill() error {
 	if c.After == nil {
 		c.After = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 	}
-	for _, b := range []*Budget{&c.Inflight, &c.Reading, &c.Output, &c.State} {
+	for _, b := range []*Budget{&c.Inflight, &c.Reading, &c.ReadingSmall, &c.Output, &c.State} {
 		if *b == nil {
 			*b = unlimited{}
 		}
@@ -77,7 +78,7 @@ func (c *Config) fill() error {
 	}{
 		{&c.MaxConnections, 2000, 1, 1 << 20, "max_connections"},
 		{&c.MaxSessions, 10_000, 1, 1 << 24, "max_sessions"},
-		{&c.MaxPacketSize, 1 << 20, 128, packet.MaxRemaining, "max_packet_size"},
+		{&c.MaxPacketSize, 1000 << 10, 128, packet.MaxRemaining, "max_packet_size"},
 		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
 		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
 		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"},
@@ -123,12 +124,15 @@ type Server struct {
 
 	creating sync.Mutex // one topic is made at a time; taken after life
 
+	loading sync.Mutex  // one ready at a time; taken before life
+	loaded  atomic.Bool // sessions and retained messages are known
+
 	outlets outlets
-	// reading are the clients that hold memory of the Reading budget for a packet that is not whole; waiting counts
-	// those that wait for such memory. Both are of large.go.
+	// arriving are packets over 64 KiB, and those from 4 KiB to there, that are not whole; reading are the clients that
+	// hold memory for one. Both are of large.go.
+	arriving  [2]arrivals
 	readingMu sync.Mutex
 	reading   map[*client]struct{}
-	waiting   atomic.Int32
 
 	// complained is when complain last wrote a line, in seconds, silent how many it did not write since.
 	complained, silent atomic.Int64
@@ -153,20 +157,39 @@ func New(cfg Config) (*Server, error) {
 		sessions:  make(map[string]*session),
 		index:     newIndex(cfg.Router),
 	}
+	s.arriving[0].budget, s.arriving[1].budget = cfg.Reading, cfg.ReadingSmall
 	s.outlets.size = cfg.Output.Size()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.deadlines = newDeadlines(s.cfg.Now, s.cfg.After)
 	s.streams = newStreams(s)
 	s.store = &store{s: s}
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
-	if err := errors.Join(s.retained.load(), s.store.load()); err != nil {
-		s.cancel()
-		s.streams.close()
-		s.deadlines.close()
-		return nil, fmt.Errorf("mqtt: load state: %w", err)
+	if err := s.ready(); err != nil {
+		s.log.Error("mqtt: sessions cannot be read; nobody is let in until they can", "error", err)
 	}
 	s.checkpointLater()
 	return s, nil
+}
+
+// ready loads the door's state, the first time it can be: a client that was let in without it would be told that it has
+// no session, and miss what its session was promised. A session has positions in any topic.
+func (s *Server) ready() error {
+	if s.loaded.Load() {
+		return nil
+	}
+	s.loading.Lock()
+	defer s.loading.Unlock()
+	if s.loaded.Load() {
+		return nil
+	}
+	if names := s.cfg.Log.Offline(); len(names) > 0 {
+		return fmt.Errorf("%d partitions cannot be used, of them %s", len(names), names[0])
+	}
+	if err := errors.Join(s.retained.load(), s.store.load()); err != nil {
+		return err
+	}
+	s.loaded.Store(true)
+	return nil
 }
 
 // ErrClosed is returned by Serve after Close.

@@ -104,7 +104,7 @@ func (c *client) answer(p *pending) bool {
 		c.send(ack)
 	default:
 		delay := time.Duration(0)
-		if errors.Is(p.err, ErrFull) {
+		if errors.Is(p.err, ErrFull) || errors.Is(p.err, ErrTooLarge) {
 			delay = refusalDelay
 		}
 		c.s.deadlines.at(c.s.cfg.Now().Add(delay), func() { c.end(packet.QuotaExceeded, "") })

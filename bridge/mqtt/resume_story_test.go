@@ -99,6 +99,33 @@ func TestAReadThatFailsLosesNothing(t *testing.T) {
 	})
 }
 
+// A client that came in without its session would never hear what the session was promised.
+func TestNobodyIsLetInWithoutTheirSessions(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		refused := map[packet.Version]string{packet.V311: "connack 0x03", packet.V5: "connack 0x88"}[v]
+		a := w.connect(v, "a", keep).send(sub(1, "x"), &packet.Disconnect{})
+		a.wants("connack 0x00", "suback 1 [0x01]", "closed")
+		w.connect(v, "p").send(pub("x", "1", 1, 1)).wants("connack 0x00", "puback 1 0x00")
+		for _, faults := range []struct {
+			begin, end func()
+			dup        string
+		}{
+			{func() { w.log.SetOffline("kafka-0") }, func() { w.log.SetOffline() }, ""},
+			{func() { w.log.FailReads(errors.New("input/output error")) }, func() { w.log.FailReads(nil) }, " dup"},
+		} {
+			faults.begin()
+			w.restart()
+			w.connect(v, "a", keep).wants(refused, "closed")
+			w.connect(v, "q").wants(refused, "closed")
+			faults.end()
+			a := w.connect(v, "a", keep)
+			a.wants("connack 0x00 present", `publish x "1" q1 id1`+faults.dup)
+			a.conn.Close() // unacknowledged: it comes again
+			synctest.Wait()
+		}
+	})
+}
+
 func TestWhatCannotBeReadHoldsNothingUp(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		a := w.connect(v, "a").send(sub(1, "x"))

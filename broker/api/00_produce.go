@@ -3,6 +3,7 @@
 //   - v0-2 end the connection, as at Apache Kafka 4, which names them all the same (see wire.apis).
 //   - acks 1 and -1 are answered when every batch is durable, that is synced and committed, whatever `flush.messages`
 //     leaves of it; acks 0 is answered by nothing, and by the end of the connection when a batch was refused.
+//   - acks -1 wants min.insync.replicas in sync, else NOT_ENOUGH_REPLICAS; one board has one replica of everything.
 //   - v3: exactly one record batch of magic 2 for each partition; v7: zstd.
 //   - v8 (KIP-467): the error message says why; single records are not blamed.
 //   - v10 (KIP-951): on NOT_LEADER the leader and its address.
@@ -126,7 +127,11 @@ func (p *produce) begin(at int, t *kmsg.ProduceRequestTopic, q *kmsg.ProduceRequ
 		p.pending.Add(-1)
 		return
 	}
-	r.log.Append(q.Records, partition.AppendOptions{Epoch: -1}, func(a partition.AppendResult) {
+	o := partition.AppendOptions{Epoch: -1}
+	if p.body.Acks == -1 {
+		o.InSync = len(r.state.ISR)
+	}
+	r.log.Append(q.Records, o, func(a partition.AppendResult) {
 		p.mu.Lock()
 		out.done, out.err, out.ErrorCode = true, a.Err, codeOf(a.Err)
 		if a.Err == nil {

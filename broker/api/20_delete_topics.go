@@ -3,6 +3,7 @@
 //   - v6 (KIP-516): by id or by name; both at once is INVALID_REQUEST for that topic.
 //   - Topics of the broker itself are INVALID_REQUEST.
 //   - The timeout is not used: the deletion is durable when the answer is sent.
+//   - The offsets that groups have of the topic are gone when the answer is sent.
 //   - Fetches that wait for records of the topic are answered.
 //   - An id nobody has is UNKNOWN_TOPIC_ID, a name UNKNOWN_TOPIC_OR_PARTITION; the same topic twice is INVALID_REQUEST.
 
@@ -83,6 +84,12 @@ func (h *Handler) deleteTopic(req *server.Request, q kmsg.DeleteTopicsRequestTop
 	}
 	_, err := h.config.Catalog.Propose(req.Context, catalog.DeleteTopic{Topic: t.ID})
 	out.ErrorCode, out.ErrorMessage = codeOf(err), saying(err)
+	if err == nil {
+		if err := h.config.Groups.ForgetTopic(t.Name, t.ID); err != nil {
+			// They go with the next start: nobody can use them, and a topic made anew has another id.
+			h.log.Warn("offsets of a deleted topic are left", "topic", t.Name, "err", err)
+		}
+	}
 	for i := range t.Partitions {
 		h.Advance(t.ID, int32(i)) // who waits for records of it waits in vain
 	}

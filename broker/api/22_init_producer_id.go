@@ -31,6 +31,10 @@ func (h *Handler) InitProducerID(req *server.Request, b *kmsg.InitProducerIDRequ
 		resp.ErrorCode = codeClusterAuthorization
 		return resp
 	}
+	if (b.ProducerID == -1) != (b.ProducerEpoch == -1) && b.Version >= 3 {
+		resp.ErrorCode = codeInvalidRequest // one without the other, as at Apache Kafka
+		return resp
+	}
 	id, err := h.producerID(req)
 	if err != nil {
 		h.log.Warn("no producer id", "err", err)

@@ -16,6 +16,7 @@ import (
 	"millrace/broker/auth"
 	"millrace/broker/budget"
 	"millrace/broker/catalog"
+	"millrace/broker/group"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
 	"millrace/broker/server"
@@ -81,6 +82,8 @@ type Config struct {
 	Catalog Catalog
 	Logs    Logs
 	Waits   *purgatory.Purgatory[Key]
+	// Groups coordinates consumer groups. It runs until the server has closed.
+	Groups *group.Coordinator
 	// Ensure creates a topic with the defaults unless it exists, when `auto.create.topics.enable` says so; else its
 	// error wraps catalog.ErrUnknownTopic. nil: topics are never created by asking.
 	Ensure func(ctx context.Context, topic string) error
@@ -107,6 +110,8 @@ type Config struct {
 
 	// FetchMax is `fetch.max.bytes`: the most bytes of records in one response; default 16 MiB.
 	FetchMax int
+	// MetadataMax is `offset.metadata.max.bytes`, default 4096.
+	MetadataMax int
 	// Sessions is `max.incremental.fetch.session.cache.slots`, default 1000; SessionBytes the most memory the partitions
 	// of all sessions may take, default 8 MiB.
 	Sessions     int
@@ -139,11 +144,14 @@ var _ server.Handler = (*Handler)(nil)
 
 // New makes a Handler. It panics on a Config that lacks what is required.
 func New(c Config) *Handler {
-	if c.Catalog == nil || c.Logs == nil || c.Waits == nil || c.NowMS == nil {
-		panic("api: config without catalog, logs, waits or clock")
+	if c.Catalog == nil || c.Logs == nil || c.Waits == nil || c.Groups == nil || c.NowMS == nil {
+		panic("api: config without catalog, logs, waits, groups or clock")
 	}
 	if c.FetchMax <= 0 {
 		c.FetchMax = 16 << 20
+	}
+	if c.MetadataMax <= 0 {
+		c.MetadataMax = 4096
 	}
 	if c.Sessions <= 0 {
 		c.Sessions = 1000
@@ -173,7 +181,8 @@ func (h *Handler) Advance(topic catalog.TopicID, index int32) {
 	h.config.Waits.Check(Key{Topic: topic, Partition: index})
 }
 
-// Serve implements server.Handler. Produce and Fetch reply when they are ready; everything else before Serve returns.
+// Serve implements server.Handler. Produce, Fetch and what members of groups ask reply when they are ready; everything
+// else before Serve returns.
 func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel func() bool) {
 	if h.expired(req) {
 		reply(func() *wire.Response { return &wire.Response{Close: true} })
@@ -202,6 +211,25 @@ func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel 
 		room, body = h.DeleteAcls(req, b)
 	case *kmsg.DescribeUserSCRAMCredentialsRequest:
 		room, body = h.DescribeUserScramCredentials(req, b)
+	case *kmsg.OffsetCommitRequest:
+		h.OffsetCommit(req, b, reply)
+		return nil
+	case *kmsg.JoinGroupRequest:
+		return h.JoinGroup(req, b, reply)
+	case *kmsg.HeartbeatRequest:
+		h.Heartbeat(req, b, reply)
+		return nil
+	case *kmsg.LeaveGroupRequest:
+		h.LeaveGroup(req, b, reply)
+		return nil
+	case *kmsg.SyncGroupRequest:
+		return h.SyncGroup(req, b, reply)
+	case *kmsg.OffsetFetchRequest:
+		room, body = h.OffsetFetch(req, b)
+	case *kmsg.DescribeGroupsRequest:
+		room, body = h.DescribeGroups(req, b)
+	case *kmsg.ListGroupsRequest:
+		room, body = h.ListGroups(req, b)
 	case *kmsg.MetadataRequest:
 		room, body = h.Metadata(req, b)
 	case *kmsg.CreateTopicsRequest:
@@ -253,6 +281,12 @@ func (h *Handler) small(req *server.Request) kmsg.Response {
 		return h.CreateAcls(req, b)
 	case *kmsg.AlterUserSCRAMCredentialsRequest:
 		return h.AlterUserScramCredentials(req, b)
+	case *kmsg.FindCoordinatorRequest:
+		return h.FindCoordinator(req, b)
+	case *kmsg.DeleteGroupsRequest:
+		return h.DeleteGroups(req, b)
+	case *kmsg.OffsetDeleteRequest:
+		return h.OffsetDelete(req, b)
 	case *kmsg.DescribeClusterRequest:
 		return h.DescribeCluster(req, b)
 	}

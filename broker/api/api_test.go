@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
@@ -15,6 +16,8 @@ import (
 	"millrace/broker/auth"
 	"millrace/broker/budget"
 	"millrace/broker/catalog"
+	"millrace/broker/group"
+	"millrace/broker/group/grouptest"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
 	"millrace/broker/record"
@@ -247,6 +250,7 @@ func open(t testing.TB, change func(*Config)) *board {
 	b.config = Config{
 		Catalog: b, Logs: b, Waits: b.waits, ClusterID: cluster, NodeID: node, LogDir: "/data",
 		Usage: func() (int64, int64, error) { return 1000, 400, nil }, NowMS: b.nowMS.Load,
+		Groups: b.coordinate(),
 	}
 	b.config.Ensure = func(ctx context.Context, name string) error {
 		c, err := catalog.NewTopic(b.Image(), name, catalog.NewTopicID(), 1, 1, nil)
@@ -269,6 +273,45 @@ func open(t testing.TB, change func(*Config)) *board {
 		}
 	})
 	return b
+}
+
+// coordinate runs a coordinator until the test ends. Its topic is in memory, and in the catalog once it is made.
+func (b *board) coordinate() *group.Coordinator {
+	share, err := budget.New(1<<20).Share("groups", 1<<20)
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	var ids atomic.Int64
+	c := group.New(group.Config{
+		Topic: offsetsTopic{&grouptest.Topic{}, b}, Memory: share, Now: time.Now, NowMS: b.nowMS.Load, Wake: func(int64) {},
+		Limits: group.Limits{MinSessionMS: 6000, MaxSessionMS: 60_000, Members: 10, Offsets: 100, Groups: 10, SweepMS: 1 << 40},
+		NewID:  func() string { return fmt.Sprint(ids.Add(1)) },
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.Run(ctx)
+	}()
+	b.tb.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	return c
+}
+
+// offsetsTopic puts the topic into the catalog when it is made.
+type offsetsTopic struct {
+	*grouptest.Topic
+	b *board
+}
+
+func (o offsetsTopic) Ensure(ctx context.Context) error {
+	c := catalog.CreateTopic{Name: group.TopicName, ID: catalog.NewTopicID(), Partitions: []catalog.PartitionState{leadBy([]int32{node})}}
+	if _, err := o.b.Propose(ctx, c); err != nil {
+		return err
+	}
+	return o.Topic.Ensure(ctx)
 }
 
 func (b *board) do(c catalog.Command) {

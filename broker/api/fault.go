@@ -8,6 +8,7 @@ import (
 	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
+	"millrace/broker/group"
 	"millrace/broker/journal"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
@@ -29,9 +30,19 @@ const (
 	codeBrokerNotAvailable       int16 = 8
 	codeReplicaNotAvailable      int16 = 9
 	codeMessageTooLarge          int16 = 10
+	codeOffsetMetadataTooLarge   int16 = 12
+	codeCoordinatorLoading       int16 = 14
+	codeCoordinatorNotAvailable  int16 = 15
+	codeNotCoordinator           int16 = 16
 	codeInvalidTopic             int16 = 17
 	codeNotEnoughReplicas        int16 = 19
 	codeInvalidRequiredAcks      int16 = 21
+	codeIllegalGeneration        int16 = 22
+	codeInconsistentProtocol     int16 = 23
+	codeInvalidGroupID           int16 = 24
+	codeUnknownMemberID          int16 = 25
+	codeInvalidSessionTimeout    int16 = 26
+	codeRebalanceInProgress      int16 = 27
 	codeTopicAuthorization       int16 = 29
 	codeGroupAuthorization       int16 = 30
 	codeClusterAuthorization     int16 = 31
@@ -54,6 +65,8 @@ const (
 	codeTxnIDAuthorization       int16 = 53
 	codeSecurityDisabled         int16 = 54
 	codeKafkaStorage             int16 = 56
+	codeNonEmptyGroup            int16 = 68
+	codeGroupIDNotFound          int16 = 69
 	codeAuthenticationFailed     int16 = 58
 	codeSessionNotFound          int16 = 70
 	codeInvalidSessionEpoch      int16 = 71
@@ -61,6 +74,10 @@ const (
 	codeUnknownLeaderEpoch       int16 = 75
 	codeUnsupportedCompression   int16 = 76
 	codeStaleBrokerEpoch         int16 = 77
+	codeMemberIDRequired         int16 = 79
+	codeGroupMaxSizeReached      int16 = 81
+	codeFencedInstanceID         int16 = 82
+	codeGroupSubscribedToTopic   int16 = 86
 	codeInvalidRecord            int16 = 87
 	codeResourceNotFound         int16 = 91
 	codeDuplicateResource        int16 = 92
@@ -78,6 +95,26 @@ var faults = []struct {
 	err  error
 	code int16
 }{
+	// What the coordinator says comes before what its log said to it.
+	{group.ErrInvalidGroup, codeInvalidGroupID},
+	{group.ErrUnknownMember, codeUnknownMemberID},
+	{group.ErrIllegalGeneration, codeIllegalGeneration},
+	{group.ErrRebalance, codeRebalanceInProgress},
+	{group.ErrInconsistentProtocol, codeInconsistentProtocol},
+	{group.ErrInvalidSession, codeInvalidSessionTimeout},
+	{group.ErrMemberIDRequired, codeMemberIDRequired},
+	{group.ErrFull, codeGroupMaxSizeReached},
+	{group.ErrFenced, codeFencedInstanceID},
+	{group.ErrNotFound, codeGroupIDNotFound},
+	{group.ErrNotEmpty, codeNonEmptyGroup},
+	{group.ErrSubscribed, codeGroupSubscribedToTopic},
+	{group.ErrLoading, codeCoordinatorLoading},
+	{group.ErrNotCoordinator, codeNotCoordinator},
+	{group.ErrUnavailable, codeCoordinatorNotAvailable},
+	// Kafka has no such limit, so no code of its own; every client takes this one for final.
+	{group.ErrTooMany, codePolicyViolation},
+	{group.ErrMetadataTooLarge, codeOffsetMetadataTooLarge},
+
 	{partition.ErrOffsetOutOfRange, codeOffsetOutOfRange},
 	{partition.ErrNotLeader, codeNotLeader},
 	{partition.ErrFencedEpoch, codeFencedLeaderEpoch},
@@ -90,6 +127,7 @@ var faults = []struct {
 	// Retriable: the disk may get free space again, and the record was not written.
 	{partition.ErrDiskFull, codeKafkaStorage},
 	{partition.ErrTooLarge, codeMessageTooLarge},
+	{partition.ErrNotEnoughReplicas, codeNotEnoughReplicas},
 	{partition.ErrInvalidTimestamp, codeInvalidTimestamp},
 	{partition.ErrOutOfOrderSequence, codeOutOfOrderSequence},
 	{partition.ErrFencedProducer, codeInvalidProducerEpoch},

@@ -135,6 +135,14 @@ func TestInitProducerID(t *testing.T) {
 		if got := ask[*kmsg.InitProducerIDResponse](b, req, version); got.ErrorCode != codeUnsupportedVersion || got.ProducerID != -1 {
 			t.Errorf("transactional: %+v", got)
 		}
+		if version < 3 {
+			return
+		}
+		for _, half := range []kmsg.InitProducerIDRequest{{ProducerID: 5, ProducerEpoch: -1}, {ProducerID: -1, ProducerEpoch: 5}} {
+			if got := ask[*kmsg.InitProducerIDResponse](b, &half, version); got.ErrorCode != codeInvalidRequest || got.ProducerID != -1 {
+				t.Errorf("an id without an epoch, or the other way: %+v", got)
+			}
+		}
 	})
 }
 

@@ -71,6 +71,7 @@ func (h *Handler) clusterOperations(req *server.Request, wanted bool) int32 {
 // Errors of what is not allowed. They tell what it would take, which is no secret, and not who would be allowed.
 var (
 	errTopicDenied   = errors.New("not authorized for the topic")
+	errGroupDenied   = errors.New("not authorized for the group")
 	errClusterDenied = errors.New("not authorized for the cluster")
 	// errNoAuthorizer is what there is to say about ACLs where nobody needs permission.
 	errNoAuthorizer = errors.New("no authorizer: nobody needs permission here, see authorizer in [broker]")
@@ -97,6 +98,18 @@ var permissions = []struct {
 	{permission{3, auth.Cluster, auth.Create}, "a topic that does not exist is not made, unless CREATE on it is allowed"},
 	{permission{3, auth.Topic, auth.Create}, "TOPIC_AUTHORIZATION_FAILED for one that is to be made"},
 	{permission{3, auth.Cluster, auth.Describe}, "no operations on the cluster, where they are asked for"},
+	{permission{8, auth.Group, auth.Read}, "GROUP_AUTHORIZATION_FAILED for all partitions"},
+	{permission{8, auth.Topic, auth.Read}, "TOPIC_AUTHORIZATION_FAILED for its partitions"},
+	{permission{9, auth.Group, auth.Describe}, "GROUP_AUTHORIZATION_FAILED for the group"},
+	{permission{9, auth.Topic, auth.Describe}, "TOPIC_AUTHORIZATION_FAILED for its partitions, left out of all offsets"},
+	{permission{10, auth.Group, auth.Describe}, "GROUP_AUTHORIZATION_FAILED for the group"},
+	{permission{11, auth.Group, auth.Read}, "GROUP_AUTHORIZATION_FAILED"},
+	{permission{12, auth.Group, auth.Read}, "GROUP_AUTHORIZATION_FAILED"},
+	{permission{13, auth.Group, auth.Read}, "GROUP_AUTHORIZATION_FAILED"},
+	{permission{14, auth.Group, auth.Read}, "GROUP_AUTHORIZATION_FAILED"},
+	{permission{15, auth.Group, auth.Describe}, "GROUP_AUTHORIZATION_FAILED for the group"},
+	{permission{16, auth.Cluster, auth.Describe}, "only groups that may be described are listed"},
+	{permission{16, auth.Group, auth.Describe}, "left out, unless DESCRIBE on the cluster is allowed"},
 	{permission{19, auth.Cluster, auth.Create}, "asked for each topic"},
 	{permission{19, auth.Topic, auth.Create}, "TOPIC_AUTHORIZATION_FAILED, unless CREATE on the cluster is allowed"},
 	{permission{19, auth.Topic, auth.DescribeConfigs}, "the settings of the new topic are not told (v5)"},
@@ -115,8 +128,11 @@ var permissions = []struct {
 	{permission{33, auth.Cluster, auth.AlterConfigs}, "CLUSTER_AUTHORIZATION_FAILED for the settings of a broker"},
 	{permission{35, auth.Cluster, auth.Describe}, "CLUSTER_AUTHORIZATION_FAILED (v3), no directories before"},
 	{permission{37, auth.Topic, auth.Alter}, "TOPIC_AUTHORIZATION_FAILED"},
+	{permission{42, auth.Group, auth.Delete}, "GROUP_AUTHORIZATION_FAILED for the group"},
 	{permission{44, auth.Topic, auth.AlterConfigs}, "TOPIC_AUTHORIZATION_FAILED for the settings of a topic"},
 	{permission{44, auth.Cluster, auth.AlterConfigs}, "CLUSTER_AUTHORIZATION_FAILED for the settings of a broker"},
+	{permission{47, auth.Group, auth.Delete}, "GROUP_AUTHORIZATION_FAILED"},
+	{permission{47, auth.Topic, auth.Read}, "TOPIC_AUTHORIZATION_FAILED for its partitions"},
 	{permission{50, auth.Cluster, auth.Describe}, "CLUSTER_AUTHORIZATION_FAILED"},
 	{permission{51, auth.Cluster, auth.Alter}, "CLUSTER_AUTHORIZATION_FAILED for each user"},
 	{permission{60, auth.Cluster, auth.Describe}, "no operations on the cluster, where they are asked for"},

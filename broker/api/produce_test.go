@@ -147,6 +147,12 @@ func TestProduceRefuses(t *testing.T) {
 		{"disk full", 12, func(_ *testing.T, b *board, _ *kmsg.ProduceRequest) {
 			b.log(b.Image().Topic("t"), 0).fail = partition.ErrDiskFull
 		}, codeKafkaStorage},
+		{"larger than the topic takes", 12, func(_ *testing.T, b *board, _ *kmsg.ProduceRequest) {
+			b.log(b.Image().Topic("t"), 0).fail = partition.ErrTooLarge
+		}, codeMessageTooLarge},
+		{"decompresses to more than is taken", 12, func(_ *testing.T, b *board, _ *kmsg.ProduceRequest) {
+			b.log(b.Image().Topic("t"), 0).fail = record.ErrTooLarge
+		}, codeMessageTooLarge},
 		{"unforeseen", 12, func(_ *testing.T, b *board, _ *kmsg.ProduceRequest) {
 			b.log(b.Image().Topic("t"), 0).fail = errors.New("?")
 		}, codeUnknown},

@@ -26,6 +26,20 @@ type replica struct {
 	code int16 // why log is nil
 }
 
+// named looks a topic up by its id, or by its name.
+func named(img *catalog.Image, name string, id catalog.TopicID, byID bool) (*catalog.Topic, int16) {
+	if byID {
+		if t := img.TopicByID(id); t != nil {
+			return t, codeNone
+		}
+		return nil, codeUnknownTopicID
+	}
+	if t := img.Topic(name); t != nil {
+		return t, codeNone
+	}
+	return nil, codeUnknownTopicOrPartition
+}
+
 // find looks a partition up by name, or by id where name is empty.
 func (h *Handler) find(img *catalog.Image, name string, id catalog.TopicID, index int32) replica {
 	var t *catalog.Topic

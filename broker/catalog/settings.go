@@ -19,7 +19,7 @@ var topicSettings = []Setting{
 	{
 		Name: "compression.type", Type: TypeString, Default: "producer", Synonym: "compression.type",
 		OneOf: []string{"uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"},
-		Doc:   "The compression batches are stored with; producer keeps what the producer chose.",
+		Doc:   "The compression batches are stored with: what comes compressed otherwise is compressed anew; producer keeps what the producer chose.",
 		field: func(c *TopicConfig) any { return &c.Compression },
 	},
 	{
@@ -119,7 +119,7 @@ var topicSettings = []Setting{
 	},
 	{
 		Name: "segment.jitter.ms", Type: TypeLong, Default: "0", Max: math.MaxInt64, Synonym: "log.roll.jitter.ms",
-		Doc:   "Kept for tools that set it. A roll costs no sync here, so partitions may roll at the same time.",
+		Doc:   "The most that is taken off segment.ms, a different part of it for each segment, so that partitions do not roll together.",
 		field: func(c *TopicConfig) any { return &c.SegmentJitterMS },
 	},
 	{

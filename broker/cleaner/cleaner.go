@@ -1,5 +1,5 @@
-// Package cleaner gives disk space back: retention by arrival time and by size, and, where a topic's policy says so,
-// the oldest segments of a disk that is full. Beside that it reads, slowly, what nobody reads, and finds what has rotted.
+// Package cleaner gives disk space back: retention by arrival time and by size, compaction to the last value of every key,
+// and, where a topic's policy says so, the oldest segments of a disk that is full. Beside that it reads, slowly, what nobody reads, and finds what has rotted.
 package cleaner
 
 import (
@@ -24,6 +24,7 @@ type Partition interface {
 	Oldest() (arrival int64, ok bool)
 	ShiftArrivals(stepMS, nowMS int64)
 	Scrub(maxBytes int) (checked int64, err error)
+	Log
 }
 
 // Space is what the cleaner needs of the disk. *disk.Space is the real one.
@@ -31,6 +32,8 @@ type Space interface {
 	Refresh(nowMS int64)
 	// Low says whether n more bytes would cut into the reserve.
 	Low(n int64) bool
+	// Room says whether n more bytes leave what nobody may touch.
+	Room(n int64) bool
 }
 
 // clockStepMS is by how much wall clock and elapsed time may drift apart between two passes before it counts as a clock
@@ -53,6 +56,14 @@ type Config struct {
 	Logger  *slog.Logger
 	// Headroom is how far above the reserve a full disk is cleared, in bytes, so that it is not full again at once.
 	Headroom int64
+	// Checkpoint makes one of the store's: only what both slots have seen may be compacted. nil: it waits for them.
+	Checkpoint func() error
+	// Save writes down how far logs are compacted. nil: after a restart it begins anew.
+	Save func() error
+	// Memory is what compaction takes while it works, in bytes, Budget how much it reads and writes in a pass.
+	// [1 MiB, 64 MiB]
+	Memory int
+	Budget int64
 }
 
 // Cleaner makes its passes in one goroutine, Run, whenever Sweep asks for one.
@@ -64,15 +75,30 @@ type Cleaner struct {
 	ran      bool
 	scrubbed time.Duration // when the last scrub began
 
-	removed atomic.Int64 // segments
-	freed   atomic.Int64 // bytes
-	dropped atomic.Int64 // records given up because the disk was full
+	job          *job  // the compaction that the last pass did not come to the end of
+	spent        int64 // bytes of the pass's share of compaction
+	breath       int64 // at so many it looks whether somebody waits
+	skew         int64 // by how many ms the clock was set forward: no tombstone goes by that
+	unsaved      bool
+	checkpointed bool // for the sake of compaction, in this pass
+
+	compacted atomic.Int64 // logs
+	saved     atomic.Int64 // bytes
+	removed   atomic.Int64 // segments
+	freed     atomic.Int64 // bytes
+	dropped   atomic.Int64 // records given up because the disk was full
 }
 
 // New makes a cleaner. Run it.
 func New(cfg Config) *Cleaner {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = compactMemory
+	}
+	if cfg.Budget == 0 {
+		cfg.Budget = compactBudget
 	}
 	return &Cleaner{cfg: cfg, wake: make(chan struct{}, 1)}
 }
@@ -93,8 +119,8 @@ func (c *Cleaner) Run(ctx context.Context) {
 			return
 		case <-c.wake:
 		}
-		if err := c.Pass(); err != nil {
-			c.cfg.Logger.Error("retention", "err", err)
+		if err := c.Pass(ctx); err != nil {
+			c.cfg.Logger.Error("retention and compaction", "err", err)
 		}
 	}
 }
@@ -108,9 +134,27 @@ func (c *Cleaner) Freed() int64 { return c.freed.Load() }
 // Dropped is the records that were given up because the disk was full.
 func (c *Cleaner) Dropped() int64 { return c.dropped.Load() }
 
-// Pass looks at every partition once. An error of one keeps no other from being cleaned. Not concurrently.
-func (c *Cleaner) Pass() error {
-	now := c.cfg.Now().UnixMilli()
+// Compacted counts the compactions of a log that came to their end, Saved the bytes they saved.
+func (c *Cleaner) Compacted() int64 { return c.compacted.Load() }
+
+// Saved is the bytes that compaction has saved.
+func (c *Cleaner) Saved() int64 { return c.saved.Load() }
+
+// Pass looks at every partition once. An error of one keeps no other from being cleaned. A compaction ends with ctx, and
+// what it has come to is kept. Not concurrently.
+func (c *Cleaner) Pass(ctx context.Context) error {
+	now, err := c.makeWay()
+	errs := []error{err, c.compact(ctx, now)}
+	if at := c.cfg.Elapsed(); at-c.scrubbed >= scrubEvery {
+		c.scrubbed = at
+		errs = append(errs, c.scrub())
+	}
+	return errors.Join(errs...)
+}
+
+// makeWay is the part of a pass that cannot wait: retention, and room on a full disk. now is when it began, ms.
+func (c *Cleaner) makeWay() (now int64, err error) {
+	now = c.cfg.Now().UnixMilli()
 	step := c.clockStep(now)
 	var errs []error
 	for p := range c.cfg.Partitions() {
@@ -123,11 +167,22 @@ func (c *Cleaner) Pass() error {
 		c.cfg.Space.Refresh(now)
 		errs = append(errs, c.makeRoom(now))
 	}
-	if at := c.cfg.Elapsed(); at-c.scrubbed >= scrubEvery {
-		c.scrubbed = at
-		errs = append(errs, c.scrub())
+	return now, errors.Join(errs...)
+}
+
+// breathe is called by compaction all along: it may read for minutes, and a full disk must not wait for it.
+func (c *Cleaner) breathe() {
+	if c.spent < c.breath {
+		return
 	}
-	return errors.Join(errs...)
+	c.breath = c.spent + breathEvery
+	select {
+	case <-c.wake:
+		if _, err := c.makeWay(); err != nil {
+			c.cfg.Logger.Error("retention", "err", err)
+		}
+	default:
+	}
 }
 
 // scrub has every partition check a slice of what it has, until the pass's share is used up. They come in no order.
@@ -153,6 +208,9 @@ func (c *Cleaner) clockStep(now int64) int64 {
 	c.wall, c.since, c.ran = now, elapsed, true
 	if first || step > -clockStepMS && step < clockStepMS {
 		return 0
+	}
+	if now-step >= clockTrusted {
+		c.skew += max(step, 0)
 	}
 	c.cfg.Logger.Warn("the clock was set; arrival times move with it", "by", time.Duration(step)*time.Millisecond)
 	return step

@@ -10,6 +10,7 @@ import (
 )
 
 type fake struct {
+	Log
 	arrival, shifted int64
 	kept             int
 	scrubbed         int64
@@ -36,6 +37,8 @@ func (f *fake) DropOldest() (partition.Retained, error) {
 type room struct{ needed int }
 
 func (r *room) Refresh(int64) {}
+
+func (r *room) Room(int64) bool { return true }
 
 func (r *room) Low(int64) bool {
 	r.needed--
@@ -71,7 +74,7 @@ func TestAClockThatIsSetMovesArrivalsAndOneThatRunsDoesNot(t *testing.T) {
 		{0, time.Hour, -time.Hour.Milliseconds()},
 	} {
 		now, elapsed, f.shifted = now.Add(tt.wall), elapsed+tt.ran, 0
-		if err := c.Pass(); err != nil || f.shifted != tt.want {
+		if err := c.Pass(t.Context()); err != nil || f.shifted != tt.want {
 			t.Errorf("wall %v in %v: shifted by %d, want %d, %v", tt.wall, tt.ran, f.shifted, tt.want, err)
 		}
 	}
@@ -83,7 +86,7 @@ func TestAFullDiskDropsTheOldestOfThoseThatAllowIt(t *testing.T) {
 	a := &fake{arrival: 50, kept: 3, config: catalog.TopicConfig{DropOldest: true}}
 	b := &fake{arrival: 90, kept: 3, config: catalog.TopicConfig{DropOldest: true}}
 	c := clean(&room{needed: 3}, &now, &elapsed, old, a, b)
-	if err := c.Pass(); err != nil {
+	if err := c.Pass(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if old.kept != 9 || a.kept != 1 || b.kept != 2 || c.Dropped() != 15 || c.Removed() != 3 || c.Freed() != 30 {
@@ -99,7 +102,7 @@ func TestAScrubIsSlow(t *testing.T) {
 	}
 	c := clean(nil, &now, &elapsed, fakes...)
 	for pass, want := range []int64{0, scrubBytes, scrubBytes, 2 * scrubBytes} {
-		if err := c.Pass(); err != nil {
+		if err := c.Pass(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		total := int64(0)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 )
 
 // FS is a filesystem as Millrace uses one. Names are ordinary paths. All methods are safe for concurrent use.
@@ -51,6 +52,10 @@ type File interface {
 // Starter is what a File may be beside. StartSync has the device begin to take what is not synced yet, and waits for
 // nothing it can help. It promises nothing and has no point's name: what it meets, the Sync that follows reports.
 type Starter interface{ StartSync() }
+
+// Dated is what a File may be beside. SetModified sets its modification time, durable with the next Sync at the latest
+// where the filesystem does that.
+type Dated interface{ SetModified(at time.Time) error }
 
 // Usage is the space of a filesystem, in bytes.
 type Usage struct {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +16,10 @@ var _ FS = OS{}
 
 type osFile struct{ *os.File }
 
-var _ Starter = osFile{}
+var (
+	_ Starter = osFile{}
+	_ Dated   = osFile{}
+)
 
 // OpenFile is os.OpenFile.
 func (OS) OpenFile(name string, flag int, perm os.FileMode) (File, error) {
@@ -95,4 +99,23 @@ func (f osFile) StartSync() {
 	_ = c.Control(func(fd uintptr) {
 		_ = unix.SyncFileRange(int(fd), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	})
+}
+
+// SetModified is futimes(2).
+func (f osFile) SetModified(at time.Time) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := c.Control(func(fd uintptr) {
+		to := unix.NsecToTimeval(at.UnixNano())
+		failed = unix.Futimes(int(fd), []unix.Timeval{to, to})
+	}); err != nil {
+		return err
+	}
+	if failed != nil {
+		return &os.PathError{Op: "futimes", Path: f.Name(), Err: failed}
+	}
+	return nil
 }

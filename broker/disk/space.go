@@ -105,5 +105,8 @@ func (s *Space) Reserve() int64 { return s.cfg.Reserve }
 // Low says whether clients are being refused, or would be by the next full-sized write of n bytes.
 func (s *Space) Low(n int64) bool { return s.free.Load()-n < s.cfg.Reserve }
 
+// Room says whether n more bytes leave the floor, which internal writes may not touch either.
+func (s *Space) Room(n int64) bool { return s.free.Load()-n >= s.cfg.Floor }
+
 // Blind says whether the filesystem did not answer when it was last asked.
 func (s *Space) Blind() bool { return s.failed.Load() }

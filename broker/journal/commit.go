@@ -27,6 +27,7 @@ type segmentKey struct {
 // committer is what only the committer's goroutine touches. Its buffers are used again by every commit.
 type committer struct {
 	tail    tail
+	front   front
 	begun   time.Time // start of the last commit
 	pending []staged  // taken from the queue, in order; those before head are in taken
 	head    int
@@ -38,6 +39,8 @@ type committer struct {
 	frame   []byte
 	packed  []byte // the same with packed entries
 	sealed  []byte // one of the two: what is written
+	index   uint64 // of the frame
+	frames  [][]byte
 	count   int
 	inline  int64
 	pointed int64
@@ -88,42 +91,80 @@ func (f *flush) wait() error {
 // run is the committer.
 func (j *Journal) run() {
 	defer close(j.stopped)
-	for j.await() && j.commit() {
+	for {
+		var goOn bool
+		switch j.await() {
+		case stepCommit:
+			goOn = j.commit()
+		case stepDrain:
+			goOn = j.drain()
+		}
+		if !goOn {
+			if len(j.c.front.ends) == 0 {
+				j.tellDrained(nil)
+			}
+			j.tellDrained(ErrClosed)
+			return
+		}
 	}
 }
 
-// await returns true when a commit is due, false when the journal is closing and nothing waits.
-func (j *Journal) await() bool {
+// step is what the committer does next.
+type step uint8
+
+const (
+	stepEnd step = iota // the journal is closing, and nothing waits
+	stepCommit
+	stepDrain
+)
+
+// await returns when there is something to do.
+func (j *Journal) await() step {
 	c := &j.c
 	var timer <-chan time.Time
 	for {
 		j.mu.Lock()
 		waits := c.head < len(c.pending) || len(j.queue) > 0 || len(j.seals) > 0
 		if !waits && j.closing {
-			j.ended = true
+			last := len(c.front.ends) > 0 && !c.front.tried // else the front keeps it for the next start
+			c.front.tried = true
+			j.ended = !last
 			j.mu.Unlock()
-			return false
+			if last {
+				return stepDrain
+			}
+			return stepEnd
 		}
+		drain := c.front.want || len(j.drains) > 0
 		due := j.interval <= 0 || j.closing || j.queued >= j.o.FrameMax
 		interval := j.interval
 		j.mu.Unlock()
+		if drain {
+			return stepDrain
+		}
 		if !waits {
-			<-j.wake
+			select {
+			case <-j.wake:
+			case <-c.front.timer:
+				c.front.timer, c.front.want = nil, true
+			}
 			continue
 		}
 		if due {
-			return true
+			return stepCommit
 		}
 		wait := min(c.begun.Add(interval).Sub(j.o.Now()), interval) // a clock that went back waits no longer
 		if wait <= 0 {
-			return true
+			return stepCommit
 		}
 		if timer == nil {
 			timer = j.o.After(wait)
 		}
 		select {
 		case <-timer:
-			return true
+			return stepCommit
+		case <-c.front.timer:
+			c.front.timer, c.front.want = nil, true
 		case <-j.wake: // enough for a frame, another interval, or the end
 			timer = nil
 		}
@@ -144,9 +185,9 @@ func (j *Journal) commit() bool {
 	c.encode(&j.o, j.id)
 	var err error
 	if c.count > 0 { // else only barriers
-		if err = c.write(); err == nil {
-			j.last.Store(c.tail.index)
-			j.tally.add(c.tail.index, c.inline, c.pointed)
+		if err = j.store(); err == nil {
+			j.last.Store(c.index)
+			j.tally.add(c.index, c.inline, c.pointed)
 			j.stats.commits.Add(1)
 			j.stats.inline.Add(c.inline)
 			j.stats.pointed.Add(c.pointed)
@@ -165,7 +206,7 @@ func (j *Journal) commit() bool {
 // shrink lets go of buffers that an unusual commit has left large.
 func (c *committer) shrink() {
 	if cap(c.frame) > keepBuffer && c.tail.mean < keepBuffer/4 {
-		c.frame, c.packed, c.sealed = nil, nil, nil
+		c.frame, c.packed, c.sealed, c.frames = nil, nil, nil, nil
 	}
 	if len(c.share) > keepShares {
 		c.share, c.seen = make(map[shareKey]int), make(map[segmentKey]struct{})
@@ -311,7 +352,8 @@ func (c *committer) encode(o *Options, id uint64) {
 	if c.sealed = c.frame; packed {
 		c.sealed = c.packed
 	}
-	seal(c.sealed, c.tail.index+1, id, c.count, packed)
+	c.index = c.tail.index + 1 + uint64(len(c.front.ends))
+	seal(c.sealed, c.index, id, c.count, packed)
 }
 
 func (c *committer) encodeEntry(e *Entry, inlineMax int) {
@@ -341,12 +383,12 @@ func (c *committer) encodeEntry(e *Entry, inlineMax int) {
 	}
 }
 
-// write makes the frame and all it points at durable, side by side.
+// write makes the frames, the last of which is this commit's, and all it points at durable, side by side.
 func (c *committer) write() error {
 	c.flush.start()
 	err := c.tail.refresh()
 	if err == nil {
-		err = c.tail.write(c.sealed)
+		err = c.tail.writeAll(c.frames)
 	}
 	flushErr := c.flush.wait() // always: the syncs belong to groups that are about to be answered
 	if err == nil {

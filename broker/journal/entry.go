@@ -8,7 +8,7 @@ const (
 	Append       Kind = 1 // batches, inside the frame
 	Pointer      Kind = 2 // batches that lie in their segment only; the frame carries their CRC
 	Truncate     Kind = 3 // the log ends at Base, byte Position of Segment
-	StartMoved   Kind = 4 // the log starts at Base
+	StartMoved   Kind = 4 // the log starts at Base; earlier entries for segments below Segment hold no more
 	TopicCreated Kind = 5 // Bytes is the name, Base the number of partitions
 	TopicDeleted Kind = 6
 )
@@ -82,6 +82,7 @@ type Report struct {
 	ID           uint64 // journal id of the frames, 0 when there are none
 	First, Last  uint64 // wal indexes of the first and last valid frame passed on, 0 when there are none
 	Frames       int64
+	Fronted      int64 // of them, how many were in the front only
 	Entries      int64
 	Bytes        int64    // in valid frames
 	ZeroBytes    int64    // zeros after the last valid frame: the space filled ahead
@@ -101,4 +102,6 @@ type FrameInfo struct {
 	Offset int64  // of the frame (after the wal's length prefix) in that file
 	Size   int    // of the frame in bytes, as it lies there
 	Packed bool   // its entries are packed
+
+	bytes []byte // of a frame that is not in the file
 }

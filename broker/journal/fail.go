@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -13,7 +14,11 @@ import (
 func (j *Journal) fail(cause error) bool {
 	j.stats.failures.Add(1)
 	j.o.Logger.Error("journal: a commit failed", "frame", j.c.tail.index+1, "err", cause)
-	answer := fmt.Errorf("%w: %w", ErrWrite, cause)
+	kind := ErrWrite
+	if errors.Is(cause, errDoubt) {
+		kind = ErrUnavailable
+	}
+	answer := fmt.Errorf("%w: %w", kind, cause)
 	for wait := firstBackoff; ; wait = min(2*wait, lastBackoff) {
 		err := j.c.tail.restart()
 		if err == nil {
@@ -57,6 +62,7 @@ func (j *Journal) unavailable(wait time.Duration, answer error) bool {
 func (j *Journal) reject(answer error) {
 	c := &j.c
 	j.answer(answer)
+	j.tellDrained(answer)
 	for !j.settle() {
 		j.gather()
 		for c.head < len(c.pending) {

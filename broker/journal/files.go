@@ -39,8 +39,13 @@ type files struct {
 	id     uint64
 	after  uint64 // index of the checkpoint's mark; set by open
 	next   uint64 // index of the first frame to be written; set by open
-	report Report
-	ext    []extent // of list, as open found it
+	mark   uint64 // id of the journal whose last life may have left frames in a front, 0 for none; set by open
+	virgin bool   // the directory has never had a frame, a checkpoint or a front; set by open
+
+	walNext uint64       // next, as the wal alone says
+	spare   []frontFrame // see scanner
+	report  Report
+	ext     []extent // of list, as open found it
 
 	drop sync.Mutex // one Drop at a time
 	mu   sync.Mutex
@@ -66,6 +71,9 @@ func (f *files) open(o *Options, after Mark) error {
 		return err
 	}
 	if err := f.removeSpares(); err != nil {
+		return err
+	}
+	if err := f.findMark(); err != nil {
 		return err
 	}
 	list, aside, err := listWAL(o.FS, o.Dir)
@@ -116,6 +124,10 @@ func (f *files) own(s *scanner, list []walFile, after Mark) error {
 			return fmt.Errorf("frames of journal %016x, checkpoint of %016x: %w", other, after.ID, ErrForeign)
 		}
 	}
+	if f.id == 0 {
+		f.id = f.mark
+	}
+	f.virgin = f.id == 0
 	for f.id == 0 {
 		f.id = rand.Uint64()
 	}
@@ -141,7 +153,7 @@ func (f *files) setAside(names []string) error {
 
 // replay passes the frames after the mark to fn.
 func (f *files) replay(fn func(Frame) error) (Report, error) {
-	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id}
+	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id, spare: f.spare}
 	r, _, err := s.run(f.list, f.after, func(i FrameInfo) error {
 		i.Last = i.Index == f.report.Last
 		return fn(i.Frame)
@@ -155,7 +167,9 @@ func (f *files) replay(fn func(Frame) error) (Report, error) {
 // Only the last file with frames is rewritten: a later file is made only after the one before was synced. Its frames
 // may have been readable from the page cache and nowhere else (a failed sync marks pages clean), and the rewriting goes
 // through a new file, because a cut while old bytes are overwritten in place may cost frames that were safe.
-func (f *files) start() error {
+//
+// What was in the front only comes behind it.
+func (f *files) start(pending []frontFrame) error {
 	for i := len(f.list) - 1; i >= 0; i-- {
 		if f.ext[i].frames == 0 {
 			continue
@@ -167,10 +181,10 @@ func (f *files) start() error {
 		}
 		break
 	}
-	if len(f.list) == 0 || f.list[len(f.list)-1].base != f.next {
-		f.list = append(f.list, walFile{base: f.next, name: walName(f.next)})
-		f.ext = append(f.ext, extent{})
+	if err := f.takeIn(pending); err != nil {
+		return fmt.Errorf("write what the front held: %w", err)
 	}
+	f.follow(f.next)
 	if err := f.fresh(f.next); err != nil {
 		return err
 	}
@@ -213,16 +227,22 @@ func (f *files) rewrite(i int) error {
 	return f.o.FS.SyncDir(f.o.Dir, syncStartDir)
 }
 
-// copyFrames copies every frame of from; what follows the first file is empty and tells only where that one ends.
+// copyFrames copies every frame of the first file; those that follow tell only where that one ends.
 func (f *files) copyFrames(from []walFile, to disk.File) error {
 	out := bufio.NewWriterSize(io.NewOffsetWriter(to, 0), 64<<10)
-	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id}
+	s := scanner{fs: f.o.FS, dir: f.o.Dir, id: f.id, spare: f.spare}
 	_, _, err := s.run(from, 0, func(i FrameInfo) error {
+		if i.File != from[0].name {
+			return nil
+		}
 		var prefix [binary.MaxVarintLen64]byte
 		if _, err := out.Write(prefix[:binary.PutUvarint(prefix[:], uint64(i.Size))]); err != nil {
 			return err
 		}
-		frame, err := s.win.at(i.Offset, i.Size)
+		frame, err := i.bytes, error(nil)
+		if frame == nil {
+			frame, err = s.win.at(i.Offset, i.Size)
+		}
 		if err != nil {
 			return err
 		}

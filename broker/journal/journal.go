@@ -20,7 +20,9 @@ var (
 	// ErrWrite is what done gets when the group's commit, or one before it, could not be written or synced. The group is
 	// not in the journal and will not come back.
 	ErrWrite = errors.New("journal write failed")
-	// ErrUnavailable is what done gets while the journal cannot make a new file after a failure. It tries again by itself.
+	// ErrUnavailable is what done gets while the journal cannot make a new file after a failure, and for a commit that
+	// failed in the front and then in the file: the group may come back after a crash, if nothing came after it. It tries
+	// again by itself.
 	ErrUnavailable = errors.New("journal unavailable")
 	// ErrClosed is returned after Close.
 	ErrClosed = errors.New("journal closed")
@@ -32,6 +34,9 @@ var (
 	ErrInvalid = errors.New("not a journal group")
 	// ErrForeign is returned by Open when the frames carry another journal's id than the checkpoint does: a swapped card.
 	ErrForeign = errors.New("journal belongs to another board")
+	// ErrFront is returned by Open when frames may have been acknowledged from a front that is not there, that cannot be
+	// read, or that is another journal's. Options.ForgetFront goes on without them.
+	ErrFront = errors.New("journal front does not fit the journal")
 	// ErrState is returned when a method is called out of turn: Replay after Start, Start twice, Drop before Start.
 	ErrState = errors.New("journal call out of turn")
 )
@@ -55,6 +60,10 @@ type Options struct {
 	InlineMax      int           // a partition's share of a commit from here on goes as pointers, bytes [64 KiB]
 	FrameMax       int           // a frame holds at most this or one group, bytes [1 MiB], at most MaxFrame
 	PackMin        int           // the entries of frames from here on are packed where that saves, bytes [512]
+	Front          Front         // small commits are acknowledged from it [nil: none]
+	FrontError     error         // why there is no Front where there should be one
+	ForgetFront    bool          // Open gives up what is in a front it would refuse
+	FrontInterval  time.Duration // what the front holds goes to the wal no later than this [10 s]
 	Now            func() time.Time
 	After          func(time.Duration) <-chan time.Time // [time.After]
 	Logger         *slog.Logger                         // [discard]
@@ -78,6 +87,9 @@ type Journal struct {
 	late      bool // after that: a goroutine answers what is staged still
 
 	spareSeals []func() // the other buffer of seals
+
+	drains     []chan error  // who waits for the front to be drained
+	frontFirst atomic.Uint64 // index of the first frame that is in the front and not in the wal, 0 for none
 
 	wake    chan struct{} // capacity 1: the committer should look again
 	stopped chan struct{} // closed when the committer has ended
@@ -113,6 +125,9 @@ func Open(o Options, after Mark) (*Journal, error) {
 	if err := j.files.open(&j.o, after); err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", o.Dir, err)
 	}
+	if err := j.openFront(); err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", o.Dir, err)
+	}
 	j.id = j.files.id
 	j.last.Store(j.files.next - 1)
 	j.tally.add(j.files.report.Last, j.files.report.Bytes, 0) // the next checkpoint is nearer by what is replayed
@@ -138,6 +153,9 @@ func (o *Options) fill() error {
 	if o.PackMin == 0 {
 		o.PackMin = 512 // below it neither the blocks written nor the zeros ahead would be fewer
 	}
+	if o.FrontInterval == 0 {
+		o.FrontInterval = 10 * time.Second
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -148,7 +166,7 @@ func (o *Options) fill() error {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Dir == "" || o.SegmentBytes < 0 || o.InlineMax < 0 || o.PackMin < 0 || o.FrameMax < headerSize || o.FrameMax > MaxFrame ||
-		o.CommitInterval < 0 {
+		o.CommitInterval < 0 || o.FrontInterval < 0 {
 		return fmt.Errorf("options of journal %q: segment %d, inline %d, frame %d bytes, interval %v: %w",
 			o.Dir, o.SegmentBytes, o.InlineMax, o.FrameMax, o.CommitInterval, ErrInvalid)
 	}
@@ -165,6 +183,10 @@ func (j *Journal) Replay(fn func(Frame) error) (Report, error) {
 	}
 	j.mu.Unlock()
 	r, err := j.files.replay(fn)
+	if err == nil {
+		j.c.front.extend(&r, j.files.walNext, j.files.after)
+		err = j.c.front.replay(fn)
+	}
 	if err != nil {
 		return r, fmt.Errorf("replay journal %s: %w", j.o.Dir, err)
 	}
@@ -179,7 +201,10 @@ func (j *Journal) Start() error {
 	if j.started || j.closing {
 		return fmt.Errorf("start: %w", ErrState)
 	}
-	if err := j.files.start(); err != nil {
+	if err := j.files.start(j.c.front.pending); err != nil {
+		return fmt.Errorf("start journal %s: %w", j.o.Dir, err)
+	}
+	if err := j.startFront(); err != nil {
 		return fmt.Errorf("start journal %s: %w", j.o.Dir, err)
 	}
 	if err := j.c.tail.attach(); err != nil {
@@ -281,10 +306,14 @@ func (j *Journal) Mark() Mark { return Mark{j.id, j.last.Load()} }
 func (j *Journal) Bytes() (inline, pointed int64) { return j.tally.bytes() }
 
 // Drop unlinks the whole wal segments that end at or below m, oldest first, once a checkpoint that records m is durable.
-// It may run beside commits. After an error it may be called again.
+// What the front holds up to there goes to the wal before. It may run beside commits, but not in a done or a seal. After
+// an error it may be called again.
 func (j *Journal) Drop(m Mark) error {
 	if m.ID != j.id {
 		return fmt.Errorf("drop to mark of journal %016x: %w", m.ID, ErrForeign)
+	}
+	if err := j.drainTo(m.Index); err != nil {
+		return fmt.Errorf("drop journal to %d: drain the front: %w", m.Index, err)
 	}
 	j.tally.drop(m.Index)
 	n, err := j.files.dropTo(m.Index)
@@ -313,7 +342,7 @@ func (j *Journal) Stats() Stats {
 	return s
 }
 
-// Close commits what is staged, ends the committer and closes the files. What is staged later is answered with
+// Close commits what is staged, drains the front, ends the committer and closes the files. What is staged later is answered with
 // ErrClosed, by a goroutine of its own.
 func (j *Journal) Close() error {
 	j.mu.Lock()
@@ -333,7 +362,11 @@ func (j *Journal) Close() error {
 	}
 	j.signal()
 	<-j.stopped
-	if err := j.c.tail.close(); err != nil {
+	err := j.c.tail.close()
+	if started && len(j.c.front.ends) == 0 { // the next start may do without the front
+		err = errors.Join(err, j.files.setMark(0))
+	}
+	if err != nil {
 		return fmt.Errorf("close journal %s: %w", j.o.Dir, err)
 	}
 	return nil

@@ -69,7 +69,7 @@ func listWAL(fsys disk.FS, dir string) (list []walFile, aside []string, err erro
 	}
 	for _, d := range names {
 		name := d.Name()
-		if name == tempName || strings.HasPrefix(name, sparePrefix) {
+		if name == tempName || strings.HasPrefix(name, sparePrefix) || strings.HasPrefix(name, markPrefix) {
 			continue
 		}
 		base, err := strconv.ParseUint(name, 10, 64)
@@ -89,7 +89,9 @@ type scanner struct {
 	id     uint64 // frames of another journal are not frames
 	win    window
 	dec    decoder
-	budget int64 // CRC bytes that may still be spent on candidates in this file
+	spare  []frontFrame // by index: a front has them, should they be missing here
+	filler decoder      // of those
+	budget int64        // CRC bytes that may still be spent on candidates in this file
 }
 
 // run passes the frames above after to fn (which may be nil). A frame counts only when its CRC, its id and its place
@@ -160,6 +162,9 @@ func (s *scanner) file(f walFile, next *uint64, limit, after uint64, fn func(Fra
 			r.DamagedBytes += at - pos
 		}
 		h := parseHeader(frame)
+		if err := s.fill(f, next, h.index, after, fn, r); err != nil {
+			return x, err
+		}
 		r.gap(*next, h.index, after)
 		*next = h.index + 1
 		pos = at + int64(len(frame))
@@ -168,13 +173,7 @@ func (s *scanner) file(f walFile, next *uint64, limit, after uint64, fn func(Fra
 		if h.index <= after {
 			continue
 		}
-		if r.First == 0 {
-			r.First = h.index
-		}
-		r.ID, r.Last = h.id, h.index
-		r.Frames++
-		r.Entries += int64(h.count)
-		r.Bytes += int64(len(frame))
+		r.count(frame)
 		if fn != nil {
 			if err := fn(FrameInfo{
 				Frame: Frame{Index: h.index, Entries: s.dec.entries},
@@ -185,6 +184,40 @@ func (s *scanner) file(f walFile, next *uint64, limit, after uint64, fn func(Fra
 		}
 	}
 	return x, nil
+}
+
+// fill passes the spare frames on that are missing before found: of a drain that a power cut tore, any frame may be whole.
+func (s *scanner) fill(f walFile, next *uint64, found, after uint64, fn func(FrameInfo) error, r *Report) error {
+	for _, p := range s.spare {
+		if p.index < *next || p.index >= found || p.index <= after || !s.filler.check(p.bytes) {
+			continue
+		}
+		r.gap(*next, p.index, after)
+		*next = p.index + 1
+		r.count(p.bytes)
+		r.Fronted++
+		if fn == nil {
+			continue
+		}
+		if err := fn(FrameInfo{
+			Frame: Frame{Index: p.index, Entries: s.filler.entries}, ID: s.id, File: f.name, Offset: -1, Size: len(p.bytes), bytes: p.bytes,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// count adds a frame that is passed on.
+func (r *Report) count(frame []byte) {
+	h := parseHeader(frame)
+	if r.First == 0 {
+		r.First = h.index
+	}
+	r.ID, r.Last = h.id, h.index
+	r.Frames++
+	r.Entries += int64(h.count)
+	r.Bytes += int64(len(frame))
 }
 
 // frameAt returns the frame whose wal entry begins at pos, nil when there is none that counts.

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Stats are counters since Open; they only grow, but for Segments and Queued.
+// Stats are counters since Open; they only grow, but for FrontBytes, Segments and Queued.
 type Stats struct {
 	Commits      int64 // acknowledged commits, one frame each
 	Groups       int64 // acknowledged groups
@@ -21,13 +21,18 @@ type Stats struct {
 	Dropped      int64 // wal segments let go: unlinked, or kept to be used again
 	Reused       int64 // rolls that went on in one of those
 	Reopened     int64 // times the wal was reopened to forget unlinked segments
+	Fronted      int64 // commits that were acknowledged from the front
+	Drains       int64 // times the front was emptied into the wal
+	FrontFailed  int64 // failures of the front; after the first nothing is acknowledged from it
+	FrontBytes   int64 // bytes in the front that are not in the wal now
 	Segments     int   // wal segments now
 	Queued       int   // bytes that wait for a commit now
 }
 
 type counters struct {
 	commits, groups, inline, pointed, frame, zero, syncs, syncNanos,
-	failures, restarts, rolls, dropped, reused, reopened atomic.Int64
+	failures, restarts, rolls, dropped, reused, reopened,
+	fronted, drains, frontFailures, frontBytes atomic.Int64
 }
 
 func (c *counters) stats() Stats {
@@ -46,5 +51,9 @@ func (c *counters) stats() Stats {
 		Dropped:      c.dropped.Load(),
 		Reused:       c.reused.Load(),
 		Reopened:     c.reopened.Load(),
+		Fronted:      c.fronted.Load(),
+		Drains:       c.drains.Load(),
+		FrontFailed:  c.frontFailures.Load(),
+		FrontBytes:   c.frontBytes.Load(),
 	}
 }

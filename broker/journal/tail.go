@@ -78,11 +78,12 @@ type tail struct {
 	log      walLog
 	file     disk.File
 	base     uint64 // index of the file's first frame
-	index    uint64 // last acknowledged frame
+	index    uint64 // last acknowledged frame of the wal
+	writing  int    // frames being written
 	size     int64  // acknowledged bytes in the file
-	end      int64  // size when the frame being written is acknowledged
+	end      int64  // size when the frames being written are acknowledged
 	zeroed   int64  // bytes allocated, by zeros or by what the file held before; zeros never pass the wal's segment size
-	mean     int    // of the last frames' sizes
+	mean     int    // of the last writes' sizes
 	noAhead  bool   // after a failure, until the next roll: filling ahead may have been what failed
 	reused   int64  // bytes of a file used again that the wal goes on in after the roll under way
 	unlinked int64  // stats.dropped when the wal was opened
@@ -106,10 +107,31 @@ func (t *tail) attach() error {
 	return err
 }
 
-// write puts one frame into the wal and makes it durable; accept makes it the last acknowledged one. After an error of
-// either nothing on this handle is trusted: restart.
-func (t *tail) write(frame []byte) error {
-	size := uvarintLen(uint64(len(frame))) + int64(len(frame))
+// writeAll puts frames into the wal and makes them durable, with one write and one sync where no segment ends in between;
+// accept makes the last of those writes the last acknowledged one. After an error of either nothing on this handle is
+// trusted: restart.
+func (t *tail) writeAll(frames [][]byte) error {
+	for {
+		n, end := 0, t.size
+		for n < len(frames) && (n == 0 || end < int64(t.files.o.SegmentBytes)) { // only the last one may make the wal roll
+			end += uvarintLen(uint64(len(frames[n]))) + int64(len(frames[n]))
+			n++
+		}
+		if err := t.write(frames[:n], end-t.size); err != nil {
+			return err
+		}
+		if frames = frames[n:]; len(frames) == 0 {
+			return nil
+		}
+		if err := t.accept(); err != nil {
+			return err
+		}
+	}
+}
+
+// write is one write of frames that take size bytes.
+func (t *tail) write(frames [][]byte, size int64) error {
+	t.writing = len(frames)
 	t.end = t.size + size
 	t.mean += (int(size) - t.mean) / 8
 	if !t.rolls() {
@@ -118,7 +140,9 @@ func (t *tail) write(frame []byte) error {
 		}
 	}
 	t.batch.Clear()
-	t.batch.Write(t.index+1, frame)
+	for i, frame := range frames {
+		t.batch.Write(t.index+1+uint64(i), frame)
+	}
 	if err := t.log.WriteBatch(t.batch); err != nil {
 		return err
 	}
@@ -126,7 +150,7 @@ func (t *tail) write(frame []byte) error {
 		// The wal has synced and closed the file and made the next, whose name must be durable before anything in it is
 		// acknowledged.
 		var err error
-		if t.reused, err = t.reuse(t.index + 2); err != nil {
+		if t.reused, err = t.reuse(t.following()); err != nil {
 			return err
 		}
 		if err := t.files.o.FS.SyncDir(t.files.o.Dir, syncRoll); err != nil {
@@ -143,14 +167,17 @@ func (t *tail) write(frame []byte) error {
 	return nil
 }
 
+// following is the index after the frames being written.
+func (t *tail) following() uint64 { return t.index + uint64(t.writing) + 1 }
+
 // rolls tells whether the frame that ends at t.end makes the wal go on in its next file.
 func (t *tail) rolls() bool { return t.end >= int64(t.files.o.SegmentBytes) }
 
-// accept counts the written frame as acknowledged. Only opening the file after a roll can fail.
+// accept counts the written frames as acknowledged. Only opening the file after a roll can fail.
 func (t *tail) accept() error {
 	size := t.end - t.size
 	if t.rolls() {
-		next := t.index + 2
+		next := t.following()
 		file, err := t.files.o.FS.OpenFile(t.files.path(walName(next)), os.O_RDWR, 0)
 		if err != nil {
 			return err
@@ -168,7 +195,7 @@ func (t *tail) accept() error {
 		}
 	}
 	t.size = t.end
-	t.index++
+	t.index += uint64(t.writing)
 	t.stats.frame.Add(size)
 	return nil
 }
@@ -240,20 +267,27 @@ func (t *tail) restart() error {
 	return nil
 }
 
-// cut takes everything after the last acknowledged frame off the file. It also dirties the block the cut is in, so that
-// acknowledged bytes whose block was part of a failed write are written again.
-func (t *tail) cut() error {
+// cut takes everything after the last acknowledged frame off the file, and writes what is left of the block the cut is in
+// again: acknowledged bytes whose block was part of a failed write. The truncation alone dirties that block only where it
+// shortens the file, and a cut whose own sync failed has done so before.
+func (t *tail) cut() (err error) {
 	file, err := t.files.o.FS.OpenFile(t.files.path(walName(t.base)), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, file.Close()) }()
 	if err := file.Truncate(t.size); err != nil {
-		return errors.Join(err, file.Close())
+		return err
 	}
-	if err := file.Sync(syncCut); err != nil {
-		return errors.Join(err, file.Close())
+	at := t.size &^ (blockSize - 1)
+	left := make([]byte, t.size-at)
+	if _, err := file.ReadAt(left, at); err != nil {
+		return err
 	}
-	return file.Close()
+	if _, err := file.WriteAt(left, at); err != nil {
+		return err
+	}
+	return file.Sync(syncCut)
 }
 
 // place puts an empty file of a fresh inode at the name next. What a failed roll has left behind its frame goes first,

@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -28,6 +29,9 @@ type AppendOptions struct {
 	Epoch int32
 	// Internal appends may use the disk's reserve, and may hold control batches.
 	Internal bool
+	// InSync is how many replicas are in sync, where all of them must have the records before the answer (acks=all):
+	// fewer than min.insync.replicas refuse them. 0: it does not matter.
+	InSync int
 }
 
 // AppendResult is what became of an append.
@@ -48,7 +52,12 @@ type AppendResult struct {
 func (p *Partition) Append(batches []byte, o AppendOptions, done func(AppendResult)) {
 	now := p.store.nowMS()
 	c := newCommit(p, o, now, done)
-	if err := c.inspect(batches, p.config.Load()); err != nil {
+	cfg := p.config.Load()
+	if o.InSync > 0 && int64(o.InSync) < cfg.MinInSyncReplicas {
+		c.refuse(fmt.Errorf("append to %s: %d in sync, want %d: %w", p, o.InSync, cfg.MinInSyncReplicas, ErrNotEnoughReplicas))
+		return
+	}
+	if err := c.inspect(batches, cfg); err != nil {
 		c.refuse(fmt.Errorf("append to %s: %w", p, err))
 		return
 	}
@@ -70,6 +79,7 @@ type commit struct {
 	o       AppendOptions
 	now     int64
 	batches []byte
+	taken   int64        // of Config.Recompressed, for batches that are not the caller's
 	first   record.Batch // aliases batches
 	records int64
 
@@ -100,6 +110,9 @@ func newCommit(p *Partition, o AppendOptions, now int64, done func(AppendResult)
 }
 
 func (c *commit) free() {
+	if c.taken > 0 {
+		c.p.store.cfg.Recompressed.Release(c.taken)
+	}
 	*c = commit{fn: c.fn, sync: c.sync, sum: c.sum}
 	commits.Put(c)
 }
@@ -110,7 +123,7 @@ func (c *commit) checksum() uint32 { return record.Sum(c.batches) }
 // inspect looks at everything that needs no lock. It stamps the append time, which is inside the checksum.
 func (c *commit) inspect(batches []byte, cfg *catalog.TopicConfig) error {
 	c.batches = batches
-	check := record.ValidateOptions{Compacted: cfg.CleanupCompact, Internal: c.o.Internal}
+	check := record.ValidateOptions{Compacted: cfg.CleanupCompact, Internal: c.o.Internal, MaxRecord: cfg.MaxMessageBytes}
 	if !cfg.LogAppendTime {
 		check.Earliest = c.now - min(cfg.TimestampBeforeMaxMS, c.now)
 		if cfg.TimestampAfterMaxMS < math.MaxInt64-c.now {
@@ -130,11 +143,20 @@ func (c *commit) inspect(batches []byte, cfg *catalog.TopicConfig) error {
 		if err := b.Check(); err != nil {
 			return err
 		}
-		if err := b.Validate(check); err != nil {
+		decompressed, err := b.Measure(check)
+		if err != nil {
 			if errors.Is(err, record.ErrTimestamp) {
 				err = fmt.Errorf("%w: %w", ErrInvalidTimestamp, err)
 			}
 			return err
+		}
+		if codec, own := compression(cfg); own && codec != b.Codec() && !b.Control() {
+			if len(c.batches) != len(b) {
+				return fmt.Errorf("%w: a batch to be compressed anew must come alone", record.ErrInvalid)
+			}
+			if b, err = c.recompress(b, codec, decompressed, cfg.MaxMessageBytes); err != nil {
+				return err
+			}
 		}
 		if cfg.LogAppendTime {
 			b.StampAppendTime(c.now)
@@ -151,6 +173,43 @@ func (c *commit) inspect(batches []byte, cfg *catalog.TopicConfig) error {
 		return fmt.Errorf("%w: no batch", record.ErrInvalid)
 	}
 	return nil
+}
+
+// compression is what a topic's batches are compressed with; own is false where that is the producer's to choose.
+func compression(cfg *catalog.TopicConfig) (codec record.Codec, own bool) {
+	if cfg.Compression == "producer" {
+		return record.None, false
+	}
+	codec, err := record.ParseCodec(cfg.Compression)
+	return codec, err == nil
+}
+
+// recompress puts a batch into memory of its own, compressed as the topic wants it.
+func (c *commit) recompress(b record.Batch, codec record.Codec, decompressed, most int64) (record.Batch, error) {
+	var dst []byte
+	if codec == record.None {
+		if size := record.HeaderSize + decompressed; size > most {
+			return nil, fmt.Errorf("%d bytes uncompressed, as the topic wants it, limit %d: %w", size, most, ErrTooLarge)
+		}
+	}
+	room := c.p.store.cfg.Recompressed
+	c.taken = min(record.RecompressedMax(decompressed), most, room.Size())
+	if err := room.Acquire(context.Background(), c.taken); err != nil {
+		c.taken = 0
+		return nil, err
+	}
+	if codec == record.None {
+		dst = make([]byte, 0, record.HeaderSize+decompressed)
+	}
+	out, err := b.Recompress(dst, codec, most)
+	if errors.Is(err, record.ErrTooLarge) {
+		err = fmt.Errorf("compressed with %s, as the topic wants it: %w: %w", codec, err, ErrTooLarge)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.batches = out
+	return out, nil
 }
 
 // answer is what is left to do when the lock is released: nothing, or to call answer with result.

@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -93,9 +94,18 @@ func (s *Store) checkpoint(o *offline, back *Partition) error {
 		s.touched.Store(true)
 		return err
 	}
-	if err := s.slots.write(slot); err != nil {
+	err, memoryErr := s.slots.write(slot)
+	if memoryErr != nil {
+		s.log.Error("checkpoints go to files from now on", "err", memoryErr)
+	}
+	if err != nil {
 		s.touched.Store(true)
 		return err
+	}
+	for i, f := range flushed {
+		if f.ok {
+			parts[i].named(f.entry.Segment)
+		}
 	}
 	if back != nil {
 		// It still is offline to everybody else, the next checkpoint included: with this place, and nothing behind it.
@@ -143,6 +153,7 @@ func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
 	}
 	p.state.Lock()
 	pieces, last := p.pieces, p.durablePiece
+	p.cutTo = math.MaxInt64
 	e = SlotEntry{
 		Topic: p.topic.ID, Partition: p.index,
 		Segment: last.Base(), Position: p.durablePos, Next: p.durable, Start: p.start,

@@ -26,12 +26,17 @@ var (
 	ErrDiskFull = errors.New("disk is full")
 	// ErrTooLarge is returned for a batch over max.message.bytes.
 	ErrTooLarge = errors.New("batch is larger than max.message.bytes")
+	// ErrNotEnoughReplicas is returned for an append that all replicas must have while fewer than min.insync.replicas are
+	// in sync.
+	ErrNotEnoughReplicas = errors.New("fewer replicas are in sync than min.insync.replicas")
 	// ErrInvalidTimestamp is returned for a timestamp outside message.timestamp.before.max.ms or after.max.ms.
 	ErrInvalidTimestamp = errors.New("timestamp is out of the allowed range")
 	// ErrOutOfOrderSequence is returned for an idempotent batch that leaves a gap or goes back.
 	ErrOutOfOrderSequence = errors.New("out of order sequence number")
 	// ErrFencedProducer is returned for a batch of an older producer epoch than the partition has seen.
 	ErrFencedProducer = errors.New("producer epoch is fenced")
+	// ErrChanged is returned by Scan and Rewrite when the segments are not the log's any more: deleted, truncated or closed.
+	ErrChanged = errors.New("the log has changed meanwhile")
 	// ErrOverloaded is returned when too much waits for the next commit; nothing was written and a retry is welcome.
 	ErrOverloaded = errors.New("too much is waiting for the disk")
 )

@@ -54,7 +54,7 @@ func TestFullDiskRefusesAndRecoversAlone(t *testing.T) {
 			Space: freeing{space, u}, Now: func() time.Time { return w.Clock },
 			Elapsed: func() time.Duration { return 0 },
 		})
-		if err := c.Pass(); err != nil {
+		if err := c.Pass(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if c.Dropped() == 0 || p.Start() != start+c.Dropped() {

@@ -91,10 +91,7 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 	}
 	g := p.gathering
 	if g == nil {
-		codec, err := record.ParseCodec(cfg.Compression)
-		if err != nil {
-			codec = record.None // "producer": what the broker makes itself is left as it is
-		}
+		codec, _ := compression(cfg) // where the producer chooses, what the broker makes itself is left as it is
 		g = gatherings.Get().(*gathering)
 		if g.builder == nil || g.codec != codec {
 			g.builder, g.codec = record.NewBuilder(codec), codec

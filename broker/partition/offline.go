@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -38,7 +37,7 @@ const (
 
 // offline is a partition whose files could not be opened: a disk that failed. Nothing of it is lost: its directory stays
 // as it is, each checkpoint goes on naming the place where the last one saw its end, and what the journal has behind
-// that place is kept in a file of its own, so that the journal need not wait for it.
+// that place is kept in a file of its own, so that the journal need not wait for it. Changed under Store.creating and mu.
 type offline struct {
 	topic  Topic
 	config catalog.TopicConfig
@@ -86,15 +85,22 @@ func (s *Store) Offline(topic catalog.TopicID, index int32) error {
 	return fmt.Errorf("%s-%d: %w: %w", o.topic.Name, index, ErrOffline, o.err)
 }
 
-// OfflineTopics yields the ids of topics with partitions that are offline.
-func (s *Store) OfflineTopics() iter.Seq[catalog.TopicID] {
+// OfflinePartition is a partition that the disk has and that cannot be used now.
+type OfflinePartition struct {
+	Topic Topic
+	Index int32
+	Err   error // why
+}
+
+// OfflinePartitions lists those that are offline, in no order.
+func (s *Store) OfflinePartitions() []OfflinePartition {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	ids := make(map[catalog.TopicID]struct{})
-	for k := range s.offline {
-		ids[k.topic] = struct{}{}
+	list := make([]OfflinePartition, 0, len(s.offline))
+	for k, o := range s.offline {
+		list = append(list, OfflinePartition{o.topic, k.index, o.err})
 	}
-	return maps.Keys(ids)
+	return list
 }
 
 // anyDue says whether a partition is to be tried again.
@@ -122,13 +128,17 @@ func (s *Store) bringBack(nowMS int64) (back []*Partition) {
 			continue
 		}
 		p, err := s.reopen(k, o)
+		s.mu.Lock()
+		if s.closed && err == nil {
+			err = errors.Join(ErrDeleted, closePieces(p.pieces))
+		}
 		if err != nil {
-			s.log.Warn("partition stays offline", "partition", fmt.Sprintf("%s-%d", o.topic.Name, k.index), "err", err)
 			o.err, o.tries = err, o.tries+1
 			o.retry = nowMS + min(retryMin<<min(o.tries, 16), retryMax)
+			s.mu.Unlock()
+			s.log.Warn("partition stays offline", "partition", fmt.Sprintf("%s-%d", o.topic.Name, k.index), "err", err)
 			continue
 		}
-		s.mu.Lock()
 		delete(s.offline, k)
 		s.partitions[k] = p
 		s.mu.Unlock()

@@ -224,7 +224,7 @@ func TestATopicThatIsOfflineCanBeDeleted(t *testing.T) {
 	if err := w.TryStart(); err != nil {
 		t.Fatal(err)
 	}
-	if got := slices.Collect(w.Store.OfflineTopics()); len(got) != 1 || got[0] != partitiontest.ID("a") {
+	if got := w.Store.OfflinePartitions(); len(got) != 1 || got[0].Topic.ID != partitiontest.ID("a") {
 		t.Fatalf("offline: %v", got)
 	}
 	f.heal()

@@ -18,11 +18,23 @@ const (
 // was written in; or what LatestTime, EarliestTime and MaxTime ask for. offset is -1 when there is no such record,
 // ts -1 where it has no meaning, epoch -1 where it is not known.
 func (p *Partition) ListOffset(ms int64) (offset, ts int64, epoch int32, err error) {
+	for {
+		p.state.Lock()
+		pieces := p.pieces
+		p.state.Unlock()
+		offset, ts, epoch, err = p.listOffset(pieces, ms)
+		if err == nil || p.gone.Load() || !p.moved(pieces) {
+			return offset, ts, epoch, err
+		}
+	}
+}
+
+func (p *Partition) listOffset(pieces []*piece, ms int64) (offset, ts int64, epoch int32, err error) {
 	if p.gone.Load() {
 		return -1, -1, -1, fmt.Errorf("list offset of %s: %w", p, ErrDeleted)
 	}
 	p.state.Lock()
-	pieces, start, high := p.pieces, p.start, p.high
+	start, high := p.start, p.high
 	p.state.Unlock()
 	switch ms {
 	case LatestTime:

@@ -86,6 +86,7 @@ type Partition struct {
 	// retaining keeps retention and Truncate, which both wait for the journal, out of each other's way. Taken before mu.
 	retaining sync.Mutex
 	scrub     scrub
+	cleaning  cleaning // guarded by retaining
 
 	// state guards what the committer moves. It is held for a few instructions only.
 	state sync.Mutex
@@ -104,6 +105,11 @@ type Partition struct {
 	// followers is the lowest durable end among the other in-sync replicas, MaxInt64 while there are none.
 	followers int64
 	joined    []joiner // duplicates that wait for the first append of their batch
+	// places are the segments that the newest checkpoint slot and the other one name, -1 for none: recovery goes by either,
+	// and nothing below both is ever looked at again but to be read. A truncation lowers them. cutTo is the lowest
+	// segment one has cut since the last checkpoint began.
+	places [2]int64
+	cutTo  int64
 
 	gaps atomic.Int64 // damaged stretches that reads have stepped over or recovery has found
 	// damagedAt is the last damaged offset logged, so that a reader that comes again is not a log line each time.

@@ -113,3 +113,22 @@ func TestBatchesBelowTheStartAreNotedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestARecordThatDecompressesToMoreThanATopicTakesIsRefused(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	for _, codec := range []record.Codec{record.Gzip, record.Snappy, record.LZ4, record.Zstd} {
+		b := record.NewBuilder(codec)
+		b.Add(1, nil, make([]byte, 10<<20), nil)
+		batch, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := partitiontest.AppendBatch(p, batch); !errors.Is(err, record.ErrTooLarge) {
+			t.Errorf("%v: %v", codec, err)
+		}
+	}
+	if p.End() != 0 {
+		t.Errorf("end %d", p.End())
+	}
+}

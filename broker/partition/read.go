@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"millrace/broker/record"
 	"millrace/broker/segment"
@@ -76,11 +77,11 @@ func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again b
 // errCutShort is why offsets before the next segment are gone.
 var errCutShort = errors.New("the segment ends before the next one begins")
 
-// moved says whether the segments are others than they were: a read that failed may have met one being removed.
+// moved says whether the segments are others than they were: a read that failed may have met one being removed or compacted.
 func (p *Partition) moved(pieces []*piece) bool {
 	p.state.Lock()
 	defer p.state.Unlock()
-	return len(pieces) != len(p.pieces) || pieces[0] != p.pieces[0]
+	return !slices.Equal(pieces, p.pieces)
 }
 
 // gap counts and names a stretch that cannot be served: once, however often it is met in a row.
@@ -118,7 +119,7 @@ func firstIn(batches []byte, start, ms int64) (next, offset, ts int64, err error
 		if b.MaxTimestamp() < ms {
 			continue
 		}
-		for r, err := range b.Records(record.DefaultMaxBytes) {
+		for r, err := range b.Stamps(record.DefaultMaxBytes) {
 			if err != nil {
 				return 0, -1, -1, err
 			}

@@ -46,6 +46,25 @@ type fact struct {
 	start int64   // where the log starts in the end, -1 where only its first segment says so
 	cuts  []cut   // in order
 	bases []int64 // segments that entries name and no truncation removes; the checkpoint's first
+	// settled are places in the journal at which segments below one were about to be compacted: what entries before say of
+	// those holds no more. Only where both slots are lost are any such entries met.
+	settled []settled
+}
+
+// settled is one of these places. below is the base of the first segment that is not meant.
+type settled struct {
+	at    place
+	below int64
+}
+
+func (f *fact) settle(at place, below int64) {
+	f.settled = slices.DeleteFunc(f.settled, func(s settled) bool { return s.below <= below })
+	f.settled = append(f.settled, settled{at, below})
+}
+
+// overtaken says whether an entry is of a segment that may have been compacted since.
+func (f *fact) overtaken(at place, e *journal.Entry) bool {
+	return slices.ContainsFunc(f.settled, func(s settled) bool { return at.before(s.at) && e.Segment < s.below })
 }
 
 // cut is one truncation: the log goes on at byte pos of segment seg, and what entries before this one put at or behind
@@ -84,17 +103,12 @@ func (r *recovery) run() error {
 	// A directory made or removed by the last life may not be durable: the next checkpoint sees to it.
 	s.newTopics.Store(true)
 	var bad []string
-	s.slots, bad = openSlots(s.cfg.FS, s.cfg.Dir)
+	s.slots, bad = openSlots(s.cfg.FS, s.cfg.Dir, s.cfg.Slots)
 	for _, b := range bad {
 		r.lost("%s", b)
 	}
 	r.complete = s.slots.ok
-	if r.complete {
-		r.report.Slots = 2 - len(bad)
-		if !s.slots.made {
-			r.report.Slots = 1
-		}
-	}
+	r.report.Slots = s.slots.valid
 	opened, err := s.cfg.OpenJournal(s.slots.last.Mark)
 	if err != nil {
 		return err // and not opened: an interface around a nil pointer is not nil
@@ -121,6 +135,7 @@ func (r *recovery) run() error {
 		return err
 	}
 	r.orphans()
+	s.loadCleaned()
 	r.report.Partitions = len(s.partitions)
 	s.touched.Store(r.report.Entries > 0)
 	s.nextCheckpoint.Store(s.nowMS() + s.cfg.CheckpointIntervalMS)
@@ -339,6 +354,9 @@ func (r *recovery) collectEntry(at place, e *journal.Entry) error {
 	case journal.StartMoved:
 		fact := r.fact(k)
 		fact.start = max(fact.start, e.Base)
+		if e.Segment > 0 {
+			fact.settle(at, e.Segment)
+		}
 	case journal.Truncate:
 		fact := r.fact(k)
 		fact.start = min(fact.start, e.Base)

@@ -202,6 +202,9 @@ func (l *log) apply(at place, e *journal.Entry) error {
 	case journal.StartMoved:
 		return nil // with the cuts, at the end
 	case journal.Truncate:
+		if f.overtaken(at, e) {
+			return nil
+		}
 		if slices.ContainsFunc(f.cuts, func(c cut) bool { return at.before(c.at) && c.covers(e.Segment, e.Position) }) {
 			return nil // a later one cut as much
 		}
@@ -209,6 +212,9 @@ func (l *log) apply(at place, e *journal.Entry) error {
 	case journal.Append, journal.Pointer:
 	default:
 		return nil
+	}
+	if f.overtaken(at, e) {
+		return nil // two checkpoints have seen it, and the producer snapshots of either know of it
 	}
 	length := int64(e.Length)
 	for _, c := range f.cuts {

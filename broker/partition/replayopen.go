@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"millrace/broker/segment"
@@ -30,6 +31,16 @@ func (l *log) create() error {
 func (l *log) open() error {
 	p := l.p
 	entries, err := p.store.cfg.FS.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	changed, damaged, err := segment.FinishSwaps(p.store.cfg.FS, p.dir, entries)
+	for _, name := range damaged {
+		l.r.lost("%s: %s, what a compaction had written, is damaged", p, filepath.Base(name))
+	}
+	if err == nil && changed {
+		entries, err = p.store.cfg.FS.ReadDir(p.dir)
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"millrace/broker/catalog"
 	"millrace/broker/journal"
 )
 
@@ -30,7 +31,7 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 		return Retained{}, nil
 	}
 	cfg := p.config.Load()
-	if err := p.rollExpired(nowMS, cfg.RetentionMS, cfg.SegmentMS, cfg.CleanupDelete); err != nil {
+	if err := p.rollExpired(nowMS, cfg); err != nil {
 		return Retained{}, fmt.Errorf("retention of %s: %w", p, err)
 	}
 	p.state.Lock()
@@ -131,15 +132,15 @@ func (p *Partition) ShiftArrivals(stepMS, nowMS int64) {
 }
 
 // rollExpired begins a new segment when the active one is due by time, though nobody appends.
-func (p *Partition) rollExpired(now, keep, segmentMS int64, deletes bool) error {
+func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	active := p.active()
 	if p.gone.Load() || p.cutting || p.broken != nil || active.Size() == 0 {
 		return nil
 	}
-	old := deletes && keep >= 0 && expired(active.arrival.Load(), now, keep)
-	due := segmentMS > 0 && active.opened.Load() >= clockTrusted && now-active.opened.Load() >= segmentMS
+	old := cfg.CleanupDelete && cfg.RetentionMS >= 0 && expired(active.arrival.Load(), now, cfg.RetentionMS)
+	due := active.opened.Load() >= clockTrusted && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !old && !due {
 		return nil
 	}
@@ -148,6 +149,9 @@ func (p *Partition) rollExpired(now, keep, segmentMS int64, deletes bool) error 
 
 // dropTo moves the start to target, durably, and removes what lies wholly below it. Holds retaining.
 func (p *Partition) dropTo(target int64) (Retained, error) {
+	if err := p.finishSwap(); err != nil {
+		return Retained{}, err
+	}
 	start := p.Start()
 	if target > start {
 		result := make(chan error, 1)
@@ -261,6 +265,9 @@ func (p *Partition) Truncate(to int64) (int64, error) {
 func (p *Partition) truncate(to int64) (int64, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
+	if err := p.finishSwap(); err != nil {
+		return -1, err
+	}
 	p.mu.Lock()
 	failed := p.sealLocked()
 	err := p.movable()
@@ -305,7 +312,10 @@ func (p *Partition) truncate(to int64) (int64, error) {
 	p.durable, p.durablePiece, p.durablePos = end, last, pos
 	p.high = min(p.high, end)
 	p.start = min(p.start, end) // the batch that held the start went whole
+	p.cutTo = min(p.cutTo, last.Base())
+	p.places = [2]int64{min(p.places[0], last.Base()), min(p.places[1], last.Base())}
 	p.state.Unlock()
+	p.cleaning.cut(last.Base(), end)
 	p.broken = p.cutLocked(last, last.Base(), end, pos)
 	p.store.touched.Store(true)
 	return end, p.broken

@@ -1,8 +1,10 @@
 package partition
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
 
 	"millrace/broker/catalog"
@@ -44,17 +46,43 @@ func (p *Partition) rollFor(n, records, now int64, cfg *catalog.TopicConfig) err
 		return nil
 	}
 	end := p.end.Load()
-	limit := cfg.SegmentBytes
-	if cfg.DropOldest {
-		limit = min(limit, dropMax)
-	}
-	full := active.Size()+n > limit
+	full := active.Size()+n > segmentMax(cfg)
 	far := end+records-active.Base() > math.MaxInt32
-	old := active.opened.Load() > 0 && now-active.opened.Load() >= cfg.SegmentMS && cfg.SegmentMS > 0
+	old := active.opened.Load() > 0 && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !full && !far && !old {
 		return nil
 	}
 	return p.roll()
+}
+
+// segmentMax is the size, in bytes, that a segment does not pass but for its first batch.
+func segmentMax(cfg *catalog.TopicConfig) int64 {
+	if cfg.DropOldest {
+		return min(cfg.SegmentBytes, dropMax)
+	}
+	return cfg.SegmentBytes
+}
+
+// segmentMS is the age at which a segment is followed by a new one, ms: segment.ms, less segment.jitter.ms times a share
+// that differs from segment to segment, so that partitions made together do not roll together. Kafka draws it anew with
+// each start; here a segment keeps its own. What is to be compacted by a time must be in a closed segment by then, as in
+// Kafka.
+func (p *Partition) segmentMS(s *piece, cfg *catalog.TopicConfig) int64 {
+	age := cfg.SegmentMS
+	if cfg.CleanupCompact {
+		age = min(age, cfg.MaxCompactionLagMS)
+	}
+	jitter := min(cfg.SegmentJitterMS, age)
+	switch {
+	case age <= 0:
+		return math.MaxInt64
+	case jitter <= 0:
+		return age
+	}
+	h := fnv.New64a()
+	_, _ = h.Write(p.topic.ID[:]) // a hash takes everything
+	_, _ = h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(nil, uint32(p.index)), uint64(s.Base())))
+	return age - int64(h.Sum64()%uint64(jitter))
 }
 
 // roll begins a new active segment at the log's end. Its name becomes durable with its first sync; until then the

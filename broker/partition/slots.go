@@ -139,19 +139,26 @@ func ReadSlot(fsys disk.FS, dir string, n int) (Slot, error) {
 	return s, nil
 }
 
-// slots are the two files a checkpoint alternates between, so that a torn one leaves the other.
+// slots are the two files a checkpoint alternates between, so that a torn one leaves the other; or two halves of a memory
+// beside the disk, see slotmemory.go.
 type slots struct {
-	fs   disk.FS
-	dir  string
-	next int  // the slot to write: the older, or the damaged one
-	made bool // both files' names are durable
-	last Slot // the newest valid one
-	prev Slot // the other one, zero where it is not valid
-	ok   bool // last is valid
+	fs     disk.FS
+	dir    string
+	next   int    // the file to write: the older, or the damaged one
+	made   bool   // both files' names are durable
+	filed  bool   // a file has a valid slot
+	newest uint64 // the highest sequence seen
+	last   Slot   // the newest valid one
+	prev   Slot   // the one before, zero where it is not valid
+	ok     bool   // last is valid
+	valid  int    // valid slots found, at most 2
+
+	memory *slotMemory // nil: there is none
+	beside bool        // a file says that the newest slot may be in the memory only
 }
 
-// openSlots reads both. Damage is told, never refused: with neither valid recovery walks the segments.
-func openSlots(fsys disk.FS, dir string) (slots, []string) {
+// openSlots reads them. Damage is told, never refused: with none valid recovery walks the segments.
+func openSlots(fsys disk.FS, dir string, store CheckpointStore) (slots, []string) {
 	s := slots{fs: fsys, dir: dir, made: true}
 	var bad []string
 	for n := range 2 {
@@ -161,24 +168,54 @@ func openSlots(fsys disk.FS, dir string) (slots, []string) {
 			s.made = false
 		case err != nil:
 			bad = append(bad, err.Error())
-		case !s.ok || slot.Sequence > s.last.Sequence:
-			s.last, s.prev, s.ok, s.next = slot, s.last, true, 1-n
-		default:
-			s.prev = slot
+		case s.take(slot):
+			s.next = 1 - n
 		}
 	}
-	return s, bad
+	s.filed = s.ok
+	return s, append(bad, s.openMemory(store, len(bad) > 0)...)
 }
 
-// write makes slot the newest, durably. Its sequence and nothing else is filled in here.
-func (s *slots) write(slot Slot) error {
-	slot.Sequence = s.last.Sequence + 1
+// take counts a valid slot, and tells whether it is the newest so far.
+func (s *slots) take(slot Slot) bool {
+	s.valid = min(s.valid+1, 2)
+	s.newest = max(s.newest, slot.Sequence)
+	switch {
+	case !s.ok || slot.Sequence > s.last.Sequence:
+		s.last, s.prev, s.ok = slot, s.last, true
+		return true
+	case slot.Sequence > s.prev.Sequence:
+		s.prev = slot
+	}
+	return false
+}
+
+// write makes slot the newest, durably. Its sequence and nothing else is filled in here. The second error is that of the
+// memory, which is not used any more; the slot is in a file then.
+func (s *slots) write(slot Slot) (err, memoryErr error) {
+	slot.Sequence = s.newest + 1
+	p := slot.Encode()
+	done, memoryErr := s.writeMemory(p)
+	if !done {
+		if err := s.writeFile(p); err != nil {
+			return err, memoryErr
+		}
+		if err := s.unmark(); err != nil {
+			return err, memoryErr
+		}
+	}
+	s.newest = slot.Sequence
+	s.last, s.prev, s.ok = slot, s.last, true
+	return nil, memoryErr
+}
+
+// writeFile writes the slot p to the older file.
+func (s *slots) writeFile(p []byte) error {
 	name := SlotPath(s.dir, s.next)
 	f, err := s.fs.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
-	p := slot.Encode()
 	_, err = f.WriteAt(p, 0)
 	if err == nil {
 		err = f.Truncate(int64(len(p)))
@@ -196,6 +233,6 @@ func (s *slots) write(slot Slot) error {
 		_, err := s.fs.Stat(SlotPath(s.dir, 1-s.next))
 		s.made = err == nil
 	}
-	s.last, s.prev, s.ok, s.next = slot, s.last, true, 1-s.next
+	s.next, s.filed = 1-s.next, true
 	return nil
 }

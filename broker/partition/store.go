@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/broker/budget"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/journal"
@@ -25,12 +26,16 @@ type Config struct {
 	FS  disk.FS // [disk.OS]
 	// OpenJournal opens the journal behind the checkpoint's mark, which only the store knows. The store closes it.
 	OpenJournal func(after journal.Mark) (Journal, error)
+	// Slots has the checkpoint's slots in place of the files checkpoint.0 and .1. [none]
+	Slots CheckpointStore
 	// Known tells what the catalog knows of a topic id. [nothing: every topic found is an orphan]
 	Known func(catalog.TopicID) (Topic, catalog.TopicConfig, bool)
 	// Named does the same for a name: for a directory whose partition.metadata is lost.
 	Named func(name string) (Topic, catalog.TopicConfig, bool)
 	// Defaults are the settings of orphans until they are adopted. [catalog.DefaultTopicConfig]
 	Defaults *catalog.TopicConfig
+	// Recompressed is where batches that are compressed anew are held until they are durable. [2 MiB]
+	Recompressed *budget.Share
 	// Space keeps the reserve. [no limit]
 	Space  *disk.Space
 	Now    func() time.Time // [time.Now]
@@ -61,7 +66,7 @@ type Store struct {
 	creating   sync.Mutex // one Create at a time; taken before mu
 	mu         sync.RWMutex
 	partitions map[key]*Partition
-	offline    map[key]*offline
+	offline    map[key]*offline // changed under creating too
 	closed     bool
 
 	producers atomic.Int64 // remembered in all partitions
@@ -121,6 +126,14 @@ func (c *Config) fill() error {
 	}
 	if c.OnDiskFull == nil {
 		c.OnDiskFull = func() {}
+	}
+	if c.Recompressed == nil {
+		const size = 2 << 20
+		room, err := budget.New(size).Share("recompressed", size)
+		if err != nil {
+			return err
+		}
+		c.Recompressed = room
 	}
 	orDefault(&c.JournalBytesMax, 32<<20)
 	orDefault(&c.CheckpointIntervalMS, 300_000)
@@ -355,7 +368,7 @@ func (p *Partition) begin(start int64) error {
 
 // blank is a partition without a log.
 func (s *Store) blank(t Topic, index int32, cfg catalog.TopicConfig) *Partition {
-	p := &Partition{store: s, topic: t, index: index, leading: true, followers: noFollowers, snapshot: -1}
+	p := &Partition{store: s, topic: t, index: index, leading: true, followers: noFollowers, snapshot: -1, places: [2]int64{-1, -1}}
 	p.dir = filepath.Join(s.topics, p.String())
 	p.damagedAt.Store(-1)
 	p.config.Store(&cfg)
@@ -424,6 +437,9 @@ func (s *Store) Close() error {
 	if s.touched.Load() || s.queued.Load() > 0 {
 		errs = append(errs, s.Checkpoint())
 	}
+	s.checkpointing.Lock()
+	errs = append(errs, s.slots.settle())
+	s.checkpointing.Unlock()
 	errs = append(errs, s.journal.Close(), s.closePartitions())
 	return errors.Join(errs...)
 }

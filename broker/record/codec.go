@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"weak"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -51,9 +54,17 @@ func ParseCodec(name string) (Codec, error) {
 // ones back. Their windows are the smallest that compress a batch well, because a board has 64 MiB in all.
 const (
 	zstdEncoderWindow = 128 << 10
-	// zstdDecoderWindow admits every level of every client up to zstd's recommended 8 MiB.
-	zstdDecoderWindow = 8 << 20
+	// gzipCost is about what a gzip decoder holds, in bytes: its window and tables; zstdCost what a zstd decoder holds
+	// beside its window.
+	gzipCost, zstdCost = 48 << 10, 440 << 10
 )
+
+// zstdWindows are the sizes of window a decoder is made for. A frame says which it needs before its first block, and
+// gets all of it at once. Small ones are what most clients send, 2 MiB Java's default. The high levels name up to 128 MiB
+// whatever is in the frame: they get 4 MiB, and fail only where a batch of more really reaches back further.
+var zstdWindows = [...]uint64{512 << 10, 2 << 20, zstdWindowMax}
+
+const zstdWindowMax = 4 << 20
 
 var (
 	gzipWriters = sync.Pool{New: func() any {
@@ -71,7 +82,6 @@ var (
 		}
 		return w
 	}}
-	lz4Readers   = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
 	zstdEncoders = sync.Pool{New: func() any {
 		// One at a time means no goroutines, so the collector may take an encoder that was not closed.
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -81,14 +91,11 @@ var (
 		}
 		return e
 	}}
-	zstdDecoders = sync.Pool{New: func() any {
-		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(zstdDecoderWindow), zstd.WithDecodeBuffersBelow(0))
-		if err != nil {
-			panic(err) // the options are constants
-		}
-		return d
-	}}
+	// zstdDecoders have one pool for each window in zstdWindows but the largest.
+	zstdDecoders [len(zstdWindows) - 1]sync.Pool
+	// zstdLargest is the one decoder with the largest window, until the collector takes it. A pool could keep one for each
+	// processor.
+	zstdLargest atomic.Pointer[weak.Pointer[zstd.Decoder]]
 )
 
 // sliceWriter appends what is written to a slice.
@@ -177,44 +184,119 @@ type stream struct {
 	codec Codec
 	r     io.Reader
 	src   bytes.Reader
+	cost  int64 // what was taken of decoding
+	class int   // of a zstd decoder
+	// shrunk says that the decoder has less of a window than the frame names.
+	shrunk bool
 }
 
-// open starts decompressing src.
+// open starts decompressing src, waiting until there is room for the decoder.
 func (c Codec) open(src []byte) (*stream, error) {
 	s := &stream{codec: c}
 	s.src.Reset(src)
+	var err error
 	switch c {
 	case None:
 		s.r = &s.src
 	case Gzip:
+		s.take(gzipCost)
 		z := gzipReaders.Get().(*gzip.Reader)
-		if err := z.Reset(&s.src); err != nil {
-			gzipReaders.Put(z)
-			return nil, fmt.Errorf("%w: gzip: %w", ErrCorrupt, err)
-		}
-		s.r = z
+		s.r, err = z, z.Reset(&s.src)
 	case Snappy:
-		s.r = newSnappyReader(src)
-	case LZ4:
-		z := lz4Readers.Get().(*lz4.Reader)
-		z.Reset(&s.src)
-		s.r = z
-	case Zstd:
-		z := zstdDecoders.Get().(*zstd.Decoder)
-		if err := z.Reset(&s.src); err != nil {
-			zstdDecoders.Put(z)
-			return nil, fmt.Errorf("%w: zstd: %w", ErrCorrupt, err)
+		var z *snappyReader
+		if z, err = newSnappyReader(src); err == nil {
+			s.take(int64(z.most))
+			s.r = z
 		}
-		s.r = z
+	case LZ4:
+		var z *lz4Reader
+		if z, err = newLZ4Reader(src); err == nil {
+			s.take(z.cost())
+			s.r = z
+		}
+	case Zstd:
+		err = s.openZstd(src)
 	default:
 		return nil, fmt.Errorf("%w: %d", ErrCodec, int8(c))
+	}
+	if err != nil {
+		s.close()
+		if errors.Is(err, ErrTooLarge) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, c, err)
 	}
 	return s, nil
 }
 
+// openZstd takes a decoder for the window that the first frame of src names. One that a later frame outgrows fails.
+func (s *stream) openZstd(src []byte) error {
+	var h zstd.Header
+	if err := h.Decode(src); err != nil {
+		return err
+	}
+	window := h.WindowSize
+	if h.SingleSegment {
+		window = h.FrameContentSize
+	}
+	var in io.Reader = &s.src
+	if window > zstdWindowMax {
+		head, rest := shrinkWindow(src)
+		s.src.Reset(rest)
+		in, window, s.shrunk = io.MultiReader(bytes.NewReader(head), in), zstdWindowMax, true
+	}
+	s.class = slices.IndexFunc(zstdWindows[:], func(w uint64) bool { return w >= window })
+	s.take(int64(zstdWindows[s.class]) + zstdCost)
+	z := s.pooledZstd()
+	if z == nil {
+		var err error
+		// Buffers below 0: everything goes through the bounded stream, also what is in memory already.
+		z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(zstdWindows[s.class]), zstd.WithDecodeBuffersBelow(0))
+		if err != nil {
+			panic(err) // the options are constants
+		}
+	}
+	s.r = z
+	return z.Reset(in)
+}
+
+// shrinkWindow is the beginning of a frame's header that names zstdWindowMax in place of what src does, and what follows
+// it in src, which begins with a frame (RFC 8878, 3.1.1.1).
+func shrinkWindow(src []byte) (head, rest []byte) {
+	const single, descriptor = 0x20, (22 - 10) << 3 // 4 MiB: an exponent over 2^10
+	head = append(bytes.Clone(src[:5]), descriptor)
+	if head[4]&single != 0 { // the window is the size of the content, which stays where it is
+		head[4] &^= single
+		return head, src[5:]
+	}
+	return head, src[6:]
+}
+
+// pooledZstd is a decoder that was used before, nil when there is none.
+func (s *stream) pooledZstd() *zstd.Decoder {
+	if s.class < len(zstdDecoders) {
+		z, _ := zstdDecoders[s.class].Get().(*zstd.Decoder)
+		return z
+	}
+	if kept := zstdLargest.Swap(nil); kept != nil {
+		return kept.Value()
+	}
+	return nil
+}
+
+func (s *stream) take(n int64) {
+	take(decoding, n)
+	s.cost = n
+}
+
 func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case s.shrunk:
+		err = fmt.Errorf("%w: in a zstd window of %d bytes: %w", ErrTooLarge, zstdWindowMax, err)
+	default:
 		err = fmt.Errorf("%w: %s: %w", ErrCorrupt, s.codec, err)
 	}
 	return n, err
@@ -225,12 +307,20 @@ func (s *stream) close() {
 	switch z := s.r.(type) {
 	case *gzip.Reader:
 		gzipReaders.Put(z)
-	case *lz4.Reader:
-		lz4Readers.Put(z)
+	case *lz4Reader:
+		z.close()
 	case *zstd.Decoder:
-		zstdDecoders.Put(z)
+		if s.class < len(zstdDecoders) {
+			zstdDecoders[s.class].Put(z)
+		} else {
+			// Made anew for every batch of a hostile peer it would cost more memory, as garbage.
+			kept := weak.Make(z)
+			zstdLargest.Store(&kept)
+		}
 	case *snappyReader:
 		z.close()
 	}
 	s.r = nil
+	decoding.Release(s.cost)
+	s.cost = 0
 }

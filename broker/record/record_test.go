@@ -380,6 +380,15 @@ func FuzzBatch(f *testing.F) {
 				if got, err := collect(b, limit); err != nil || len(got) != int(b.Count()) {
 					t.Fatalf("valid, but %d of %d records: %v", len(got), b.Count(), err)
 				}
+				for _, codec := range []Codec{None, LZ4} {
+					again, err := b.Recompress(nil, codec, RecompressedMax(limit))
+					if err != nil {
+						t.Fatalf("%v to %v: %v", b.Codec(), codec, err)
+					}
+					if n := len(again); Batch(again).Check() != nil || Batch(again).Validate(ValidateOptions{MaxBytes: limit}) != nil {
+						t.Fatalf("%v to %v: %d bytes that are not valid", b.Codec(), codec, n)
+					}
+				}
 			}
 		}
 	})

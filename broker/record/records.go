@@ -15,6 +15,9 @@ type Record struct {
 	Offset, Timestamp int64
 	Key, Value        []byte
 	Headers           []Header
+	// Large says that the record takes more than MaxRecord decompressed, or has more than MaxHeaders, and that key, value
+	// and headers were left out for it.
+	Large bool
 }
 
 // Header is one header of a record. Value is nil for Kafka's null.
@@ -34,6 +37,12 @@ func (b Batch) Records(maxBytes int) iter.Seq2[Record, error] {
 	return b.RecordsFrom(new(Place), maxBytes)
 }
 
+// Stamps yields the records in order with no more than their offsets and timestamps, in little memory whatever their
+// size. Otherwise it is Records.
+func (b Batch) Stamps(maxBytes int) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) { b.yield(new(Place), maxBytes, false, yield) }
+}
+
 // Place is a place in one batch, the zero Place its beginning.
 type Place struct {
 	at   int   // bytes of records before it
@@ -45,28 +54,30 @@ type Place struct {
 // that was yielded last, so that it can be gone on with from there. In a compressed batch there is no such place but the
 // beginning: p stays there.
 func (b Batch) RecordsFrom(p *Place, maxBytes int) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
-		w, err := b.walk(maxBytes)
-		if err != nil {
-			yield(Record{}, err)
+	return func(yield func(Record, error) bool) { b.yield(p, maxBytes, true, yield) }
+}
+
+func (b Batch) yield(p *Place, maxBytes int, fields bool, yield func(Record, error) bool) {
+	w, err := b.walk(maxBytes)
+	if err != nil {
+		yield(Record{}, err)
+		return
+	}
+	defer w.close()
+	whole := len(w.records)
+	if w.stream == nil {
+		w.records, w.left, w.prev = w.records[p.at:], w.left-p.done, p.prev-1
+	}
+	for {
+		if w.stream == nil {
+			*p = Place{whole - len(w.records), b.Count() - w.left, w.prev + 1}
+		}
+		r, err := w.next(fields)
+		if errors.Is(err, io.EOF) {
 			return
 		}
-		defer w.close()
-		whole := len(w.records)
-		if w.stream == nil {
-			w.records, w.left, w.prev = w.records[p.at:], w.left-p.done, p.prev-1
-		}
-		for {
-			if w.stream == nil {
-				*p = Place{whole - len(w.records), b.Count() - w.left, w.prev + 1}
-			}
-			r, err := w.next(true)
-			if errors.Is(err, io.EOF) {
-				return
-			}
-			if !yield(r, err) || err != nil {
-				return
-			}
+		if !yield(r, err) || err != nil {
+			return
 		}
 	}
 }
@@ -81,6 +92,7 @@ type walker struct {
 	lastDelta int64
 	left      int32 // records still to come
 	prev      int64 // offset delta of the last record
+	size      int64 // bytes of the last record
 	records   []byte
 	stream    *stream
 	window    *window
@@ -93,6 +105,7 @@ type window struct {
 	start, end int
 	room       int // how many more bytes may come out
 	eof        bool
+	spare      bool // this is the scratch that may be large
 }
 
 const (
@@ -121,7 +134,7 @@ func (b Batch) walk(maxBytes int) (*walker, error) {
 		}
 		w.stream = s
 		w.window = windows.Get().(*window)
-		w.window.start, w.window.end, w.window.room, w.window.eof = 0, 0, maxBytes, false
+		*w.window = window{buf: w.window.buf, room: maxBytes}
 	}
 	return w, nil
 }
@@ -131,14 +144,17 @@ func (w *walker) close() {
 		return
 	}
 	w.stream.close()
-	if len(w.window.buf) <= windowKeep {
+	if w.window.spare {
+		spare.Release(1)
+	} else {
 		windows.Put(w.window)
 	}
 	w.stream, w.window = nil, nil
 }
 
 // next is the next record, io.EOF after the last one. Without fields only offset and timestamp are filled in, and of
-// the key whether it is nil, but everything is walked and checked.
+// the key whether it is nil, but everything is walked and checked, whatever its size: of a compressed batch no more than
+// the smallest scratch is held at a time.
 func (w *walker) next(fields bool) (Record, error) {
 	if w.left == 0 {
 		p, err := w.fill(1)
@@ -164,6 +180,12 @@ func (w *walker) next(fields bool) (Record, error) {
 		}
 		return Record{}, fmt.Errorf("%w: record of %d bytes, %d left", ErrCorrupt, size, len(p)-n)
 	}
+	w.size = size
+	if w.stream != nil && (!fields && n+int(size) > windowSize || size > MaxRecord) {
+		w.consume(n)
+		w.left--
+		return w.skim(size)
+	}
 	if p, err = w.fill(n + int(size)); err != nil {
 		return Record{}, err
 	}
@@ -187,8 +209,7 @@ func (w *walker) fill(want int) ([]byte, error) {
 			v.start = 0
 		}
 		if v.end == len(v.buf) {
-			// The buffer doubles as bytes really arrive, so a record that only claims to be large costs nothing.
-			v.buf = append(v.buf, make([]byte, len(v.buf))...)
+			v.grow(want)
 		}
 		n, err := w.stream.Read(v.buf[v.end:])
 		v.end += n
@@ -202,6 +223,19 @@ func (w *walker) fill(want int) ([]byte, error) {
 		}
 	}
 	return v.buf[v.start:v.end], nil
+}
+
+// grow makes room for more, up to a record of want bytes. The scratch doubles as bytes really arrive, so a record that
+// only claims to be large costs nothing.
+func (v *window) grow(want int) {
+	size := min(2*len(v.buf), max(want, windowSize))
+	if size > windowKeep && !v.spare {
+		take(spare, 1)
+		v.spare = true
+	}
+	grown := make([]byte, max(size, len(v.buf)+1))
+	copy(grown, v.buf[:v.end])
+	v.buf = grown
 }
 
 func (w *walker) consume(n int) {
@@ -224,6 +258,9 @@ func (w *walker) parse(p []byte, fields bool) (Record, error) {
 	headers := d.varint()
 	if headers < 0 || headers*2 > int64(len(d.p)) {
 		return Record{}, fmt.Errorf("%w: %d headers", ErrCorrupt, headers)
+	}
+	if headers > MaxHeaders && fields {
+		r.Key, r.Value, r.Large, fields = nil, nil, true, false
 	}
 	old := w.headers
 	if fields && headers > 0 {
@@ -255,11 +292,16 @@ func (w *walker) parse(p []byte, fields bool) (Record, error) {
 	if d.bad || len(d.p) != 0 {
 		return Record{}, fmt.Errorf("%w: record at delta %d", ErrCorrupt, offsetDelta)
 	}
-	if offsetDelta <= w.prev || offsetDelta > w.lastDelta {
-		return Record{}, fmt.Errorf("%w: offset delta %d after %d", ErrCorrupt, offsetDelta, w.prev)
+	return r, w.follow(offsetDelta)
+}
+
+// follow notes the offset delta of one more record.
+func (w *walker) follow(delta int64) error {
+	if delta <= w.prev || delta > w.lastDelta {
+		return fmt.Errorf("%w: offset delta %d after %d", ErrCorrupt, delta, w.prev)
 	}
-	w.prev = offsetDelta
-	return r, nil
+	w.prev = delta
+	return nil
 }
 
 // decoder reads Kafka's primitive types from p. After the first one that does not fit, bad is set and all reads are

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
@@ -21,6 +23,10 @@ const xerialBlock = 32 << 10
 // more is refused before memory is taken for the claim.
 const snappyRatio = 22
 
+// snappyBlockMax is the most one block may yield, in bytes: the format says nothing of how far back a block may refer,
+// so all of it must be held.
+const snappyBlockMax = 4 << 20
+
 var errSnappy = errors.New("bad block")
 
 func compressSnappy(dst, src []byte) []byte {
@@ -28,47 +34,98 @@ func compressSnappy(dst, src []byte) []byte {
 	for len(src) > 0 {
 		block := src[:min(len(src), xerialBlock)]
 		src = src[len(block):]
-		at := len(dst)
-		dst = append(dst, 0, 0, 0, 0)
-		need := s2.MaxEncodedLen(len(block))
-		if cap(dst)-len(dst) < need {
+		if need := 4 + s2.MaxEncodedLen(len(block)); cap(dst)-len(dst) < need {
 			dst = append(make([]byte, 0, len(dst)+need+len(src)), dst...)
 		}
-		packed := s2.EncodeSnappy(dst[len(dst):len(dst)+need], block)
-		dst = dst[:len(dst)+len(packed)]
-		binary.BigEndian.PutUint32(dst[at:], uint32(len(packed)))
+		dst = snappyBlock(dst, block)
 	}
 	return dst
 }
 
-var snappyBlocks = sync.Pool{New: func() any { return new([]byte) }}
+// blocks are the buffers that blocks are decompressed into.
+var blocks = sync.Pool{New: func() any { return new([]byte) }}
 
-// snappyBlockKeep is the largest buffer that goes back to the pool.
-const snappyBlockKeep = 256 << 10
+// snappyBlock appends one block of a xerial stream.
+func snappyBlock(dst, block []byte) []byte {
+	at := len(dst)
+	dst = append(dst, 0, 0, 0, 0)
+	need := s2.MaxEncodedLen(len(block))
+	dst = slices.Grow(dst, need)
+	packed := s2.EncodeSnappy(dst[len(dst):len(dst)+need], block)
+	dst = dst[:len(dst)+len(packed)]
+	binary.BigEndian.PutUint32(dst[at:], uint32(len(packed)))
+	return dst
+}
+
+// blockKeep is the largest buffer that goes back to the pool.
+const blockKeep = 256 << 10
+
+func keepBlock(buf *[]byte) {
+	if buf != nil && cap(*buf) <= blockKeep {
+		blocks.Put(buf)
+	}
+}
 
 // snappyReader yields the blocks of a xerial stream, or a bare snappy block as other clients send it.
 type snappyReader struct {
 	src    []byte
 	framed bool
+	most   int // no block yields more
 	buf    *[]byte
 	out    []byte // what of buf is still to be read
 }
 
-func newSnappyReader(src []byte) *snappyReader {
-	r := &snappyReader{src: src, buf: snappyBlocks.Get().(*[]byte)}
+// newSnappyReader steps over the blocks, to learn how large they are. It returns ErrTooLarge for one that no room is
+// made for: an honest block is a few dozen KiB, or a whole batch as its producer gathered it.
+func newSnappyReader(src []byte) (*snappyReader, error) {
+	r := &snappyReader{src: src}
 	// Only the magic counts: the versions after it have never changed and are not worth refusing.
 	if len(src) >= len(xerialHeader) && bytes.Equal(src[:8], xerialHeader[:8]) {
 		r.framed = true
 		r.src = src[len(xerialHeader):]
 	}
-	return r
+	for scan := *r; ; {
+		_, size, err := scan.cut()
+		if errors.Is(err, io.EOF) {
+			return r, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if r.most = max(r.most, size); r.most > snappyBlockMax {
+			return nil, fmt.Errorf("%w: a snappy block of %d bytes, limit %d", ErrTooLarge, r.most, snappyBlockMax)
+		}
+	}
+}
+
+// cut takes the next block off src, and says how large it is decompressed; io.EOF after the last.
+func (r *snappyReader) cut() (block []byte, size int, err error) {
+	if len(r.src) == 0 {
+		return nil, 0, io.EOF
+	}
+	block, rest := r.src, []byte(nil)
+	if r.framed {
+		if len(r.src) < 4 {
+			return nil, 0, io.ErrUnexpectedEOF
+		}
+		n := binary.BigEndian.Uint32(r.src)
+		if uint64(n) > uint64(len(r.src)-4) {
+			return nil, 0, io.ErrUnexpectedEOF
+		}
+		block, rest = r.src[4:4+n], r.src[4+n:]
+	}
+	r.src = rest
+	if size, err = s2.DecodedLen(block); err != nil {
+		return nil, 0, err
+	}
+	if int64(size) > int64(len(block))*snappyRatio+64 {
+		return nil, 0, errSnappy
+	}
+	return block, size, nil
 }
 
 func (r *snappyReader) Read(p []byte) (int, error) {
 	for len(r.out) == 0 {
-		if len(r.src) == 0 {
-			return 0, io.EOF
-		}
 		if err := r.next(); err != nil {
 			return 0, err
 		}
@@ -79,36 +136,21 @@ func (r *snappyReader) Read(p []byte) (int, error) {
 }
 
 func (r *snappyReader) next() error {
-	block := r.src
-	if r.framed {
-		if len(r.src) < 4 {
-			return io.ErrUnexpectedEOF
-		}
-		n := binary.BigEndian.Uint32(r.src)
-		if uint64(n) > uint64(len(r.src)-4) {
-			return io.ErrUnexpectedEOF
-		}
-		block, r.src = r.src[4:4+n], r.src[4+n:]
-	} else {
-		r.src = nil
-	}
-	size, err := s2.DecodedLen(block)
+	block, _, err := r.cut()
 	if err != nil {
 		return err
 	}
-	if int64(size) > int64(len(block))*snappyRatio+64 {
-		return errSnappy
-	}
-	if cap(*r.buf) < size {
-		*r.buf = make([]byte, size)
+	if r.buf == nil {
+		r.buf = blocks.Get().(*[]byte)
+		if cap(*r.buf) < r.most {
+			*r.buf = make([]byte, r.most)
+		}
 	}
 	r.out, err = s2.Decode((*r.buf)[:cap(*r.buf)], block)
 	return err
 }
 
 func (r *snappyReader) close() {
-	if cap(*r.buf) <= snappyBlockKeep {
-		snappyBlocks.Put(r.buf)
-	}
+	keepBlock(r.buf)
 	r.buf, r.out = nil, nil
 }

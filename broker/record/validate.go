@@ -12,6 +12,9 @@ import (
 type ValidateOptions struct {
 	// MaxBytes bounds the decompressed records. 0 is DefaultMaxBytes.
 	MaxBytes int
+	// MaxRecord bounds each decompressed record; one of a batch that is not compressed is as large as it is. Less than
+	// MaxRecord is MaxRecord.
+	MaxRecord int64
 	// Compacted demands a key in every record.
 	Compacted bool
 	// Earliest and Latest bound every record's timestamp, in ms, when they are over 0. Records without one (-1) pass.
@@ -20,8 +23,8 @@ type ValidateOptions struct {
 	Internal bool
 }
 
-// DefaultMaxBytes is the limit on decompressed records where the caller names none. They are streamed: memory goes
-// with the largest record, not with the batch.
+// DefaultMaxBytes is the limit on decompressed records where the caller names none. They are streamed: it bounds the time
+// a batch may take, not memory.
 const DefaultMaxBytes = 64 << 20
 
 // Validate says whether a client may write the batch, looking at every record, as Kafka's LogValidator does: offsets
@@ -31,15 +34,21 @@ const DefaultMaxBytes = 64 << 20
 // A max timestamp that is not the records' largest is put right in place, CRC included, as Kafka does: the time
 // index is built on it.
 func (b Batch) Validate(o ValidateOptions) error {
+	_, err := b.Measure(o)
+	return err
+}
+
+// Measure is Validate, and says how many bytes the records take decompressed.
+func (b Batch) Measure(o ValidateOptions) (decompressed int64, err error) {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
 	if err := b.validateHeader(o); err != nil {
-		return err
+		return 0, err
 	}
 	w, err := b.walk(o.MaxBytes)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer w.close()
 	largest := int64(noTimestamp)
@@ -49,23 +58,29 @@ func (b Batch) Validate(o ValidateOptions) error {
 			break
 		}
 		if err != nil {
-			return err
+			return 0, err
+		}
+		if w.stream != nil && w.size > max(o.MaxRecord, MaxRecord) {
+			return 0, fmt.Errorf("%w: record %d takes %d bytes decompressed, limit %d", ErrTooLarge, want, w.size, max(o.MaxRecord, MaxRecord))
 		}
 		if w.prev != want {
-			return fmt.Errorf("%w: offset delta %d, want %d", ErrInvalid, w.prev, want)
+			return 0, fmt.Errorf("%w: offset delta %d, want %d", ErrInvalid, w.prev, want)
 		}
 		if o.Compacted && r.Key == nil && !b.Control() {
-			return fmt.Errorf("%w: record %d has no key, the topic is compacted", ErrInvalid, want)
+			return 0, fmt.Errorf("%w: record %d has no key, the topic is compacted", ErrInvalid, want)
 		}
 		if r.Timestamp != noTimestamp && (o.Earliest > 0 && r.Timestamp < o.Earliest || o.Latest > 0 && r.Timestamp > o.Latest) {
-			return fmt.Errorf("%w: record %d has %d, accepted are %d to %d", ErrTimestamp, want, r.Timestamp, o.Earliest, o.Latest)
+			return 0, fmt.Errorf("%w: record %d has %d, accepted are %d to %d", ErrTimestamp, want, r.Timestamp, o.Earliest, o.Latest)
 		}
 		largest = max(largest, r.Timestamp)
 	}
 	if largest != b.MaxTimestamp() {
 		b.setMaxTimestamp(largest)
 	}
-	return nil
+	if w.stream == nil {
+		return int64(len(b) - HeaderSize), nil
+	}
+	return int64(o.MaxBytes - w.window.room), nil
 }
 
 func (b Batch) validateHeader(o ValidateOptions) error {

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -98,10 +99,13 @@ func (s *Segment) damaged(c *cursor, reason error) (*DamageError, error) {
 // fails the second.
 func (c *cursor) resync() (header, error) {
 	probe := cursor{s: c.s, w: c.w, limit: c.limit, next: -1, epoch: c.epoch}
-	if end, ok, err := c.claimedEnd(); err != nil {
+	if end, claims, ok, err := c.claimedEnd(); err != nil {
 		return header{}, err
 	} else if ok {
-		if h, err := probe.candidate(end, c.next); err == nil || !isBad(err) {
+		h, err := probe.candidate(end, c.next)
+		// Where bytes are missing, another batch than the next one may begin there by chance.
+		goesOn := err == nil && (h.base == claims.NextOffset() || h.base == c.next+int64(claims.LastOffsetDelta())+1)
+		if goesOn || err == nil && c.s.cfg.Sparse || err != nil && !isBad(err) {
 			return h, err
 		}
 	}
@@ -133,23 +137,23 @@ const (
 	magic   = 2
 )
 
-// claimedEnd is where the bad batch says it ends.
-func (c *cursor) claimedEnd() (end int64, ok bool, err error) {
+// claimedEnd is where the bad batch says it ends, and its header.
+func (c *cursor) claimedEnd() (end int64, b record.Batch, ok bool, err error) {
 	if c.limit-c.pos < record.HeaderSize {
-		return 0, false, nil
+		return 0, nil, false, nil
 	}
 	p, err := c.w.peek(c.pos, record.HeaderSize, headerRead, c.limit)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return 0, false, nil
+		return 0, nil, false, nil
 	}
 	if err != nil {
-		return 0, false, err
+		return 0, nil, false, err
 	}
 	size, err := record.PeekSize(p)
 	if err != nil || size >= c.limit-c.pos {
-		return 0, false, nil
+		return 0, nil, false, nil
 	}
-	return c.pos + size, true, nil
+	return c.pos + size, bytes.Clone(p[:record.HeaderSize]), true, nil
 }
 
 // candidate says whether the batch at pos can be believed. least is the lowest offset it may start at.
@@ -167,10 +171,48 @@ func (c *cursor) candidate(pos, least int64) (header, error) {
 		if !isBad(err) {
 			return header{}, err
 		}
-		// What follows is damaged as well, or this one is. The index tells which.
-		if ok, err := c.s.indexKnows(h); err != nil || !ok {
+		// What follows is damaged as well, or this one is. The index tells which, or a batch that goes on where this one
+		// ends, a little further: behind missing bytes everything lies elsewhere, up to where recovery wrote again.
+		ok, err := c.s.indexKnows(h)
+		if err == nil && !ok {
+			ok, err = at.goesOn(h.next)
+		}
+		if err != nil || !ok {
 			return header{}, errors.Join(bad("%w: nothing confirms offset %d", record.ErrCorrupt, h.base), err)
 		}
 	}
 	return h, nil
+}
+
+// goesOnTries bounds the checksums that one goesOn computes: somebody may have stored a window full of headers.
+const goesOnTries = 8
+
+// goesOn says whether a valid batch that begins with offset lies within a window behind the cursor.
+func (c *cursor) goesOn(offset int64) (bool, error) {
+	n := int(min(c.limit-c.pos, windowSize))
+	p, err := c.w.peek(c.pos, n, windowSize, c.limit)
+	if err != nil {
+		return false, err
+	}
+	var base [8]byte
+	binary.BigEndian.PutUint64(base[:], uint64(offset))
+	var found []int64 // the window moves with the first look at a candidate
+	for from := 0; len(found) < goesOnTries; {
+		i := bytes.Index(p[from:], base[:])
+		if i < 0 {
+			break
+		}
+		found = append(found, c.pos+int64(from+i))
+		from += i + 1
+	}
+	for _, pos := range found {
+		at := *c
+		at.pos, at.next, at.epoch = pos, -1, -1
+		if _, err := at.step(); err == nil {
+			return true, nil
+		} else if !isBad(err) && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+	}
+	return false, nil
 }

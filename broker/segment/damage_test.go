@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"millrace/broker/disk"
 	"millrace/broker/record"
 )
 
@@ -376,5 +377,120 @@ func TestResyncTellsTornFromDamaged(t *testing.T) {
 	}
 	if _, err := s.Append(batches[9]); err != nil {
 		t.Errorf("append after the cut: %v", err)
+	}
+}
+
+// The time index leads to a batch that is gone, then to a damaged one, then to a good one, and the lookups have verified
+// the beginning. What the index is made from behind that must be checked all the same.
+func TestADamagedBatchBehindTheLastGoodIndexEntryIsNotServed(t *testing.T) {
+	s, dir := create(t, 0, Config{IndexIntervalBytes: 1})
+	var ends []int
+	var log []byte
+	for i := range int64(4) {
+		b := batch(t, record.None, 2*i, 2, 1_000_000+1000*i, 100)
+		if _, err := s.Append(b); err != nil {
+			t.Fatal(err)
+		}
+		log = append(log, b...)
+		ends = append(ends, len(log))
+	}
+	if err := errors.Join(s.Seal(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	log[ends[1]-1] ^= 1 // in the second batch's last record
+	if err := os.WriteFile(s.Path(), log[:ends[1]], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(s.path(kindIndex)); err != nil { // the time index alone leads there
+		t.Fatal(err)
+	}
+	var times []byte
+	for i := range uint64(3) {
+		times = binary.BigEndian.AppendUint64(times, 1_000_000+1000*i)
+		times = binary.BigEndian.AppendUint32(times, uint32(2*i+1))
+	}
+	if err := os.WriteFile(s.path(kindTime), times, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(disk.OS{}, dir, 0, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	span, err := s.Read(0, s.Size(), 1<<20)
+	if err != nil || span.Len() != ends[0] {
+		t.Errorf("a span of %d bytes, %v: want the first batch's %d", span.Len(), err, ends[0])
+	}
+	span.Release()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A byte is missing from the first batch, and what lies behind it moved up, until recovery wrote again: the batch between
+// is whole, and what confirms it lies a byte behind its end.
+func TestABatchBetweenMissingBytesAndWhatWasWrittenAgainIsServed(t *testing.T) {
+	s, dir := create(t, 0, Config{})
+	log, batches := logOf(t, 0, 4)
+	if _, err := s.Append(log); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	third := len(batches[0]) + len(batches[1])
+	moved := append(append([]byte{}, log[:40]...), log[41:third+1]...) // a byte of what follows comes along
+	if err := os.WriteFile(s.Path(), append(moved, log[third:]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(s.path(kindIndex)), os.Remove(s.path(kindTime))); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	s, err := Open(disk.OS{}, dir, 0, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, _ := consume(t, s, batches[3].NextOffset(), s.Size(), 1<<20)
+	for _, b := range batches[1:] {
+		if served[b.BaseOffset()] == nil {
+			t.Errorf("the batch at offset %d is not served", b.BaseOffset())
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// As many bytes are missing from a batch as the next one has, so that the one after the next begins where the damaged
+// batch says it ends.
+func TestTheBatchBehindMissingBytesIsServedWhereverOthersBegin(t *testing.T) {
+	s, dir := create(t, 0, Config{})
+	small := batch(t, record.None, 1, 1, 1_000_000, 100)
+	var large record.Batch
+	for size := 100; len(large) < 2*len(small); size++ {
+		large = batch(t, record.None, 0, 1, 1_000_000, size)
+	}
+	if len(large) != 2*len(small) {
+		t.Fatalf("batches of %d and %d bytes", len(large), len(small))
+	}
+	log := append([]byte{}, large...)
+	for base := range int64(3) {
+		log = append(log, batch(t, record.None, 1+base, 1, 1_000_000, 100)...)
+	}
+	if err := os.WriteFile(s.Path(), append(log[:80:80], log[80+len(small):]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(disk.OS{}, dir, 0, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, lost := consume(t, s, 4, s.Size(), 1<<20)
+	if len(served) != 3 || lost != 1 {
+		t.Errorf("served %d batches, lost %d offsets: want 3, and 1", len(served), lost)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

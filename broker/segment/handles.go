@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -98,7 +97,9 @@ func (h *Handles) acquire(s *Segment, k kind, create bool) (*handle, error) {
 	if create {
 		flag |= os.O_CREATE
 	}
-	file, err := h.fs.OpenFile(filepath.Join(s.dir, fileName(s.base, suffixes[k])), flag, 0o644)
+	s.naming.RLock()
+	file, err := h.fs.OpenFile(s.path(k), flag, 0o644)
+	s.naming.RUnlock()
 	if err != nil {
 		return nil, err
 	}

@@ -240,7 +240,8 @@ func (s *Segment) confirmEnds(c *cursor, state *indexState) error {
 	if state.times == 0 || !last.set {
 		last = anchor{}
 	}
-	c.pos, c.next, c.epoch = 0, s.base, -1
+	// Whatever was looked up on the way: from here on checksums count.
+	c.pos, c.next, c.epoch, c.headersOnly = 0, s.base, -1, false
 	if last.set {
 		c.pos, c.next = last.h.pos, last.h.base
 	}

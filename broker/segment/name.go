@@ -13,6 +13,10 @@ const (
 	TimeIndexSuffix = ".timeindex"
 	// DeletedSuffix is appended to the names of files that are about to be unlinked, as Kafka does.
 	DeletedSuffix = ".deleted"
+	// CleanedSuffix is appended while compaction writes a segment, SwapSuffix once it is decided that it takes the place of
+	// several, both as Kafka does.
+	CleanedSuffix = ".cleaned"
+	SwapSuffix    = ".swap"
 )
 
 // fileName is a base offset in 20 digits and a suffix, as Kafka names the files of a segment.

@@ -201,7 +201,7 @@ func (s *Segment) OffsetForTime(ms, limit int64) (offset, ts int64, ok bool, err
 		if err != nil {
 			return 0, 0, false, err
 		}
-		for r, err := range b.Records(record.DefaultMaxBytes) {
+		for r, err := range b.Stamps(record.DefaultMaxBytes) {
 			if err != nil {
 				return 0, 0, false, fmt.Errorf("%s: batch at %d: %w", s.Path(), h.pos, err)
 			}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"millrace/broker/disk"
 	"millrace/broker/record"
@@ -36,8 +37,8 @@ type Config struct {
 	// Handles bounds the open files. nil gives the segment three of its own.
 	Handles *Handles
 	// Sparse admits holes between the offsets of neighbouring batches. Without it each batch must start where the
-	// last one ended, which is how a wrong base offset, outside the CRC, is found out; the cleaner and whoever skips
-	// damage leave a record.Filler in a hole.
+	// last one ended, which is how a wrong base offset, outside the CRC, is found out; the cleaner stretches a batch
+	// over a hole, or leaves a record.Filler in it, as whoever skips damage does.
 	Sparse bool
 	// EpochAt is the leader epoch that gave an offset, ok false when it is not known. Batches that say otherwise are
 	// damaged: the epoch is outside the CRC too. nil only demands that epochs never fall.
@@ -54,6 +55,10 @@ type Segment struct {
 	handles *Handles
 	files   [kinds]*handle // guarded by handles.mu
 	closed  bool           // guarded by handles.mu
+
+	naming sync.RWMutex // held while a file is opened by its name, and while names change
+	stage  atomic.Int32 // which names the files have
+	alone  bool         // a cleaned one: those whose place it takes are unlinked; owned by who calls Replace
 
 	write sync.Mutex // held by whoever changes the log or the indexes; taken before mu
 	// indexEnd is a position from which on the index files have no entries. Guarded by write.
@@ -101,36 +106,57 @@ func newSegment(fs disk.FS, dir string, base int64, cfg Config) *Segment {
 // durable with the first Sync.
 func Create(fs disk.FS, dir string, base int64, cfg Config) (*Segment, error) {
 	s := newSegment(fs, dir, base, cfg)
+	if err := s.create(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Segment) create() error {
 	for k := range kinds {
 		if k == kindLog {
 			continue
 		}
-		if err := fs.Remove(s.path(k)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
+		if err := s.fs.Remove(s.path(k)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
 	f, err := s.handles.acquire(s, kindLog, true)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer s.handles.release(f)
 	if err := f.file.Truncate(0); err != nil {
-		return nil, err
+		return err
 	}
 	s.indexed = true
-	return s, nil
+	return nil
 }
 
 // Open opens a segment. It looks at the log's size and nothing else.
 func Open(fs disk.FS, dir string, base int64, cfg Config) (*Segment, error) {
 	s := newSegment(fs, dir, base, cfg)
-	info, err := fs.Stat(s.Path())
-	if err != nil {
+	if err := s.open(); err != nil {
 		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Segment) open() error {
+	info, err := s.fs.Stat(s.Path())
+	if err != nil {
+		return err
 	}
 	s.size, s.physical, s.tail = info.Size(), info.Size(), info.Size()
 	s.next = -1
-	return s, nil
+	return nil
+}
+
+// End is the offset after the last batch, -1 where that is not known.
+func (s *Segment) End() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.next
 }
 
 // Base is the offset in the segment's name: no record in it is below.
@@ -146,7 +172,9 @@ func (s *Segment) Size() int64 {
 // Path is the log file's.
 func (s *Segment) Path() string { return s.path(kindLog) }
 
-func (s *Segment) path(k kind) string { return filepath.Join(s.dir, fileName(s.base, suffixes[k])) }
+func (s *Segment) path(k kind) string {
+	return filepath.Join(s.dir, fileName(s.base, suffixes[k]+stages[s.stage.Load()][k]))
+}
 
 // Append writes whole stamped batches at the end of the log, and index entries where they are due. Nothing is synced.
 // position is where they lie. After an error the log ends where it did. It returns ErrFull and ErrOrder before it

@@ -76,7 +76,7 @@ func (s *Segment) syncLog() error {
 	from, writes := s.unsynced, s.handles.pending(f)
 	s.unsynced = -1
 	s.mu.Unlock()
-	if err := f.file.Sync(syncLog); err != nil {
+	if err := f.file.Sync(s.syncPoint()); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.suspect < 0 || from < s.suspect {

@@ -39,7 +39,7 @@ func TestHostilePeers(t *testing.T) {
 		"a negative frame":               prefix(0xffffffff, 0, 9),
 		"an unknown key":                 append(prefix(100, 999, 0), make([]byte, 96)...),
 		"a negative key":                 append(prefix(100, -1, 0), make([]byte, 96)...),
-		"a key that is not served":       append(prefix(100, 10, 0), make([]byte, 96)...),
+		"a key that is not served":       append(prefix(100, 34, 1), make([]byte, 96)...),
 		"a version from the future":      append(prefix(100, 3, 99), make([]byte, 96)...),
 		"Produce v2":                     append(prefix(100, 0, 2), make([]byte, 96)...),
 		"a count of two billion":         counts,

@@ -116,7 +116,7 @@ func (in *input) begin(c *conn) (size int, key int16, err error) {
 		return size, wire.KeySASLAuthenticate, err
 	}
 	if size, err = wire.FrameSize([wire.PrefixSize]byte(head), c.server.config.RequestMax); err != nil {
-		return 0, 0, err
+		return 0, 0, fmt.Errorf("%w (socket.request.max.bytes)", err)
 	}
 	if err := in.need(c, wire.PrefixSize+4); err != nil {
 		return 0, 0, in.half(err)
@@ -169,10 +169,7 @@ func (c *conn) fillBody(frame []byte, n int) error {
 	for page := 0; n < len(frame); {
 		if n >= page {
 			page = n + smallMax
-			c.patient(c.server.config.Stall)
-			if c.server.waiting.Load() > 0 { // whoever began to wait before we set the long deadline saw us inBody
-				c.patient(min(hurried, c.server.config.Stall))
-			}
+			c.patientBody()
 		}
 		got, err := c.receive(frame[n:])
 		if err != nil {

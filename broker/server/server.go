@@ -75,13 +75,14 @@ func (r *Request) Hold() (release func()) {
 // Config is what a Server needs and its limits. Zero limits stand for the defaults named.
 type Config struct {
 	Handler Handler
-	// Bodies is where request bodies come from. No single request may be larger than the share.
+	// Bodies is where request bodies come from. No single batch may be larger than the share.
 	Bodies *budget.Share
 	// Copies is where response bytes come from that cannot be sent straight from a file.
 	Copies *budget.Share
 	// TLS is where the memory of TLS connections comes from; one that gets none is refused. nil: not bounded.
 	TLS *budget.Share
-	// RequestMax is `socket.request.max.bytes`: the largest frame; default and upper bound: the size of Bodies.
+	// RequestMax is `socket.request.max.bytes`: the largest frame, default 100 MiB. No more than 2 MiB of one is held at
+	// once, or one batch: larger ones, which only Produce may have, are served partition by partition.
 	RequestMax int
 	// MaxConnections is `max.connections`; default 1000. One more is closed at once.
 	MaxConnections int
@@ -112,6 +113,9 @@ type Server struct {
 	stop   context.CancelFunc
 	bodies *bodies
 	log    *slog.Logger
+	// wholeMax is the largest frame that is held whole, splits counts those on their way in pieces.
+	wholeMax int
+	splits   *budget.Share
 
 	mu        sync.Mutex
 	closed    bool
@@ -136,8 +140,8 @@ func New(c Config) *Server {
 	if c.Handler == nil || c.Bodies == nil || c.Copies == nil {
 		panic("server: config without handler or budgets")
 	}
-	if c.RequestMax <= 0 || int64(c.RequestMax) > c.Bodies.Size() {
-		c.RequestMax = int(min(c.Bodies.Size(), 1<<30))
+	if c.RequestMax <= 0 {
+		c.RequestMax = 100 << 20
 	}
 	if c.MaxConnections <= 0 {
 		c.MaxConnections = 1000
@@ -163,9 +167,14 @@ func New(c Config) *Server {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	splits, err := budget.New(splitsMax).Share("splits", splitsMax)
+	if err != nil {
+		panic(err) // a budget holds what it was made for
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	return &Server{
 		config: c, ctx: ctx, stop: stop, log: c.Logger,
+		wholeMax: int(min(wholeMax, c.Bodies.Size())), splits: splits,
 		bodies: &bodies{share: c.Bodies}, shaking: make(chan struct{}, c.Handshakes),
 		conns: make(map[*conn]struct{}),
 	}
@@ -321,20 +330,28 @@ func (s *Server) forget(c *conn) {
 	s.mu.Unlock()
 }
 
-// reserve takes a body's memory, waiting in line. While it waits, peers that hold such memory for frames they do not
-// finish get a second for the next bytes.
-func (s *Server) reserve(n int) error {
-	if s.config.Bodies.TryAcquire(int64(n)) {
+// hurried is how long a peer has for the next bytes while so many wait for what it holds.
+func (s *Server) hurried(waiting int32) time.Duration {
+	return min(s.config.Stall, hurried, max(hurriedAll/time.Duration(waiting), hurriedLeast))
+}
+
+// reserve takes a body's memory, waiting in line.
+func (s *Server) reserve(n int) error { return s.wait(s.config.Bodies, int64(n)) }
+
+// wait takes n of a share, waiting in line. While it waits, peers that hold some for frames they do not finish are
+// hurried.
+func (s *Server) wait(share *budget.Share, n int64) error {
+	if share.TryAcquire(n) {
 		return nil
 	}
-	s.waiting.Add(1)
+	waiting := s.waiting.Add(1)
 	defer s.waiting.Add(-1)
 	s.mu.Lock()
 	for c := range s.conns {
 		if c.inBody.Load() {
-			c.hurry(hurried)
+			c.hurry(s.hurried(waiting))
 		}
 	}
 	s.mu.Unlock()
-	return s.config.Bodies.Acquire(s.ctx, int64(n))
+	return share.Acquire(s.ctx, n)
 }

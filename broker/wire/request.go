@@ -9,7 +9,7 @@ import (
 )
 
 // Parse reads one frame (without its prefix). The records of a Produce request alias frame; nothing else in the
-// returned request does. The error is one of this package's. An ApiVersions request of a version that is not served
+// returned request does: what members of a group say is kept for long, and is copied. The error is one of this package's. An ApiVersions request of a version that is not served
 // comes back as one of the highest served version, with the header as it was sent: KIP-511 wants an answer.
 func Parse(frame []byte) (Header, kmsg.Request, error) {
 	h, body, err := ParseHeader(frame)
@@ -57,6 +57,14 @@ func own(req kmsg.Request) {
 		for i := range r.Upsertions {
 			u := &r.Upsertions[i]
 			u.Salt, u.SaltedPassword = bytes.Clone(u.Salt), bytes.Clone(u.SaltedPassword)
+		}
+	case *kmsg.JoinGroupRequest:
+		for i := range r.Protocols {
+			r.Protocols[i].Metadata = bytes.Clone(r.Protocols[i].Metadata)
+		}
+	case *kmsg.SyncGroupRequest:
+		for i := range r.GroupAssignment {
+			r.GroupAssignment[i].MemberAssignment = bytes.Clone(r.GroupAssignment[i].MemberAssignment)
 		}
 	}
 }

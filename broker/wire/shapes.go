@@ -40,6 +40,55 @@ var metadataShape = []field{
 	i8.since(8),           // topic operations
 }
 
+var offsetCommitShape = []field{
+	str, i32, str, str.since(7), // group, generation, member, instance
+	i64.until(4), // retention
+	array(
+		str.until(9), uuid.since(10), // topic
+		array(i32, i64, i32.since(6), str), // partition, offset, leader epoch, metadata
+	),
+}
+
+var offsetFetchShape = []field{
+	str.until(7), array(str, arrayOf(i32)).until(7), // group; topic, partitions
+	array(
+		str, str.since(9), i32.since(9), // group, member, member epoch
+		array(str.until(9), uuid.since(10), arrayOf(i32)), // topic, partitions
+	).since(8),
+	i8.since(7), // require stable
+}
+
+var findCoordinatorShape = []field{
+	str.until(3), i8.since(1), arrayOf(str).since(4), // key, type, keys
+}
+
+var joinGroupShape = []field{
+	str, i32, i32.since(1), str, str.since(5), str, // group, session and rebalance timeout, member, instance, type
+	array(str, raw), // protocol, metadata
+	str.since(8),    // reason
+}
+
+var heartbeatShape = []field{str, i32, str, str.since(3)} // group, generation, member, instance
+
+var leaveGroupShape = []field{
+	str, str.until(2), // group, member
+	array(str, str, str.since(5)).since(3), // member, instance, reason
+}
+
+var syncGroupShape = []field{
+	str, i32, str, str.since(3), // group, generation, member, instance
+	str.since(5), str.since(5), // type, protocol
+	array(str, raw), // member, assignment
+}
+
+var describeGroupsShape = []field{arrayOf(str), i8.since(3)} // groups, operations
+
+var listGroupsShape = []field{arrayOf(str).since(4), arrayOf(str).since(5)} // states, types
+
+var deleteGroupsShape = []field{arrayOf(str)}
+
+var offsetDeleteShape = []field{str, array(str, array(i32))} // group; topic, partitions
+
 var apiVersionsShape = []field{str.since(3), str.since(3)} // software name, version
 
 var saslHandshakeShape = []field{str}

@@ -59,7 +59,7 @@ func TestAdmit(t *testing.T) {
 		{"0001 ffff", 100, ErrUnsupportedVersion},
 		{"0012 7fff", 100, nil},
 		{"0004 0000", 100, ErrUnknownAPI}, // LeaderAndIsr
-		{"000a 0000", 100, ErrUnknownAPI}, // FindCoordinator: groups come later
+		{"0018 0000", 100, ErrUnknownAPI}, // AddPartitionsToTxn: transactions come later
 		{"004c 0000", 100, ErrUnknownAPI},
 		{"7fff 0000", 100, ErrUnknownAPI},
 		{"ffff 0000", 100, ErrUnknownAPI},

@@ -1,4 +1,4 @@
-// Package bus opens the buses that sensors hang on, by the name the kernel gives them, and bounds every transfer in
+// Package bus opens the buses that sensors and memories hang on, by the name the kernel gives them, and bounds every transfer in
 // time. It uses periph's sysfs driver and nothing else of its host package: host.Init would link and probe drivers that
 // map /dev/mem.
 package bus
@@ -32,8 +32,11 @@ var (
 type Opener func() (i2c.BusCloser, error)
 
 // Registry knows buses that the kernel does not: simulated ones. The zero value is ready. It is not safe for concurrent
-// use with Add.
-type Registry struct{ added map[string]Opener }
+// use with Add and AddSPI.
+type Registry struct {
+	added map[string]Opener
+	ports map[string]PortOpener
+}
 
 // Add gives a name to a bus. It goes before a bus of the kernel with the same name.
 func (r *Registry) Add(name string, open Opener) {
@@ -77,26 +80,11 @@ type Bus struct {
 	open    Opener
 
 	mu   sync.Mutex
-	line *line // nil: closed
+	raw  i2c.BusCloser // of the line
+	line *line         // nil: closed
 }
 
 var _ i2c.BusCloser = (*Bus)(nil)
-
-// line is one opening of the bus, with the goroutine that transfers on it: a transfer that hangs in the kernel cannot be
-// called back, so nobody else waits for it.
-type line struct {
-	bus  i2c.BusCloser
-	jobs chan job
-	done chan error // capacity 1: the goroutine never waits for somebody who gave up
-	over chan error // the result of closing the bus
-	late bool       // a transfer was given up on and has not ended
-}
-
-// job owns its buffers: after a timeout the kernel may still write to them.
-type job struct {
-	addr uint16
-	w, r []byte
-}
 
 // String is the name the bus was opened by.
 func (b *Bus) String() string { return b.name }
@@ -111,17 +99,8 @@ func (b *Bus) Reopen() error {
 	if err != nil {
 		return errors.Join(closeErr, fmt.Errorf("open bus %s: %w", b.name, err))
 	}
-	l := &line{bus: raw, jobs: make(chan job), done: make(chan error, 1), over: make(chan error, 1)}
-	go l.run()
-	b.line = l
+	b.raw, b.line = raw, newLine(raw.Close)
 	return closeErr
-}
-
-func (l *line) run() {
-	for j := range l.jobs {
-		l.done <- l.bus.Tx(j.addr, j.w, j.r)
-	}
-	l.over <- l.bus.Close()
 }
 
 // Tx writes w to the device and then reads r from it, as one transaction. It returns ErrTimeout when that takes too
@@ -135,32 +114,15 @@ func (b *Bus) Tx(addr uint16, w, r []byte) error {
 	if b.line == nil {
 		return fmt.Errorf("bus %s: %w", b.name, ErrClosed)
 	}
-	if err := b.line.transfer(job{addr, append([]byte(nil), w...), make([]byte, len(r))}, r, b.timeout); err != nil {
+	raw, out, in := b.raw, append([]byte(nil), w...), make([]byte, len(r)) // the transfer's own, see line
+	err := b.line.transfer(func() error { return raw.Tx(addr, out, in) }, b.timeout)
+	if !errors.Is(err, ErrTimeout) {
+		copy(r, in)
+	}
+	if err != nil {
 		return fmt.Errorf("bus %s, device %#02x: %w", b.name, addr, err)
 	}
 	return nil
-}
-
-func (l *line) transfer(j job, r []byte, timeout time.Duration) error {
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	if l.late {
-		select {
-		case <-l.done: // of a transfer nobody waits for
-			l.late = false
-		case <-timer.C:
-			return ErrTimeout
-		}
-	}
-	l.jobs <- j
-	select {
-	case err := <-l.done:
-		copy(r, j.r)
-		return err
-	case <-timer.C:
-		l.late = true
-		return ErrTimeout
-	}
 }
 
 // SetSpeed sets the clock of the bus, where the kernel's driver can.
@@ -170,7 +132,7 @@ func (b *Bus) SetSpeed(f physic.Frequency) error {
 	if b.line == nil {
 		return fmt.Errorf("bus %s: %w", b.name, ErrClosed)
 	}
-	return b.line.bus.SetSpeed(f)
+	return b.raw.SetSpeed(f)
 }
 
 // Close ends the bus. It waits for a transfer that hangs: the kernel's adapters give up by themselves after a second or so.
@@ -184,9 +146,8 @@ func (b *Bus) close() error {
 	if b.line == nil {
 		return nil
 	}
-	close(b.line.jobs)
-	err := <-b.line.over
-	b.line = nil
+	err := b.line.close()
+	b.raw, b.line = nil, nil
 	if err != nil {
 		return fmt.Errorf("close bus %s: %w", b.name, err)
 	}

@@ -66,20 +66,63 @@ func size[T ~int | ~int64](p *T, low, high int64) binding {
 	}
 }
 
+// perDay is a size each day, as "2GiB/day"; empty is 0, no limit.
+func perDay(p *int64, low, high int64) binding {
+	const unit = "/day"
+	return binding{
+		set: func(v any) error {
+			s, ok := v.(string)
+			number, each := strings.CutSuffix(strings.TrimSpace(s), unit)
+			switch {
+			case ok && s == "":
+				*p = 0
+				return nil
+			case !ok || !each:
+				return errors.New(`want bytes a day, like "2GiB/day", or "" for no limit`)
+			}
+			n, err := parseSize(strings.TrimSpace(number))
+			if err == nil {
+				err = within(n, low, high, func(n int64) string { return formatSize(n) + unit })
+			}
+			if err != nil {
+				return err
+			}
+			*p = n
+			return nil
+		},
+		get: func() any {
+			if *p == 0 {
+				return ""
+			}
+			return formatSize(*p) + unit
+		},
+	}
+}
+
 // millis is a time whose key ends in .ms: a number of milliseconds, or a string with its unit.
 func millis(p *time.Duration, low, high time.Duration) binding {
+	return units(p, low, high, time.Millisecond, "ms")
+}
+
+// minutes is a time whose key ends in .minutes.
+func minutes(p *time.Duration, low, high time.Duration) binding {
+	return units(p, low, high, time.Minute, "m")
+}
+
+// units is a time in the unit its key says: a number of these, or a string with its own unit.
+func units(p *time.Duration, low, high, unit time.Duration, name string) binding {
 	b := span(p, low, high)
 	return binding{
 		set: func(v any) error {
 			if n, ok := v.(int64); ok {
-				if n < 0 || n > math.MaxInt64/int64(time.Millisecond) {
-					return fmt.Errorf("%d ms is out of range: %s to %s", n, formatTime(low), formatTime(high))
+				if n < 0 || n > math.MaxInt64/int64(unit) {
+					return fmt.Errorf("%d %s is out of range: %s to %s", n, name, formatTime(low), formatTime(high))
 				}
-				v = strconv.FormatInt(n, 10) + "ms"
+				v = strconv.FormatInt(n, 10) + name
 			}
 			return b.set(v)
 		},
-		get: func() any { return p.Milliseconds() },
+		get: func() any { return int64(*p / unit) },
 	}
 }
 

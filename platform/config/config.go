@@ -35,6 +35,7 @@ type Config struct {
 	HTTP     HTTP
 	Buses    []Bus
 	Sensors  []Sensor
+	FRAMs    []FRAM
 }
 
 // Broker holds the keys of Kafka's server.properties.
@@ -54,6 +55,18 @@ type Broker struct {
 	ConnectionsMaxIdle time.Duration // a connection that says nothing for so long is closed
 	RetentionCheck     time.Duration // between two looks for segments that have aged out
 	ProducerExpiration time.Duration // an idle idempotent producer is forgotten after this
+
+	GroupInitialDelay time.Duration // the first rebalance of an empty group waits so long for company
+	GroupMinSession   time.Duration // session timeouts a member may ask for
+	GroupMaxSession   time.Duration
+	GroupMaxSize      int // members of one group
+	GroupMaxCount     int // groups
+	GroupMaxOffsets   int // partitions one group keeps offsets of
+
+	OffsetsPartitions     int32         // of __consumer_offsets, when it is made
+	OffsetsRetention      time.Duration // offsets of a group without members are kept so long
+	OffsetsRetentionCheck time.Duration
+	OffsetMetadataMax     int // bytes a client may keep with an offset
 
 	Mechanisms   []string      // of SASL
 	MaxReauth    time.Duration // a login is good for so long; 0: for ever
@@ -78,6 +91,7 @@ type Security struct {
 type Journal struct {
 	CommitInterval time.Duration // 0: a commit starts as soon as the last one is over
 	BytesMax       int64         // journalled bytes after which a checkpoint drops the front
+	Front          string        // name of the FRAM that small commits are acknowledged from; empty: none
 }
 
 // Memory bounds the process.
@@ -91,6 +105,12 @@ type Flash struct {
 	//
 	// Invariant: ReserveBytes >= 2*Journal.BytesMax + 16 MiB, so that the journal and a checkpoint always fit.
 	ReserveBytes int64
+	// WriteBudget is what may be written to the device in a day, in bytes; 0: no limit. To keep it the commit interval
+	// grows from Journal.CommitInterval up to CommitIntervalMax.
+	//
+	// Invariant: WriteBudget == 0 or CommitIntervalMax >= Journal.CommitInterval.
+	WriteBudget       int64
+	CommitIntervalMax time.Duration
 }
 
 // Topic is one [topic."PATTERN"] table.
@@ -144,6 +164,17 @@ type Sensor struct {
 	Line     int                // in the file, for messages
 }
 
+// FRAM is one [[fram]].
+type FRAM struct {
+	Name   string
+	Bus    string // "SPI0.0"; a [[bus]] of that name sets its timeout
+	Driver string
+	Line   int // in the file, for messages
+}
+
+// BusTimeout is how long a transfer on a bus may take, where no [[bus]] says it.
+const BusTimeout = 200 * time.Millisecond
+
 const (
 	kib = 1 << 10
 	mib = 1 << 20
@@ -162,17 +193,20 @@ func Default() *Config {
 			NodeID: 1, ClusterAlias: "{node}", Listeners: []string{"PLAINTEXT://127.0.0.1:9092"},
 			AdvertisedListeners: []string{}, LogDirs: "/var/lib/millrace",
 			NumPartitions: 1, ReplicationFactor: 1, AutoCreateTopics: true, ProcessRoles: "broker,controller",
-			MaxConnections: 1000, RequestMaxBytes: 4 * mib, ConnectionsMaxIdle: 10 * minute,
+			MaxConnections: 1000, RequestMaxBytes: 100 * mib, ConnectionsMaxIdle: 10 * minute,
 			RetentionCheck: 5 * minute, ProducerExpiration: day,
 			Mechanisms:   []string{"SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"},
 			FailureDelay: 100 * time.Millisecond, ClientAuth: "none", MappingRules: []string{"DEFAULT"},
 			SuperUsers: []string{"User:admin"}, Authorizer: "auto",
+			GroupInitialDelay: 3 * second, GroupMinSession: 6 * second, GroupMaxSession: 30 * minute,
+			GroupMaxSize: 1000, GroupMaxCount: 1000, GroupMaxOffsets: 10_000,
+			OffsetsPartitions: 5, OffsetsRetention: 7 * day, OffsetsRetentionCheck: 10 * minute, OffsetMetadataMax: 4 * kib,
 		},
 		Journal: Journal{BytesMax: 32 * mib},
 		Memory:  Memory{Limit: 48 * mib},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
-			MaxPacketSize: mib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
+			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
 		},
 		HTTP: HTTP{Listener: "127.0.0.1:8080"},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
@@ -183,7 +217,7 @@ func Default() *Config {
 			"full":            "reject",
 		}}},
 	}
-	c.Flash.ReserveBytes = c.reserveFloor()
+	c.Flash = Flash{ReserveBytes: c.reserveFloor(), CommitIntervalMax: second}
 	return c
 }
 

@@ -122,7 +122,7 @@ humidity = 1
 		t.Errorf("topics: %v", c.Topics)
 	}
 	kafka := c.BrokerSettings()
-	if kafka["node.id"] != "7" || kafka["socket.request.max.bytes"] != "4194304" || kafka["connections.max.idle.ms"] != "600000" ||
+	if kafka["node.id"] != "7" || kafka["socket.request.max.bytes"] != "104857600" || kafka["connections.max.idle.ms"] != "600000" ||
 		kafka["listeners"] != "PLAINTEXT://[::1]:9192" {
 		t.Errorf("as Kafka writes it: %v", kafka)
 	}
@@ -145,6 +145,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			return errors.New("bad rule " + rule)
 		},
 		Driver: func(string) error { return errors.New("no such driver") },
+		FRAM:   func(string) error { return errors.New("no such chip") },
 	}
 	for _, tt := range []struct{ name, file, want string }{
 		{"key", "[broker]\n\nnode.idd = 1", "m.toml:3: broker.node.idd: unknown key; nearest is node.id"},
@@ -181,6 +182,15 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"driver", "[[bus]]\nname='c'\n[[sensor]]\nname='a'\ndriver='b'\nbus='c'\naddress=0x76\ntopic='t'", "m.toml:3: sensor.a: no such driver"},
 		{"deadband", "[[sensor]]\ndeadband = { temprature = 1 }", "m.toml:2: sensor.deadband.temprature: unknown key; nearest is deadband.temperature"},
 		{"bus without name", "[[bus]]", "m.toml:1: bus: needs a name of its own"},
+		{"budget without a day", "[flash]\nwrite.budget = '2GiB'", `m.toml:2: flash.write.budget: want bytes a day, like "2GiB/day", or "" for no limit`},
+		{"budget", "[flash]\nwrite.budget = '2GiBB/day'", `m.toml:2: flash.write.budget: "2GiBB" is not a size like "64MiB"`},
+		{"small budget", "[flash]\nwrite.budget = '2kB/day'", "m.toml:2: flash.write.budget: 2000/day is out of range: 1MiB/day to 1024TiB/day"},
+		{"budget and interval", "[journal]\ncommit.interval.ms = 2000\n[flash]\nwrite.budget = '1GiB/day'", "m.toml:4: flash.commit.interval.max.ms: 1s is below journal.commit.interval.ms, which is 2s"},
+		{"front", "[journal]\nfront = 'fm25'", `m.toml:2: journal.front: there is no [[fram]] named "fm25"`},
+		{"half an FRAM", "[[fram]]\nname = 'a'", "m.toml:1: fram: needs name, bus and driver"},
+		{"chip", "\n[[fram]]\nname = 'a'\nbus = 'SPI0.0'\ndriver = 'b'", "m.toml:2: fram.a: no such chip"},
+		{"two names", "[[fram]]\nname='a'\nbus='c'\ndriver='b'\n[[fram]]\nname='a'\nbus='d'\ndriver='b'", "m.toml:5: fram.a: there are two FRAMs of this name"},
+		{"two on a port", "[[fram]]\nname='a'\nbus='c'\ndriver='b'\n[[fram]]\nname='b'\nbus='c'\ndriver='b'", "m.toml:5: fram.b: another FRAM is on c"},
 		{"date", "[broker]\nnode.id = 2026-01-01", "m.toml:2: broker.node.id: want a whole number, have a date"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -220,6 +230,14 @@ bus = "I2C1"
 address = 118
 topic = "t"
 deadband = { pressure = 0.25 }
+[[fram]]
+name = "f"
+bus = "SPI0.0"
+driver = "mb85rs64v"
+[journal]
+front = "f"
+[flash]
+write.budget = "1.5GiB/day"
 `)
 	var b bytes.Buffer
 	if err := c.Show(&b); err != nil {
@@ -240,6 +258,14 @@ auto.create.topics.enable = false
 [journal]
 commit.interval.ms = 100
 bytes.max = "16MiB"
+front = "f"
+[[fram]]
+name = "f"
+bus = "SPI0.0"
+driver = "mb85rs64v"
+[flash]
+write.budget = "2GiB/day"
+commit.interval.max.ms = 2000
 [topic."*"]
 retention.ms = "1d"
 [[mqtt.route]]
@@ -247,17 +273,17 @@ filter = "a"
 topic = "b"
 `)
 	live, restart := Diff(old, next)
-	if !slices.Equal(live, []string{"broker.auto.create.topics.enable", "journal.commit.interval.ms", "topic"}) {
+	if !slices.Equal(live, []string{"broker.auto.create.topics.enable", "journal.commit.interval.ms", "flash.write.budget", "flash.commit.interval.max.ms", "topic"}) {
 		t.Errorf("live: %v", live)
 	}
-	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "flash.reserve.bytes", "mqtt.route"}) {
+	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "journal.front", "flash.reserve.bytes", "mqtt.route", "fram"}) {
 		t.Errorf("restart: %v", restart)
 	}
 	merged := Merge(old, next)
-	if live, restart = Diff(old, merged); len(live) != 3 || restart != nil {
+	if live, restart = Diff(old, merged); len(live) != 5 || restart != nil {
 		t.Errorf("merged: %v %v", live, restart)
 	}
-	if live, restart = Diff(merged, next); live != nil || len(restart) != 4 {
+	if live, restart = Diff(merged, next); live != nil || len(restart) != 6 {
 		t.Errorf("left: %v %v", live, restart)
 	}
 }

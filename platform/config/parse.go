@@ -30,6 +30,8 @@ type Checks struct {
 	Mapping func(rule string) error
 	// Driver tells what is wrong with a sensor's driver.
 	Driver func(name string) error
+	// FRAM tells what is wrong with an FRAM's driver.
+	FRAM func(name string) error
 }
 
 // Load reads and checks a file. Every problem found is in the error, each a *Problem with file and line.
@@ -249,7 +251,37 @@ func (p *parse) finish() {
 	for _, t := range p.security() {
 		p.problem(max(p.lines[t.key], 1), t.key, "%s", t.text)
 	}
+	if line := max(p.lines["flash.write.budget"], p.lines["flash.commit.interval.max.ms"], p.lines["journal.commit.interval.ms"]); p.Flash.WriteBudget > 0 &&
+		p.Flash.CommitIntervalMax < p.Journal.CommitInterval {
+		p.problem(line, "flash.commit.interval.max.ms", "%s is below journal.commit.interval.ms, which is %s",
+			formatTime(p.Flash.CommitIntervalMax), formatTime(p.Journal.CommitInterval))
+	}
 	p.devices()
+	p.memories()
+}
+
+// memories checks the FRAMs and who names them.
+func (p *parse) memories() {
+	names, buses := map[string]bool{}, map[string]bool{}
+	for _, f := range p.FRAMs {
+		key := "fram." + f.Name
+		switch {
+		case f.Name == "" || f.Bus == "" || f.Driver == "":
+			p.problem(f.Line, "fram", "needs name, bus and driver")
+		case names[f.Name]:
+			p.problem(f.Line, key, "there are two FRAMs of this name")
+		case buses[f.Bus]:
+			p.problem(f.Line, key, "another FRAM is on %s: a port is one chip", f.Bus)
+		case p.checks.FRAM != nil:
+			if err := p.checks.FRAM(f.Driver); err != nil {
+				p.problem(f.Line, key, "%v", err)
+			}
+		}
+		names[f.Name], buses[f.Bus] = true, true
+	}
+	if front := p.Journal.Front; front != "" && !names[front] {
+		p.problem(p.lines["journal.front"], "journal.front", "there is no [[fram]] named %q", front)
+	}
 }
 
 func (p *parse) devices() {

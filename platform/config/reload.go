@@ -48,6 +48,12 @@ func Diff(old, next *Config) (live, restart []string) {
 	}) {
 		note("sensor", false)
 	}
+	if !slices.EqualFunc(old.FRAMs, next.FRAMs, func(a, b FRAM) bool {
+		a.Line, b.Line = 0, 0
+		return a == b
+	}) {
+		note("fram", false)
+	}
 	return live, restart
 }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -27,13 +28,18 @@ var tables = []struct {
 		return []setting{
 			{"commit.interval.ms", millis(&c.Journal.CommitInterval, 0, minute), true},
 			{"bytes.max", size(&c.Journal.BytesMax, 2*mib, 4*gib), false},
+			{"front", text(&c.Journal.Front), false},
 		}
 	}},
 	{"memory", func(c *Config) []setting {
 		return []setting{{"limit", size(&c.Memory.Limit, 24*mib, 64*gib), false}}
 	}},
 	{"flash", func(c *Config) []setting {
-		return []setting{{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false}}
+		return []setting{
+			{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false},
+			{"write.budget", perDay(&c.Flash.WriteBudget, mib, 1<<50), true},
+			{"commit.interval.max.ms", millis(&c.Flash.CommitIntervalMax, time.Millisecond, minute), true},
+		}
 	}},
 	{"mqtt", func(c *Config) []setting {
 		m := &c.MQTT
@@ -82,6 +88,16 @@ func brokerSettings(c *Config) []setting {
 		{"connections.max.idle.ms", millis(&b.ConnectionsMaxIdle, second, 30*day), false},
 		{"log.retention.check.interval.ms", millis(&b.RetentionCheck, 10*time.Millisecond, day), false},
 		{"producer.id.expiration.ms", millis(&b.ProducerExpiration, minute, 365*day), false},
+		{"group.initial.rebalance.delay.ms", millis(&b.GroupInitialDelay, 0, hour), false},
+		{"group.min.session.timeout.ms", millis(&b.GroupMinSession, time.Millisecond, day), false},
+		{"group.max.session.timeout.ms", millis(&b.GroupMaxSession, second, 7*day), false},
+		{"group.max.size", number(&b.GroupMaxSize, 1, 100_000), false},
+		{"group.max.count", number(&b.GroupMaxCount, 1, 100_000), false},
+		{"group.max.offsets", number(&b.GroupMaxOffsets, 1, 1_000_000), false},
+		{"offsets.topic.num.partitions", number(&b.OffsetsPartitions, 1, 50), false},
+		{"offsets.retention.minutes", minutes(&b.OffsetsRetention, minute, 3650*day), false},
+		{"offsets.retention.check.interval.ms", millis(&b.OffsetsRetentionCheck, 100*time.Millisecond, day), false},
+		{"offset.metadata.max.bytes", size(&b.OffsetMetadataMax, 0, 64*kib), false},
 		{"sasl.enabled.mechanisms", texts(&b.Mechanisms, oneOf("SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")), false},
 		{"connections.max.reauth.ms", millis(&b.MaxReauth, 0, 365*day), false},
 		{"connection.failed.authentication.delay.ms", millis(&b.FailureDelay, 0, 10*second), false},
@@ -99,7 +115,10 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 		return routeSettings(grow(&c.MQTT.Routes, index, Route{Key: "{mqtt.topic}", Partition: -1, Line: line}))
 	},
 	"bus": func(c *Config, index, line int) []setting {
-		return busSettings(grow(&c.Buses, index, Bus{Timeout: 200 * time.Millisecond, Line: line}))
+		return busSettings(grow(&c.Buses, index, Bus{Timeout: BusTimeout, Line: line}))
+	},
+	"fram": func(c *Config, index, line int) []setting {
+		return framSettings(grow(&c.FRAMs, index, FRAM{Line: line}))
 	},
 	"sensor": func(c *Config, index, line int) []setting {
 		return sensorSettings(grow(&c.Sensors, index, Sensor{Every: 10 * second, Format: Formats[0], Line: line}))
@@ -119,6 +138,14 @@ func busSettings(b *Bus) []setting {
 	return []setting{
 		{"name", text(&b.Name, filled), false},
 		{"timeout", span(&b.Timeout, time.Millisecond, minute), false},
+	}
+}
+
+func framSettings(f *FRAM) []setting {
+	return []setting{
+		{"name", text(&f.Name, filled), false},
+		{"bus", text(&f.Bus, filled), false},
+		{"driver", text(&f.Driver, filled), false},
 	}
 }
 
@@ -237,11 +264,23 @@ func HostPort(listener string) string {
 	return listener
 }
 
-// Loopback refuses an address that is not on this machine alone: anything else waits for authentication.
-func Loopback(hostPort string) error {
+// splitAddress is the host of a host:port that can be listened at.
+func splitAddress(hostPort string) (host string, err error) {
 	host, port, err := net.SplitHostPort(hostPort)
 	if err != nil || port == "" {
-		return fmt.Errorf("%q is not an address like 127.0.0.1:1234", hostPort)
+		return "", fmt.Errorf("%q is not an address like 127.0.0.1:1234", hostPort)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", fmt.Errorf("%q: the port is a number from 0, for any that is free, to 65535", hostPort)
+	}
+	return host, nil
+}
+
+// Loopback refuses an address that is not on this machine alone: anything else waits for authentication.
+func Loopback(hostPort string) error {
+	host, err := splitAddress(hostPort)
+	if err != nil {
+		return err
 	}
 	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
 		return nil

@@ -43,6 +43,10 @@ func (c *Config) security() (list []trouble) {
 	tls := false
 	for _, l := range b.Listeners {
 		tls = tls || strings.HasSuffix(Protocol(l), "SSL")
+		if _, err := splitAddress(HostPort(l)); err != nil {
+			add("broker.listeners", "%v", err)
+			continue
+		}
 		if b.Insecure || b.Asks(l) {
 			continue
 		}

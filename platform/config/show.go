@@ -30,6 +30,9 @@ func (c *Config) Show(w io.Writer) error {
 	for i := range c.Sensors {
 		section(&b, "[[sensor]]", sensorSettings(&c.Sensors[i]))
 	}
+	for i := range c.FRAMs {
+		section(&b, "[[fram]]", framSettings(&c.FRAMs[i]))
+	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
 }
@@ -48,6 +51,7 @@ func (c *Config) Values() map[string]any {
 	values["mqtt.route"] = each(c.MQTT.Routes, routeSettings)
 	values["bus"] = each(c.Buses, busSettings)
 	values["sensor"] = each(c.Sensors, sensorSettings)
+	values["fram"] = each(c.FRAMs, framSettings)
 	return values
 }
 

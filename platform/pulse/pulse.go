@@ -1,5 +1,7 @@
-// Package pulse owns the only timer of the process. It sleeps until the earliest deadline of what is registered with
-// it, so an idle board really idles, and everything else is told the time.
+// Package pulse owns the timer of everything that waits for a deadline. It sleeps until the earliest one of what is
+// registered with it, so an idle board really idles, and the rest is told the time. Timers of their own have the MQTT
+// door, one for the deadlines of all its sessions, and waits that end by themselves: for a bus, an election, the next
+// commit, a door that could not accept.
 //
 // Times are milliseconds since the pulse was made, by the monotonic clock: setting a board's wall clock moves no
 // deadline.

@@ -21,6 +21,7 @@ type original struct {
 	manifest *fixture.Manifest
 	files    map[string][]byte
 	places   map[string][]place // where records lie: by file, which is a log or a journal's
+	frames   map[string]int64   // where a journal file's last frame ends: behind it lies what nobody reads any more
 	clean    bool               // stopped by Close
 	power    bool               // stopped by a power cut: the journal is the only copy of the newest records
 	findings []string           // of fsck without any damage
@@ -44,7 +45,7 @@ type place struct {
 
 // survey learns where everything lies.
 func survey(name, dir string, m *fixture.Manifest) (*original, error) {
-	o := &original{name: name, dir: dir, manifest: m, places: make(map[string][]place)}
+	o := &original{name: name, dir: dir, manifest: m, places: make(map[string][]place), frames: make(map[string]int64)}
 	var err error
 	if o.files, err = fixture.Files(dir); err != nil {
 		return nil, err
@@ -71,6 +72,7 @@ func survey(name, dir string, m *fixture.Manifest) (*original, error) {
 	}
 	_, err = journal.Scan(disk.OS{}, filepath.Join(dir, "journal"), func(f journal.FrameInfo) error {
 		path := filepath.Join("journal", f.File)
+		o.frames[path] = f.Offset + int64(f.Size)
 		for _, e := range f.Entries {
 			topic, ok := topics[e.Topic]
 			if !ok {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,22 +16,17 @@ import (
 	"millrace/broker"
 	"millrace/broker/disk"
 	"millrace/testbench/fixture"
+
+	"millrace/testbench/lane"
 )
 
 var (
-	flips = flag.Int("flips", envInt("MILLRACE_FLIPS", 2000), "damaged directories to try (MILLRACE_FLIPS)")
+	flips = flag.Int("flips", lane.Count("MILLRACE_FLIPS", 2000), "damaged directories to try (MILLRACE_FLIPS)")
 	seed  = flag.Uint64("seed", 0, "seed; 0 takes one from the clock")
 	first = flag.Int("first", 0, "number of the first trial, to run one again")
 	most  = flag.Int("failures", 10, "stop after so many failed trials")
 	keep  = flag.Bool("keep", false, "leave the directories of failed trials")
 )
-
-func envInt(name string, otherwise int) int {
-	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
-		return n
-	}
-	return otherwise
-}
 
 // scratch is a directory in memory where there is one: nothing here depends on a sync.
 func scratch(t *testing.T) string {

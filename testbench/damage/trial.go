@@ -142,6 +142,9 @@ func (t *trial) mustShow() bool {
 	}
 	switch i.kind {
 	case walFile, raftLog:
+		if i.kind == walFile && i.from >= t.o.frames[i.path] {
+			return false
+		}
 		// Cut exactly between two writes, the end looks like one that was never longer, and a file that begins later like
 		// one whose front the checkpoint has let go.
 		return i.how == "flip" || i.how == "cut out" && i.from > 0

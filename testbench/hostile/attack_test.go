@@ -1,6 +1,7 @@
 package hostile
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,7 +11,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/record"
 )
 
 // patience is how long the broker may keep a connection that has gone wrong: it cuts off half requests and readers that
@@ -140,8 +144,63 @@ func fetches(topic string, n int) []byte {
 	return out
 }
 
+// produces is a Produce v8 frame with one batch for each partition from 0 on, of which it says there are so many.
+func produces(topic string, partitions int, batches ...[]byte) []byte {
+	body := []byte{0xff, 0xff, 0, 1, 0, 0, 0x75, 0x30, 0, 0, 0, 1} // no transaction, acks 1, 30 s, one topic
+	body = append(body, mqttString(topic)...)
+	body = binary.BigEndian.AppendUint32(body, uint32(partitions))
+	size := 0
+	for i, b := range batches {
+		body = binary.BigEndian.AppendUint32(body, uint32(i))
+		body = binary.BigEndian.AppendUint32(body, uint32(len(b)))
+		body = append(body, b...)
+		size = len(b)
+	}
+	missing := (partitions - len(batches)) * (8 + size)
+	return append(kafkaHead(uint32(10+len(body)+missing), 0, 8), body...)
+}
+
+// bomb is a batch with one record of 48 MiB, more than the broker may take in all.
+func bomb(codec record.Codec) []byte {
+	b := record.NewBuilder(codec)
+	b.Add(1, nil, make([]byte, 48<<20), nil)
+	batch, err := b.Build()
+	if err != nil {
+		panic(err) // one record is a batch
+	}
+	return bytes.Clone(batch)
+}
+
+// wide is a small batch whose frame asks for the largest window zstd recommends to admit.
+func wide() []byte {
+	var out bytes.Buffer
+	w, err := zstd.NewWriter(&out, zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1))
+	if err == nil {
+		_, err = w.Write(make([]byte, 100))
+	}
+	if err == nil {
+		err = w.Flush() // the frame begins before its size is known
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		panic(err) // it writes to memory
+	}
+	b := record.Filler(0, 0, -1, 1)
+	head := bytes.Clone(b[:record.HeaderSize])
+	p := append(head, out.Bytes()...)
+	binary.BigEndian.PutUint32(p[8:], uint32(len(p)-12))
+	p[22] |= 4                            // zstd
+	binary.BigEndian.PutUint32(p[57:], 1) // a record
+	binary.BigEndian.PutUint32(p[17:], record.Castagnoli(p[record.ChecksumStart:]))
+	return p
+}
+
 // attacks is everything at once.
 func attacks(backlog string) []attack {
+	codecs := []record.Codec{record.Gzip, record.Zstd, record.LZ4}
+	var bombs [][]byte
+	for _, c := range codecs {
+		bombs = append(bombs, produces(backlog, 1, bomb(c)))
+	}
 	billion := binary.BigEndian.AppendUint32(nil, 2_000_000_000)
 	uvarint := binary.AppendUvarint(nil, 2_000_000_001)
 	// Produce v8: no transactional id, acks 1, timeout, then topics; Fetch v11: a replica, times and sizes, a session.
@@ -162,6 +221,9 @@ func attacks(backlog string) []attack {
 		{name: "Kafka: two billion topics, Fetch v11", conns: 10, sends: always(kafkaFrame(1, 11, append(fetch, make([]byte, 60)...)))},
 		{name: "Kafka: half a length", conns: 20, sends: always([]byte{0, 0})},
 		{name: "Kafka: half a Produce of 1 MiB", conns: 24, sends: always(half)},
+		{name: "Kafka: records of 48 MiB", conns: 9, sends: func(i int) []byte { return bombs[i%len(bombs)] }, answered: true},
+		{name: "Kafka: windows of 8 MiB", conns: 20, sends: always(produces(backlog, 1, wide())), answered: true},
+		{name: "Kafka: half a Produce of 20 MiB", conns: 8, sends: always(produces(backlog, 20, noise(6, 1<<20), noise(7, 1<<20), noise(8, 1<<20)))},
 		{name: "Kafka: fetches nobody reads", conns: 30, sends: always(fetches(backlog, 40)), mute: true},
 
 		{name: "MQTT: noise", mqtt: true, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -53,4 +54,13 @@ func look(needs []string) (found, missing []string) {
 		found = append(found, path)
 	}
 	return found, missing
+}
+
+// Count is the number in an environment variable, otherwise where there is none: how much of a proof is tried. make test
+// and make test-long say it by such variables, because not every package has the flag.
+func Count(variable string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
+		return n
+	}
+	return otherwise
 }

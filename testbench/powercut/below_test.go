@@ -83,7 +83,7 @@ func TestBelowTheProcess(t *testing.T) {
 			"acknowledged": sum.Acked, "refused": sum.Refused, "served": sum.Served, "unanswered that survived": sum.Survived,
 			"start moves": sum.Starts, "truncations": sum.Truncations, "creations": sum.Creates, "deletions": sum.Deletes,
 			"checkpoints": sum.Checkpoints, "sessions with a failing disk": sum.Faults, "cuts before the start was over": sum.InRecovery,
-			"syncs": sum.syncs, "failed syncs": sum.failedSyncs, "renames": sum.renames, "repeated batches": sum.repeated,
+			"syncs": sum.syncs, "failed syncs": sum.failedSyncs, "renames": sum.renames, "compactions": sum.Compactions, "repeated batches": sum.repeated,
 		} {
 			if n == 0 {
 				t.Errorf("%s: none in %d cuts", what, sum.Cuts)
@@ -355,7 +355,7 @@ func (b *below) repeat(live *board, o *oracle, found *survey) error {
 func again(p *partition.Partition, id int64, was producerBatch) error {
 	var recs []record.Record
 	for i := range was.n {
-		recs = append(recs, record.Record{Key: []byte(p.String()), Value: value(was.first+uint64(i), valueHead)})
+		recs = append(recs, record.Record{Key: keyOf(p, was.first+uint64(i)), Value: value(was.first+uint64(i), valueHead)})
 	}
 	same, err := batch(record.NewBuilder(record.None), recs, event{Producer: id, Sequence: was.sequence})
 	if err != nil {

@@ -84,7 +84,7 @@ func openBoard(fs disk.FS, dir string, now func() time.Time, formatted func(brok
 	}
 	for t := range image.Topics() {
 		for i := range int32(len(t.Partitions)) {
-			_, err := store.Create(partition.Topic{ID: t.ID, Name: t.Name}, i, topicConfig())
+			_, err := store.Create(partition.Topic{ID: t.ID, Name: t.Name}, i, configOf(t.Name))
 			if err != nil && !errors.Is(err, partition.ErrOffline) {
 				return b, err
 			}
@@ -153,7 +153,7 @@ type partitionLog struct {
 
 // readPartition fetches [from, to) and checks every byte of it.
 func readPartition(live *partition.Partition, from, to int64) (log partitionLog, err error) {
-	p := &part{topic: &topic{name: live.Topic()}, index: live.Index()}
+	p := &part{topic: &topic{name: live.Topic(), config: configOf(live.Topic())}, index: live.Index()}
 	for from < to {
 		span, err := live.Read(from, 64<<10)
 		if err != nil {
@@ -216,7 +216,7 @@ func openStore(fs disk.FS, dir string, now func() time.Time, image *catalog.Imag
 		if t == nil {
 			return partition.Topic{}, catalog.TopicConfig{}, false
 		}
-		return partition.Topic{ID: t.ID, Name: t.Name}, topicConfig(), true
+		return partition.Topic{ID: t.ID, Name: t.Name}, configOf(t.Name), true
 	}
 	return partition.Open(partition.Config{
 		Dir: dir, FS: fs, Now: now, JournalBytesMax: 128 << 10, Handles: 12,
@@ -238,7 +238,11 @@ func openStore(fs disk.FS, dir string, now func() time.Time, image *catalog.Imag
 }
 
 func openJournal(fs disk.FS, dir string, after journal.Mark) (*journal.Journal, error) {
-	return journal.Open(journal.Options{
+	return journal.Open(journalOptions(fs, dir), after)
+}
+
+func journalOptions(fs disk.FS, dir string) journal.Options {
+	return journal.Options{
 		Dir: filepath.Join(dir, journalName), FS: fs, SegmentBytes: walSegment, InlineMax: inlineMax, FrameMax: 64 << 10,
-	}, after)
+	}
 }

@@ -217,7 +217,9 @@ func (c *child) step() error {
 		return c.alter()
 	case n < 95:
 		return c.lead()
-	case n < 97:
+	case n < 96:
+		return c.compact()
+	case n < 98:
 		c.board.store.Tick(c.clock().UnixMilli()) // what is offline is tried again, beside what comes next
 		return nil
 	}
@@ -256,7 +258,7 @@ func (c *child) create() error {
 	}
 	c.tell(event{Kind: evCreated, Topic: t.id})
 	for i := range t.parts {
-		if _, err := c.board.store.Create(partition.Topic{ID: t.id, Name: name}, i, topicConfig()); err != nil {
+		if _, err := c.board.store.Create(partition.Topic{ID: t.id, Name: name}, i, configOf(name)); err != nil {
 			return c.surprise("create", err)
 		}
 	}
@@ -310,17 +312,6 @@ func (c *child) lead() error {
 	return c.surprise("lead", p.SetLeader(p.Epoch()+1, true))
 }
 
-func (c *child) records(p *partition.Partition, n, size int) (e event, recs []record.Record) {
-	e = event{Kind: evAppend, Topic: p.TopicID(), Part: p.Index(), N: n, First: c.nextID}
-	c.nextID += uint64(n)
-	for i := range n {
-		recs = append(recs, record.Record{
-			Timestamp: c.clock().UnixMilli(), Key: []byte(p.String()), Value: value(e.First+uint64(i), size),
-		})
-	}
-	return e, recs
-}
-
 func (c *child) append(n, size int) error {
 	t, p := c.pick()
 	if p == nil {
@@ -344,23 +335,6 @@ func (c *child) append(n, size int) error {
 	c.tell(e)
 	p.Append(b, partition.AppendOptions{Epoch: -1}, c.answer(t, e))
 	return nil
-}
-
-// batch is the batch of an append. Its memory is its own: it is borrowed until it is answered.
-func batch(builder *record.Builder, recs []record.Record, e event) (record.Batch, error) {
-	builder.Reset()
-	for _, r := range recs {
-		builder.Add(r.Timestamp, r.Key, r.Value, nil)
-	}
-	built, err := builder.Build()
-	if err != nil {
-		return nil, err
-	}
-	b := append(record.Batch(nil), built...)
-	if e.Producer != 0 {
-		b.SetProducer(e.Producer, 0, e.Sequence, false)
-	}
-	return b, nil
 }
 
 func (c *child) appendRecords() error {
@@ -397,7 +371,8 @@ func (c *child) answer(t *childTopic, e event) func(partition.AppendResult) {
 
 func (c *child) serve() error {
 	_, p := c.pick()
-	if p == nil {
+	if p == nil || p.Config().CleanupCompact { // the promise there is the last of every key
+
 		return nil
 	}
 	from, high := p.Start(), p.High()
@@ -456,7 +431,7 @@ func (c *child) retain() error {
 
 func (c *child) truncate() error {
 	_, p := c.pick()
-	if p == nil {
+	if p == nil || p.Config().CleanupCompact { // what a compaction has taken, a cut would bring back
 		return nil
 	}
 	c.answered.Wait() // what is on its way has no known place
@@ -496,9 +471,4 @@ func (c *child) truncate() error {
 		}
 	}
 	return nil
-}
-
-// faulty recognizes the event after which the disk may fail.
-func faulty(mark []byte) bool {
-	return strings.Contains(string(mark), fmt.Sprintf(`"Kind":%q`, evFaults))
 }

@@ -4,14 +4,14 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
+
+	"millrace/testbench/lane"
 )
 
 var (
-	cuts = flag.Int("cuts", envInt("MILLRACE_CUTS", 0), "power cuts to try, a quarter of them below the process; 0 for a few hundred (MILLRACE_CUTS, which make test sets)")
+	cuts = flag.Int("cuts", lane.Count("MILLRACE_CUTS", 0), "power cuts to try, a quarter of them below the process; 0 for a few hundred (MILLRACE_CUTS, which make test sets)")
 	seed = flag.Uint64("seed", 0, "seed of the first world; 0 takes one from the clock")
 	// Every step of every world, on standard error: for one world at a time.
 	steps = flag.Bool("steps", false, "print every step")
@@ -21,13 +21,6 @@ var (
 
 // worldCuts is how many cuts one world lives through, one after the other.
 const worldCuts = 20
-
-func envInt(name string, otherwise int) int {
-	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
-		return n
-	}
-	return otherwise
-}
 
 func scratch(t *testing.T) string {
 	base := *dir

@@ -43,6 +43,7 @@ func TestJournalAlone(t *testing.T) {
 type logTally struct {
 	acked, survived, drops, inRecovery int
 	reused                             int64 // files of the journal used again
+	front                              frontTally
 }
 
 // logWorld is a journal and what it has promised: group by group, in the order they were staged.
@@ -51,6 +52,7 @@ type logWorld struct {
 	groups []group // by id
 	mark   journal.Mark
 	tally  logTally
+	front  *frontWorld // nil: the journal has none
 }
 
 type group struct {
@@ -62,6 +64,11 @@ type group struct {
 
 func journalWorld(dir string, seed uint64, skip disk.Point, cuts int) (logTally, error) {
 	w := &logWorld{rng: rand.New(rand.NewPCG(seed, 77))}
+	return w.live(dir, seed, skip, cuts)
+}
+
+// live is a journal's life of so many cuts.
+func (w *logWorld) live(dir string, seed uint64, skip disk.Point, cuts int) (logTally, error) {
 	at := filepath.Join(dir, "disk-0")
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return w.tally, err
@@ -102,9 +109,15 @@ func (w *logWorld) session(fs *disktest.FS, root string) error {
 			return false
 		}
 	}
-	j, err := journal.Open(journal.Options{
+	options := journal.Options{
 		Dir: filepath.Join(root, "journal"), FS: fs, SegmentBytes: 6 << 10, InlineMax: 1 << 20, FrameMax: 4 << 10,
-	}, w.mark)
+	}
+	if w.front != nil {
+		if err := w.front.begin(w.rng, fs, &options); err != nil {
+			return err
+		}
+	}
+	j, err := journal.Open(options, w.mark)
 	if err != nil {
 		if stopped() {
 			w.tally.inRecovery++
@@ -190,6 +203,10 @@ func (w *logWorld) session(fs *disktest.FS, root string) error {
 			collect(true)
 		case n < 18:
 			faulted = true
+			if w.front != nil && w.rng.IntN(3) == 0 {
+				w.front.fail()
+				break
+			}
 			points := []disk.Point{"journal.commit", "journal.roll", "journal.cut", "journal.restart"}
 			fs.FailSync(points[w.rng.IntN(len(points))], syscall.EIO, 1+w.rng.IntN(2))
 		default: // a checkpoint: everything answered so far is elsewhere
@@ -208,6 +225,9 @@ func (w *logWorld) session(fs *disktest.FS, root string) error {
 	fs.Stop()
 	err = j.Close() // its error is the cut's
 	w.tally.reused += j.Stats().Reused
+	if w.front != nil {
+		w.tally.front.add(j.Stats(), w.front)
+	}
 	collect(true)
 	if err == nil && failure == nil {
 		return nil
@@ -239,6 +259,7 @@ func (w *logWorld) replay(j *journal.Journal) (map[int]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.tally.front.replayed += report.Fronted
 	for id, g := range w.groups {
 		if g.acked && !g.frame && !found[id] {
 			return nil, fmt.Errorf("LOST: group %d was acknowledged (mark %d, report %+v)", id, w.mark.Index, report)

@@ -66,6 +66,17 @@ func (t *topic) part(index int32) *part {
 	return &part{topic: t, index: index, log: make(map[int64]uint64), pending: make(map[uint64]bool), twice: make(map[uint64]bool), cutTo: math.MaxInt64}
 }
 
+// keysKept is how many keys there are in a partition of a compacted topic.
+const keysKept = 7
+
+// key is the key of record id. In a compacted topic each has the last of them for ever; it is the promise there.
+func (p *part) key(id uint64) string {
+	if p.topic.config.CleanupCompact {
+		return fmt.Sprint(p.String(), "/", id%keysKept)
+	}
+	return p.String()
+}
+
 func (p *part) String() string { return fmt.Sprintf("%s-%d", p.topic.name, p.index) }
 
 // promise notes that a record is at an offset for good.
@@ -110,11 +121,12 @@ func (p *part) check(start, high int64, log []seen) error {
 		return fmt.Errorf("%s ends at %d: LOST %d to %d", p, high, high, min(p.end, p.cutTo)-1)
 	}
 	next, last := start, uint64(0)
+	compacted := p.topic.config.CleanupCompact
 	for _, s := range log {
-		if s.offset != next {
+		if s.offset != next && (!compacted || s.offset < next) {
 			return fmt.Errorf("%s: offset %d follows %d", p, s.offset, next-1)
 		}
-		next++
+		next = s.offset + 1
 		want, promised := p.log[s.offset]
 		switch {
 		case promised && want != s.id && s.offset < p.cutTo:
@@ -126,8 +138,25 @@ func (p *part) check(start, high int64, log []seen) error {
 		}
 		last = s.id
 	}
+	if compacted {
+		return p.checkKeys(start, log)
+	}
 	if next != high {
 		return fmt.Errorf("%s: the high watermark is %d, records end at %d", p, high, next)
+	}
+	return nil
+}
+
+// checkKeys says whether every promised record is there, or a later one of its key.
+func (p *part) checkKeys(start int64, log []seen) error {
+	there, last := make(map[int64]bool), make(map[string]int64)
+	for _, s := range log {
+		there[s.offset], last[p.key(s.id)] = true, s.offset
+	}
+	for offset, id := range p.log {
+		if at, ok := last[p.key(id)]; offset >= start && !there[offset] && (!ok || at < offset) {
+			return fmt.Errorf("%s: LOST record %d at offset %d, the last of its key", p, id, offset)
+		}
 	}
 	return nil
 }
@@ -142,7 +171,7 @@ func (p *part) settle(start, high int64, log []seen) {
 		p.log[s.offset] = s.id
 	}
 	for _, r := range p.writers {
-		r.settle(log, start)
+		r.settle(log, start > 0 || p.topic.config.CleanupCompact)
 	}
 }
 
@@ -169,7 +198,7 @@ func identify(p *part, r record.Record) (uint64, error) {
 		return 0, fmt.Errorf("%s: offset %d holds %d bytes nobody wrote", p, r.Offset, len(r.Value))
 	}
 	id := binary.BigEndian.Uint64(r.Value)
-	if string(value(id, len(r.Value))) != string(r.Value) || string(r.Key) != p.String() {
+	if string(value(id, len(r.Value))) != string(r.Value) || string(r.Key) != p.key(id) {
 		return 0, fmt.Errorf("%s: record %d at offset %d is not what was written", p, id, r.Offset)
 	}
 	return id, nil

@@ -51,6 +51,7 @@ const (
 	evTruncate   eventKind = "truncate"
 	evTruncated  eventKind = "truncated"
 	evCheckpoint eventKind = "checkpointed"
+	evCompacted  eventKind = "compacted"
 )
 
 // survey is what a board holds after a start.
@@ -133,6 +134,11 @@ func decode(mark []byte) (e event, err error) {
 	return e, nil
 }
 
+// faulty recognizes the event after which the disk may fail.
+func faulty(mark []byte) bool {
+	return strings.Contains(string(mark), fmt.Sprintf(`"Kind":%q`, evFaults))
+}
+
 // hear takes one event. Its error is a promise that the running board broke.
 func (o *oracle) hear(e event) error {
 	switch e.Kind {
@@ -151,8 +157,11 @@ func (o *oracle) hear(e event) error {
 	case evCheckpoint:
 		o.tally.Checkpoints++
 		return nil
+	case evCompacted:
+		o.tally.Compactions += e.N
+		return nil
 	case evCreate:
-		t := &topic{id: e.Topic, name: e.Name}
+		t := &topic{id: e.Topic, name: e.Name, config: configOf(e.Name)}
 		for i := range int32(e.N) {
 			t.parts = append(t.parts, t.part(i))
 		}
@@ -328,7 +337,7 @@ func (o *oracle) settle(s *survey) {
 func (o *oracle) clone() *oracle {
 	c := &oracle{cluster: o.cluster, m: newModel(), more: make(map[catalog.TopicID]*promises), gone: maps.Clone(o.gone)}
 	for _, t := range o.m.order {
-		nt := &topic{id: t.id, name: t.name, deleting: t.deleting}
+		nt := &topic{id: t.id, name: t.name, config: t.config, deleting: t.deleting}
 		for _, p := range t.parts {
 			np := *p
 			np.topic, np.log, np.pending = nt, maps.Clone(p.log), maps.Clone(p.pending)

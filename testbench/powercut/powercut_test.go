@@ -52,6 +52,7 @@ func TestAcknowledgedMeansOnFlash(t *testing.T) {
 			"start moves": sum.Starts, "truncations": sum.Truncations, "deletions": sum.Deletes, "checkpoints": sum.Checkpoints,
 			"faults": sum.Faults, "clean stops": sum.Stops,
 			"repeated batches": sum.Repeats, "disks checked": sum.Fscks,
+			"compactions": sum.Compactions, "bytes compacted": int(sum.Compacted),
 		} {
 			if n == 0 {
 				t.Errorf("%s: none in %d cuts", what, sum.Cuts)
@@ -97,4 +98,6 @@ func (t *Tally) add(o Tally) {
 	t.Stops += o.Stops
 	t.Repeats += o.Repeats
 	t.Fscks += o.Fscks
+	t.Compactions += o.Compactions
+	t.Compacted += o.Compacted
 }

@@ -2,13 +2,16 @@ package powercut
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"syscall"
 	"time"
 
 	"millrace/broker/catalog"
+	"millrace/broker/cleaner"
 	"millrace/broker/disk"
 	"millrace/broker/journal"
 	"millrace/broker/partition"
@@ -20,7 +23,7 @@ func (w *World) step() error {
 	w.mu.Lock()
 	w.now = w.now.Add(time.Second)
 	w.mu.Unlock()
-	n := w.rng.IntN(98)
+	n := w.rng.IntN(101)
 	switch {
 	case len(w.model.order) == 0 || n < 3 && len(w.model.order) < 4:
 		return w.create()
@@ -47,6 +50,8 @@ func (w *World) step() error {
 		return w.delete(w.model.order[w.rng.IntN(len(w.model.order))])
 	case n < 97:
 		return w.checkpoint()
+	case n < 100:
+		return w.compact()
 	}
 	w.fault()
 	return nil
@@ -85,6 +90,9 @@ func (w *World) create() error {
 	t.config.SegmentBytes = logSegment
 	t.config.RetentionBytes = retainBytes
 	t.config.IndexIntervalBytes = 512
+	if n%2 == 1 {
+		t.config.CleanupDelete, t.config.CleanupCompact, t.config.MinCleanableRatio = false, true, 0.2
+	}
 	w.cfg.Trace("create %s", t.name)
 	for i := range int32(1 + w.rng.IntN(2)) {
 		t.parts = append(t.parts, t.part(i))
@@ -122,7 +130,7 @@ func (w *World) records(p *part, n, size int) (first uint64, recs []record.Recor
 	for i := range n {
 		id := first + uint64(i)
 		p.pending[id] = true
-		recs = append(recs, record.Record{Timestamp: w.now.UnixMilli(), Key: []byte(p.String()), Value: value(id, size)})
+		recs = append(recs, record.Record{Timestamp: w.now.UnixMilli(), Key: []byte(p.key(id)), Value: value(id, size)})
 	}
 	return first, recs
 }
@@ -287,9 +295,33 @@ func (w *World) retain() error {
 	return nil
 }
 
+// compact compacts every topic that wants it.
+func (w *World) compact() error {
+	w.cfg.Trace("compact")
+	began := w.clock()
+	c := cleaner.New(cleaner.Config{
+		Partitions: func() iter.Seq[cleaner.Partition] {
+			return func(yield func(cleaner.Partition) bool) {
+				for p := range w.store.All() {
+					if p.Config().CleanupCompact && !yield(p) { // retention is another step's
+						return
+					}
+				}
+			}
+		},
+		Now: w.clock, Elapsed: func() time.Duration { return w.clock().Sub(began) },
+		Checkpoint: func() error { return w.store.Checkpoint() }, Save: func() error { return w.store.SaveCleaned() },
+		Memory: 1 << 10, // several parts
+	})
+	err := c.Pass(context.Background())
+	w.tally.Compactions += int(c.Compacted())
+	w.tally.Compacted += c.Saved()
+	return w.surprise("compact", err)
+}
+
 func (w *World) truncate() error {
 	p, live := w.pick()
-	if live == nil {
+	if live == nil || p.topic.config.CleanupCompact { // what a compaction has taken, a cut would bring back
 		return nil
 	}
 	w.settle() // what is on its way has no known place

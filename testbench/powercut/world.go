@@ -3,7 +3,8 @@
 // A World is a store of partitions over a real journal on a real directory. It runs a workload made from a seed, the
 // power is cut inside any one operation on the disk, and the next session begins on a disk as the cut might have left
 // it. After each cut every acknowledged record must be there once, in order, at its offset and byte for byte, and so
-// must every record a reader has ever been served; and nothing that was refused or deleted may be there.
+// must every record a reader has ever been served; and nothing that was refused or deleted may be there. Of a compacted topic
+// it must be that record or a later one of its key.
 package powercut
 
 import (
@@ -72,9 +73,11 @@ type Tally struct {
 	Acked, Refused, Unanswered, Served, Survived int // records
 	Pointed, Rolls, Starts, Truncations          int
 	Creates, Deletes, Checkpoints, Faults, Stops int
-	Offline                                      int // partitions that a failing disk kept from opening
-	Repeats                                      int // batches of idempotent producers sent again
-	Fscks                                        int // disks that fsck looked at
+	Offline                                      int   // partitions that a failing disk kept from opening
+	Repeats                                      int   // batches of idempotent producers sent again
+	Fscks                                        int   // disks that fsck looked at
+	Compactions                                  int   // that came to their end
+	Compacted                                    int64 // bytes they saved
 }
 
 // New makes a world with an empty disk.

@@ -28,8 +28,8 @@ func (r *writer) begin() {
 	r.next, r.batch, r.base = 0, nil, -1
 }
 
-// settle looks for its last batch in what a cut has left.
-func (r *writer) settle(log []seen, start int64) {
+// settle looks for its last batch in what a cut has left. gone says whether it may have been there and be not any more.
+func (r *writer) settle(log []seen, gone bool) {
 	sent := r.open > 0
 	r.open = 0
 	if !sent || r.batch == nil {
@@ -41,7 +41,7 @@ func (r *writer) settle(log []seen, start int64) {
 			return
 		}
 	}
-	if start > 0 { // it may lie below
+	if gone {
 		r.begin()
 		return
 	}

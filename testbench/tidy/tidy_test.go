@@ -36,7 +36,7 @@ var lines = map[string]int{
 	"broker/journal": 2, "broker/segment": 2, "broker/wire": 2, "broker/catalog": 2, "bridge/route": 2,
 	"hw/storage": 2, "hw/watchdog": 2, "hw/clock": 2, "hw/board": 2,
 
-	"broker/disk": 1, "broker/record": 1, "broker/wheel": 1, "broker/budget": 1, "broker/auth": 1, "bridge/payload": 1, "hw/bus/...": 1,
+	"broker/disk": 1, "broker/record": 1, "broker/wheel": 1, "broker/budget": 1, "broker/auth": 1, "broker/wear": 1, "bridge/payload": 1, "hw/bus/...": 1,
 
 	"platform/config": 0, "platform/pulse": 0, "platform/systemd": 0, "platform/health": 0, "platform/identity": 0,
 	"platform/update": 0, "platform/console": 0, "platform/metrics": 0,
@@ -44,7 +44,8 @@ var lines = map[string]int{
 
 // same are the imports on one line that the table draws side by side: both are read from left to right.
 var same = map[string][]string{
-	"hw/bus/sim": {"hw/bus"},
+	"hw/bus/sim":    {"hw/bus"},
+	"broker/record": {"broker/budget"},
 }
 
 // doors says which packages may import a library with a large surface.
@@ -70,6 +71,9 @@ var vague = []string{"util", "utils", "common", "helper", "helpers", "misc", "ty
 
 // linesMax is how long a file may be.
 const linesMax = 500
+
+// sizeMax is how large any file may be, in bytes.
+const sizeMax = 256 << 10
 
 // pkg is what `go list -json` says about one.
 type pkg struct {
@@ -218,6 +222,31 @@ func TestFilesFitInAHead(t *testing.T) {
 	}
 	if seen < 50 {
 		t.Errorf("saw only %d files", seen)
+	}
+}
+
+// What a build leaves in the tree is easily committed, and never gets out of the history again.
+func TestNoProgramsAreKept(t *testing.T) {
+	for _, file := range tracked(t) {
+		f, err := os.Open(filepath.Join(root(t), file))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var magic [4]byte
+		n, err := f.ReadAt(magic[:], 0)
+		info, statErr := f.Stat()
+		if err := errors.Join(statErr, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		if size := info.Size(); string(magic[:n]) == "\x7fELF" || size > sizeMax {
+			t.Errorf("%s, %d bytes, does not belong into the tree: no programs, and at most %d bytes", file, size, sizeMax)
+		}
 	}
 }
 

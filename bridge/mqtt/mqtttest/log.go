@@ -28,6 +28,7 @@ type Log struct {
 	err      error
 	readErr  error
 	reads    int64
+	offline  []string
 }
 
 type partition struct {
@@ -88,6 +89,20 @@ func (l *Log) Names() (names []string) {
 		names = append(names, name)
 	}
 	return names
+}
+
+// Offline implements mqtt.Log.
+func (l *Log) Offline() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.offline
+}
+
+// SetOffline says which partitions are offline from now on. They can be used all the same.
+func (l *Log) SetOffline(names ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.offline = names
 }
 
 // OnAdvance implements mqtt.Log.

@@ -23,7 +23,7 @@ import (
 //     is never lost by it nor there twice, and a file it replaced is there until it happened.
 //
 // What the model leaves out: bytes that were written, and written over before any sync, never appear; synced bytes do
-// not rot.
+// not rot, but where Spoil says so.
 func (f *FS) Cut(rng *rand.Rand, dst string) error {
 	r := f.record()
 	r.mu.Lock()
@@ -149,6 +149,7 @@ func (c *cutter) dir(d *node, dst string) error {
 		if now, ok := c.bytes[n]; ok {
 			held = tear(c.rng, n.durable, now)
 		}
+		held = rot(c.rng, held, n.spoilt)
 		if err := os.WriteFile(path, held, 0o644); err != nil {
 			return err
 		}
@@ -195,6 +196,23 @@ func tear(rng *rand.Rand, old, now []byte) []byte {
 			case 5:
 				spoil(held, old, now, at, end, func() byte { return byte(rng.Uint32()) })
 			}
+		}
+	}
+	return held
+}
+
+// rot turns half of the spoilt pages into garbage.
+func rot(rng *rand.Rand, held []byte, spoilt map[int]bool) []byte {
+	if len(spoilt) == 0 {
+		return held
+	}
+	held = bytes.Clone(held) // the recorder's
+	for _, p := range slices.Sorted(maps.Keys(spoilt)) {
+		if rng.IntN(2) == 0 {
+			continue
+		}
+		for i := range span(held, p*page, page) {
+			held[p*page+i] = byte(rng.Uint32())
 		}
 	}
 	return held

@@ -245,6 +245,38 @@ func TestAFailedSyncLosesWhatALaterOneClaims(t *testing.T) {
 	}
 }
 
+func TestAFailedSyncSpoilsTheBlockUntilItIsWrittenAgain(t *testing.T) {
+	fault := errors.New("write-back error")
+	spoilt := func(then func(f disk.File)) []string {
+		w := record(t, "a", "0")
+		w.Spoil(w.root)
+		f := w.write("a", 1, "1")
+		w.FailSync(point, fault, 1)
+		if err := f.Sync(point); !errors.Is(err, fault) {
+			t.Fatalf("Sync = %v", err)
+		}
+		then(f)
+		must(t, f.Sync(point))
+		return w.disks(64)
+	}
+	garbage := func(got string) bool { return got != "a=0" && got != "a=01" && got != "a=0\x00" }
+	if got := spoilt(func(disk.File) {}); !slices.ContainsFunc(got, garbage) {
+		t.Errorf("disks %q: none with garbage where a synced byte shares the block", got)
+	}
+	if got := spoilt(func(f disk.File) { must(t, f.Truncate(1)) }); !slices.Equal(got, []string{"a=0"}) {
+		t.Errorf("disks %q after a truncation in the block", got)
+	}
+	if got := spoilt(func(f disk.File) { must(t, f.Truncate(0)) }); !slices.Equal(got, []string{"a="}) {
+		t.Errorf("disks %q after the block went", got)
+	}
+	if got := spoilt(func(f disk.File) {
+		_, err := f.WriteAt([]byte("1"), 1)
+		must(t, err)
+	}); !slices.Equal(got, []string{"a=01"}) {
+		t.Errorf("disks %q after the same bytes were written again", got)
+	}
+}
+
 func TestSkippedSyncLies(t *testing.T) {
 	w := record(t, "a", "")
 	w.Skip(point)

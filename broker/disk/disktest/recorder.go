@@ -26,8 +26,9 @@ const page = 4096
 //
 // The disk is never really synced: the recorder is the disk.
 type recorder struct {
-	root string
-	wal  string // directory of a tidwall/wal, "" for none
+	root  string
+	wal   string // directory of a tidwall/wal, "" for none
+	spoil string // directory whose files a failed sync may spoil, "" for none
 
 	mu    sync.Mutex
 	nodes map[uint64]*node // by inode number; a number is forgotten when its file is removed
@@ -56,6 +57,9 @@ type node struct {
 	// rewritten are the pages, by number, that were written since that failed sync: dirty again even where the bytes are
 	// the same. Guarded by recorder.mu.
 	rewritten map[int]bool
+	// spoilt are the pages, by number, that a failed sync was to write and no sync has written since: the disk may hold
+	// garbage there, with what was durable. Guarded by recorder.mu; empty outside recorder.spoil.
+	spoilt map[int]bool
 	// spare is memory for the next sync. Guarded by syncing.
 	spare []byte
 }
@@ -86,6 +90,16 @@ func (f *FS) WAL(dir string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wal = filepath.Clean(dir)
+}
+
+// Spoil names a directory whose files bear what others need not: that a failed sync spoils the blocks it was to write,
+// with the durable bytes that share them, until they have been written and synced again. A test cuts the power only when
+// the program has had the chance to do that. It is called after Record.
+func (f *FS) Spoil(dir string) {
+	r := f.record()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spoil = filepath.Clean(dir)
 }
 
 // StopAt cuts the power in the n-th changing operation from now, 1 being the next: that one takes effect in the page
@@ -175,12 +189,31 @@ func (r *recorder) sync(f *file, fault error) error {
 	case r.cut != nil:
 		return ErrCut
 	case fault != nil:
+		if r.spoil != "" && filepath.Dir(f.Name()) == r.spoil {
+			n.spoil(now)
+		}
 		n.clean, n.spare = now, nil
 		n.rewritten = make(map[int]bool)
 		return fault
 	}
 	n.spare = n.written(now)
 	return nil
+}
+
+// spoil notes the pages that a sync which fails was to write. recorder.mu is held.
+func (n *node) spoil(now []byte) {
+	if n.spoilt == nil {
+		n.spoilt = make(map[int]bool)
+	}
+	written := n.durable
+	if n.clean != nil {
+		written = n.clean
+	}
+	for at := 0; at < len(now); at += page {
+		if n.rewritten[at/page] || !bytes.Equal(span(now, at, page), span(written, at, page)) {
+			n.spoilt[at/page] = true
+		}
+	}
 }
 
 // written makes a file's bytes durable, all or after a failed sync only the pages that changed since. It returns memory
@@ -197,12 +230,14 @@ func (n *node) written(now []byte) (spare []byte) {
 		dirty := span(now, at, page)
 		if n.rewritten[at/page] || !bytes.Equal(dirty, span(n.clean, at, page)) {
 			copy(durable[at:], dirty)
+			delete(n.spoilt, at/page)
 		}
 		same = same && bytes.Equal(dirty, span(durable, at, page))
 	}
 	n.durable, n.clean = durable, now
 	clear(n.rewritten)
-	if same {
+	maps.DeleteFunc(n.spoilt, func(p int, _ bool) bool { return p*page >= len(now) })
+	if same && len(n.spoilt) == 0 {
 		n.clean = nil
 	}
 	return nil

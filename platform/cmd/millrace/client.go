@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,8 +67,48 @@ func answered(err error) error {
 	switch {
 	case err == nil, errors.As(err, &code):
 		return err
-	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+	case missing(err), errors.Is(err, kerr.GroupIDNotFound):
 		return coded{err, exitMissing}
 	}
 	return coded{err, exitFailed}
+}
+
+func missing(err error) bool {
+	return errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)
+}
+
+// explained is the broker's error with what it says of it.
+func explained(err error, message string) error {
+	if message == "" {
+		return answered(err)
+	}
+	return answered(fmt.Errorf("%w: %s", err, message))
+}
+
+// spoken is an error in other words.
+type spoken struct {
+	error
+	words string
+}
+
+func (s spoken) Error() string { return s.words }
+func (s spoken) Unwrap() error { return s.error }
+
+// told is the broker's error about a topic: in the broker's words where it has some, else in Kafka's.
+func told(topic string, err error, words string) error {
+	var code *kerr.Error
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &code):
+		return answered(fmt.Errorf("%s: %w", topic, err))
+	case missing(err):
+		words = "there is no such topic; `millrace topic list` shows those there are"
+	case words == "":
+		words = strings.TrimSuffix(code.Description, ".")
+	}
+	if !strings.Contains(words, "'"+topic+"'") {
+		words = topic + ": " + words
+	}
+	return answered(spoken{err, fmt.Sprintf("%s (%s)", words, code.Message)})
 }

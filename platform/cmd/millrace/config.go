@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -9,6 +11,7 @@ import (
 	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/hw/sensor"
+	"millrace/hw/storage"
 	"millrace/platform/config"
 )
 
@@ -35,6 +38,7 @@ func checks() config.Checks {
 			return err
 		},
 		Driver: sensor.Known,
+		FRAM:   storage.Known,
 	}
 }
 
@@ -47,6 +51,9 @@ func load(file string) (*config.Config, error) {
 	} else {
 		c, err = config.Load(file, config.BoardNames(), checks())
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, coded{err, exitMissing}
+	}
 	if err != nil {
 		return nil, coded{err, exitUsage}
 	}
@@ -54,7 +61,6 @@ func load(file string) (*config.Config, error) {
 }
 
 func (c *command) config() *cobra.Command {
-	parent := &cobra.Command{Use: "config", Short: "Check or show the configuration"}
 	var defaults bool
 	show := &cobra.Command{
 		Use: "show [FILE]", Short: "Print what a file means, defaults included", Args: cobra.MaximumNArgs(1),
@@ -98,6 +104,5 @@ func (c *command) config() *cobra.Command {
 			return err
 		},
 	}
-	parent.AddCommand(check, show)
-	return parent
+	return group("config", "Check or show the configuration", check, show)
 }

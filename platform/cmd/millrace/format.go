@@ -28,10 +28,10 @@ func (c *command) formatDir() *cobra.Command {
 		Use: "format DIR", Short: "Make an empty directory a data directory", Args: cobra.ExactArgs(1),
 		Long: "Make an empty directory a data directory. `serve` does it too; this one lets you say the cluster id.",
 		RunE: func(_ *cobra.Command, args []string) error {
-			if clusterID == "" {
-				clusterID = broker.RandomUUID()
-			} else if err := broker.ValidClusterID(clusterID); err != nil {
-				return coded{err, exitUsage}
+			if clusterID != "" {
+				if err := broker.ValidClusterID(clusterID); err != nil {
+					return coded{err, exitUsage}
+				}
 			}
 			meta, err := broker.ReadMeta(disk.OS{}, args[0])
 			if err == nil {
@@ -48,7 +48,7 @@ func (c *command) formatDir() *cobra.Command {
 				"formatted %s, cluster %s, node %d\n", args[0], meta.ClusterID, meta.NodeID)
 		},
 	}
-	cmd.Flags().StringVarP(&clusterID, "cluster-id", "t", "", "of `random-uuid`; default: a new one")
+	cmd.Flags().StringVarP(&clusterID, "cluster-id", "t", "", "`ID` of the cluster, as random-uuid prints one; default: a new one")
 	cmd.Flags().Int32Var(&node, "node-id", 1, "of this board")
 	return cmd
 }

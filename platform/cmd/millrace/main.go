@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -53,11 +54,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(errs, "millrace:", err)
+	if !c.started {
+		usage := cmd.UseLine()
+		if cmd.HasAvailableSubCommands() {
+			usage = cmd.CommandPath() + " COMMAND"
+		}
+		fmt.Fprintf(errs, "usage: %s; `%s --help` says more\n", usage, cmd.CommandPath())
+	}
 	var code coded
 	switch {
 	case errors.As(err, &code):
@@ -78,8 +86,11 @@ type command struct {
 
 func (c *command) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "millrace",
-		Short:         "A durable edge broker: MQTT and sensors in, Kafka in and out",
+		Use:   "millrace",
+		Short: "A durable edge broker: MQTT and sensors in, Kafka in and out",
+		Long: "A durable edge broker: MQTT and sensors in, Kafka in and out.\n\n" +
+			"Exit codes: 0 done, 1 it was tried and did not work, 2 the command line or the configuration is wrong,\n" +
+			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
@@ -92,9 +103,37 @@ func (c *command) root() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", "text", "text or json")
-	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.produce(), c.consume(), c.dump(), c.fsck(),
-		c.user(), c.acl(), c.config(), c.version())
+	c.complete(root, "output", "text", "json")
+	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.group(), c.produce(), c.consume(), c.dump(),
+		c.fsck(), c.user(), c.acl(), c.config(), c.version())
 	return root
+}
+
+// complete offers the values a flag takes to the shell.
+func (c *command) complete(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+// group is a command that only has others below it.
+func group(use, short string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, DisableFlagsInUseLine: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			var names []string
+			for _, sub := range below {
+				names = append(names, sub.Name())
+			}
+			return fmt.Errorf("unknown command %q for %q; there are %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(below...)
+	return cmd
 }
 
 func (c *command) version() *cobra.Command {

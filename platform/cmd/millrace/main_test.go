@@ -40,6 +40,9 @@ func TestScripts(t *testing.T) {
 			// status CODE millrace ARGS...: runs it and wants that exit code.
 			"status": status,
 
+			// paste NAME [without mosquitto]: runs the line `serve --sim` prints under the name.
+			"paste": pasted,
+
 			"serve": serveInBackground,
 			"halt":  halt,
 			"hup":   hup,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -32,6 +33,9 @@ func (c *command) produce() *cobra.Command {
 		Use: "produce TOPIC", Short: "Write the lines of standard input to a topic", Args: cobra.ExactArgs(1),
 		Long: "Write the lines of standard input to a topic, one record a line. It ends when all of them are acknowledged: on flash.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if partition < -1 {
+				return fail(exitUsage, "--partition %d: want -1 or more", partition)
+			}
 			record := kgo.Record{Topic: args[0], Partition: partition}
 			if cmd.Flags().Changed("key") {
 				record.Key = []byte(key)
@@ -45,6 +49,9 @@ func (c *command) produce() *cobra.Command {
 				kgo.AllowAutoTopicCreation(), kgo.MaxBufferedRecords(pendingMax), kgo.RequiredAcks(kgo.AllISRAcks()),
 				kgo.ProducerBatchCompression(kgo.NoCompression()),
 			}
+			if partition < -1 {
+				return fail(exitUsage, "--partition %d: want a partition's number, or -1", partition)
+			}
 			if partition >= 0 {
 				options = append(options, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 			}
@@ -53,15 +60,36 @@ func (c *command) produce() *cobra.Command {
 				return err
 			}
 			defer client.Close()
+			if partition >= 0 {
+				if err := has(cmd.Context(), kadm.NewClient(client), args[0], partition); err != nil {
+					return err
+				}
+			}
 			return c.lines(cmd.Context(), client, record, separator)
 		},
 	}
 	e.flags(cmd)
+	c.complete(cmd, "bootstrap-server")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.Flags().StringVarP(&key, "key", "k", "", "of every record; default: none")
 	cmd.Flags().StringVarP(&separator, "key-separator", "K", "", "what stands between key and value in a line")
 	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: by the key")
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "KEY=VALUE on every record; may repeat")
 	return cmd
+}
+
+// has says whether a topic has a partition. A topic that is not there yet may get it.
+func has(ctx context.Context, a *kadm.Client, topic string, partition int32) error {
+	topics, err := a.ListTopics(ctx, topic)
+	if err != nil {
+		return answered(err)
+	}
+	if t := topics[topic]; t.Err == nil {
+		if _, ok := t.Partitions[partition]; !ok {
+			return fail(exitMissing, "%s has no partition %d: it has %d, from 0 on", topic, partition, len(t.Partitions))
+		}
+	}
+	return nil
 }
 
 // lines produces every line of the input with what the record has.
@@ -71,7 +99,11 @@ func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record
 	var acknowledged int64 // counted by the client's promises, one at a time, and read after Flush
 	promise := func(_ *kgo.Record, err error) {
 		if err != nil {
-			cancel(err)
+			words := ""
+			if errors.Is(err, kerr.MessageTooLarge) {
+				words = "a record is larger than the topic's max.message.bytes allows"
+			}
+			cancel(told(like.Topic, err, words))
 			return
 		}
 		if acknowledged++; acknowledged%progressEvery == 0 {
@@ -97,7 +129,11 @@ func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record
 		client.Produce(ctx, &record, promise)
 	}
 	flushErr := client.Flush(ctx)
-	err := errors.Join(context.Cause(ctx), scan.Err())
+	err := scan.Err()
+	if errors.Is(err, bufio.ErrTooLong) {
+		err = fmt.Errorf("line %d is longer than %d bytes", sent+1, lineMax)
+	}
+	err = errors.Join(context.Cause(ctx), err)
 	if err == nil {
 		err = flushErr
 	}
@@ -116,19 +152,30 @@ func (c *command) lines(ctx context.Context, client *kgo.Client, like kgo.Record
 
 func (c *command) consume() *cobra.Command {
 	var e endpoint
-	var from string
+	var from, group string
 	var partition int32
 	var count int64
 	var untilEnd bool
 	cmd := &cobra.Command{
 		Use: "consume TOPIC", Short: "Print the records of a topic", Args: cobra.ExactArgs(1),
-		Long: "Print the records of a topic, until interrupted. Text is the value, a line each; -o json has everything.",
+		Long: "Print the records of a topic, until interrupted. Text is the value, a line each; -o json has everything.\n" +
+			"With --group it is a member of the group and commits what it has printed; --from counts where the group has no offset.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			offset, err := parseOffset(from)
+			offset, first, err := parseOffset(from)
 			if err != nil {
 				return err
 			}
-			client, err := e.client(cmd.Context())
+			if partition < -1 || count < 0 {
+				return fail(exitUsage, "--partition %d --count %d: want -1 or more, and 0 or more", partition, count)
+			}
+			if group != "" {
+				if partition >= 0 || untilEnd {
+					return fail(exitUsage, "--group shares the partitions out by itself, and has no end: not with --partition or --until-end")
+				}
+				return c.member(cmd.Context(), &e, args[0], group, offset, count)
+			}
+			// With those that mark transactions and fillers, or the end would never be seen where one of them is last.
+			client, err := e.client(cmd.Context(), kgo.KeepControlRecords())
 			if err != nil {
 				return err
 			}
@@ -138,17 +185,21 @@ func (c *command) consume() *cobra.Command {
 				err = ends.Error()
 			}
 			if err != nil {
-				return answered(fmt.Errorf("%s: %w", args[0], err))
+				return told(args[0], err, "")
 			}
 			left := map[int32]int64{}
 			start := map[int32]kgo.Offset{}
 			for p, end := range ends[args[0]] {
-				if partition < 0 || p == partition {
-					left[p], start[p] = end.Offset, offset
+				if partition >= 0 && p != partition {
+					continue
+				}
+				left[p], start[p] = end.Offset, offset
+				if first > end.Offset { // from where it will go on: the broker knows no place behind its end
+					start[p] = kgo.NewOffset().At(end.Offset)
 				}
 			}
 			if len(start) == 0 {
-				return fail(exitMissing, "%s has no partition %d", args[0], partition)
+				return fail(exitMissing, "%s has no partition %d: it has %d, from 0 on", args[0], partition, len(ends[args[0]]))
 			}
 			if !untilEnd {
 				left = nil
@@ -156,29 +207,60 @@ func (c *command) consume() *cobra.Command {
 				return err
 			}
 			client.AddConsumePartitions(map[string]map[int32]kgo.Offset{args[0]: start})
-			return c.records(cmd.Context(), client, left, count)
+			return c.records(cmd.Context(), client, left, first, count, nil)
 		},
 	}
 	e.flags(cmd)
+	c.complete(cmd, "bootstrap-server")
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	cmd.Flags().StringVar(&from, "from", "beginning", "beginning, end, or an offset")
+	cmd.Flags().StringVarP(&group, "group", "g", "", "the consumer group to be a member of")
 	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "-1: all")
 	cmd.Flags().Int64VarP(&count, "count", "n", 0, "end after so many records; 0: never")
 	cmd.Flags().BoolVar(&untilEnd, "until-end", false, "end where the topic ended when this began")
+	c.complete(cmd, "from", "beginning", "end")
 	return cmd
 }
 
-func parseOffset(s string) (kgo.Offset, error) {
+// member prints what the group has this one read, and commits it.
+func (c *command) member(ctx context.Context, e *endpoint, topic, group string, from kgo.Offset, count int64) error {
+	client, err := e.client(ctx, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(from), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll())
+	if err != nil {
+		return err
+	}
+	defer client.CloseAllowingRebalance() // and leave the group
+	topics, err := kadm.NewClient(client).ListTopics(ctx, topic)
+	if err == nil {
+		err = topics[topic].Err
+	}
+	if err != nil {
+		return told(topic, err, "")
+	}
+	return c.records(ctx, client, nil, 0, count, func(printed []*kgo.Record) error {
+		// What was printed is committed even when there is no time for more.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		if err := client.CommitRecords(ctx, printed...); err != nil {
+			return answered(fmt.Errorf("commit: %w", err))
+		}
+		client.AllowRebalance()
+		return nil
+	})
+}
+
+// parseOffset is where to begin; first is the lowest offset that is wanted.
+func parseOffset(s string) (from kgo.Offset, first int64, err error) {
 	switch s {
 	case "beginning":
-		return kgo.NewOffset().AtStart(), nil
+		return kgo.NewOffset().AtStart(), 0, nil
 	case "end":
-		return kgo.NewOffset().AtEnd(), nil
+		return kgo.NewOffset().AtEnd(), 0, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
-		return kgo.Offset{}, fail(exitUsage, "--from %s: want beginning, end or an offset", s)
+		return kgo.Offset{}, 0, fail(exitUsage, "--from %s: want beginning, end or an offset", s)
 	}
-	return kgo.NewOffset().At(n), nil
+	return kgo.NewOffset().At(n), n, nil
 }
 
 // alreadyRead takes out of left the partitions that have nothing between from and their end.
@@ -200,40 +282,48 @@ func (c *command) alreadyRead(ctx context.Context, a *kadm.Client, topic, from s
 	return nil
 }
 
-// records prints until count records are printed, the ends in left are reached, or ctx is done. A nil left and a zero
-// count bound nothing.
-func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, count int64) error {
+// records prints those from offset first on until count are printed, the ends in left are reached, or ctx is done. A nil
+// left and a zero count bound nothing. printed, where it is not nil, is called with what was printed of every poll.
+func (c *command) records(ctx context.Context, client *kgo.Client, left map[int32]int64, first, count int64, printed func([]*kgo.Record) error) error {
+	if printed == nil {
+		printed = func([]*kgo.Record) error { return nil }
+	}
 	bounded := left != nil
 	out := bufio.NewWriter(c.out)
 	sink := &command{out: out, errs: c.errs, format: c.format}
-	printed := int64(0)
+	total := int64(0)
 	for {
 		fetches := client.PollRecords(ctx, pendingMax)
 		if ctx.Err() != nil {
 			return out.Flush()
 		}
 		for _, f := range fetches.Errors() {
-			return errors.Join(answered(fmt.Errorf("%s-%d: %w", f.Topic, f.Partition, f.Err)), out.Flush())
+			return errors.Join(told(f.Topic, f.Err, ""), out.Flush())
 		}
+		var batch []*kgo.Record
 		for it := fetches.RecordIter(); !it.Done(); {
 			r := it.Next()
 			end, wanted := left[r.Partition]
 			if bounded && !wanted {
 				continue
 			}
-			if !bounded || r.Offset < end {
+			if (!bounded || r.Offset < end) && r.Offset >= first && !r.Attrs.IsControl() {
 				if err := sink.record(out, r); err != nil {
 					return err
 				}
-				if printed++; printed == count {
-					return out.Flush()
+				batch = append(batch, r)
+				if total++; total == count {
+					return errors.Join(out.Flush(), printed(batch))
 				}
 			}
 			if r.Offset+1 >= end {
 				delete(left, r.Partition)
 			}
 		}
-		if err := out.Flush(); err != nil || bounded && len(left) == 0 {
+		if err := out.Flush(); err != nil {
+			return err
+		}
+		if err := printed(batch); err != nil || bounded && len(left) == 0 {
 			return err
 		}
 	}

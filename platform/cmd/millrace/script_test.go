@@ -85,6 +85,57 @@ func hup(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// pasted runs `millrace serve --sim` as `make run` does, and in a shell the line it prints under a name, as it stands: paste
+// consume. It wants a line of output, or for publish none and a good end. Where the rest of the words are "without
+// mosquitto" there is no other program to be found.
+func pasted(ts *testscript.TestScript, _ bool, args []string) {
+	env := append(os.Environ(), "PATH="+ts.Getenv("PATH"))
+	if len(args) > 1 {
+		env = append(env, "PATH="+filepath.Dir(program(ts)))
+	}
+	serve := exec.Command(program(ts), "serve", "--sim", "--data", "pasted", "--kafka", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--http", "")
+	serve.Dir, serve.Env = ts.Getenv("WORK"), env
+	out, err := serve.StdoutPipe()
+	ts.Check(err)
+	ts.Check(serve.Start())
+	defer func() {
+		ts.Check(serve.Process.Signal(syscall.SIGTERM))
+		ts.Check(serve.Wait())
+	}()
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		line, ok := strings.CutPrefix(lines.Text(), args[0]+":")
+		if !ok {
+			continue
+		}
+		shell := exec.Command("/bin/sh", "-c", "exec "+line)
+		if args[0] == "publish" {
+			shell = exec.Command("/bin/sh", "-c", line)
+		}
+		shell.Dir, shell.Env = serve.Dir, env
+		if args[0] == "publish" {
+			text, err := shell.CombinedOutput()
+			ts.Logf("%s\n%s", line, text)
+			ts.Check(err)
+			return
+		}
+		var wrong strings.Builder
+		shell.Stderr = &wrong
+		pipe, err := shell.StdoutPipe()
+		ts.Check(err)
+		ts.Check(shell.Start())
+		got, err := bufio.NewReader(pipe).ReadString('\n')
+		if err != nil {
+			ts.Fatalf("%s: %v, %v\n%s", line, err, shell.Wait(), wrong.String())
+		}
+		ts.Logf("%s\n%s", line, got)
+		ts.Check(shell.Process.Signal(syscall.SIGINT))
+		ts.Check(shell.Wait()) // being interrupted is its clean end
+		return
+	}
+	ts.Fatalf("no line %s", args[0])
+}
+
 // status runs the rest of the line and wants the exit code: status 2 serve --kafka nonsense.
 func status(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -21,7 +23,7 @@ type serveFlags struct {
 	file, data        string
 	kafka, mqtt, http string
 	level             string
-	sim               bool
+	sim, forget       bool
 	changed           func(flag string) bool
 }
 
@@ -43,6 +45,8 @@ func (c *command) serve() *cobra.Command {
 	flags.StringVar(&f.http, "http", "", "address for health and figures; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
+	flags.BoolVar(&f.forget, "forget-front", false, "once: go on without the records that a missing or foreign FRAM acknowledged")
+	c.complete(cmd, "log-level", "debug", "info", "warn", "error")
 	return cmd
 }
 
@@ -102,7 +106,7 @@ func (c *command) board(ctx context.Context, f serveFlags) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, Logger: logger})
+	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Logger: logger})
 	if err != nil {
 		return err
 	}
@@ -158,10 +162,26 @@ func (c *command) ready(a broker.Addresses, f serveFlags) error {
 	if _, err := fmt.Fprintln(c.out, line); err != nil || !f.sim {
 		return err
 	}
-	host, port, _ := strings.Cut(a.MQTT[0], ":")
-	_, err := fmt.Fprintf(c.out, "publish:  mosquitto_pub -h %s -p %s -q 1 -t hello/world -m hi\nconsume:  %s consume mqtt -b %s   (the simulated sensor: sensors.climate)\n",
-		host, port, called(), a.Kafka[0])
+	_, err := fmt.Fprint(c.out, paste(a))
 	return err
+}
+
+// paste is what to type next: one line that publishes, one that consumes, and one for the sensor, each as it stands.
+func paste(a broker.Addresses) string {
+	if len(a.Kafka) == 0 {
+		return ""
+	}
+	host, port := "", ""
+	_, missing := exec.LookPath("mosquitto_pub")
+	if len(a.MQTT) > 0 && missing == nil {
+		host, port, missing = net.SplitHostPort(a.MQTT[0])
+	}
+	publish := fmt.Sprintf("mosquitto_pub -h %s -p %s -q 1 -t hello/world -m hi", host, port)
+	if host == "" || missing != nil {
+		publish = fmt.Sprintf("echo hi | %s produce mqtt -b %s", called(), a.Kafka[0])
+	}
+	return fmt.Sprintf("publish:  %s\nconsume:  %s consume mqtt -b %s\nsensor:   %s consume sensors.climate -b %s\n",
+		publish, called(), a.Kafka[0], called(), a.Kafka[0])
 }
 
 // called is how this one was called.

@@ -13,9 +13,6 @@ import (
 
 func (c *command) topic() *cobra.Command {
 	var e endpoint
-	parent := &cobra.Command{Use: "topic", Short: "Create, list, describe, alter and delete topics"}
-	e.flags(parent)
-
 	var partitions int32
 	var replication int16
 	var config []string
@@ -29,7 +26,7 @@ func (c *command) topic() *cobra.Command {
 			return e.admin(cmd.Context(), func(ctx context.Context, a *kadm.Client) error {
 				r, err := a.CreateTopic(ctx, partitions, replication, settings, args[0])
 				if err != nil {
-					return explained(err, r.ErrMessage)
+					return told(args[0], err, r.ErrMessage)
 				}
 				return c.show(map[string]any{"topic": args[0], "id": catalog.TopicID(r.ID).String(), "partitions": r.NumPartitions}, "created %s\n", args[0])
 			})
@@ -99,13 +96,14 @@ func (c *command) topic() *cobra.Command {
 					return err
 				}
 				if r := answers[args[0]]; r.Err != nil {
-					return explained(r.Err, r.ErrMessage)
+					return told(args[0], r.Err, r.ErrMessage)
 				}
 				return c.show(map[string]any{"topic": args[0], "deleted": true}, "deleted %s\n", args[0])
 			})
 		},
 	}
-	parent.AddCommand(create, list, describe, alter, del)
+	parent := group("topic", "Create, list, describe, alter and delete topics", create, list, describe, alter, del)
+	e.flags(parent)
 	return parent
 }
 
@@ -116,7 +114,7 @@ func (c *command) describe(ctx context.Context, a *kadm.Client, name string) err
 	}
 	t := topics[name]
 	if t.Err != nil {
-		return fmt.Errorf("%s: %w", name, t.Err)
+		return told(name, t.Err, "")
 	}
 	starts, err := a.ListStartOffsets(ctx, name)
 	if err != nil {
@@ -146,7 +144,7 @@ func (c *command) describe(ctx context.Context, a *kadm.Client, name string) err
 	var text []string
 	for _, r := range resources {
 		if r.Err != nil {
-			return explained(r.Err, r.ErrMessage)
+			return told(name, r.Err, r.ErrMessage)
 		}
 		for _, s := range r.Configs {
 			settings = append(settings, map[string]any{"name": s.Key, "value": s.MaybeValue(), "source": s.Source.String()})
@@ -176,7 +174,7 @@ func (c *command) alter(ctx context.Context, a *kadm.Client, name string, change
 		}
 		for _, r := range answers {
 			if r.Err != nil {
-				return explained(r.Err, r.ErrMessage)
+				return told(name, r.Err, r.ErrMessage)
 			}
 		}
 	}
@@ -186,7 +184,7 @@ func (c *command) alter(ctx context.Context, a *kadm.Client, name string, change
 			return err
 		}
 		if r := answers[name]; r.Err != nil {
-			err := explained(r.Err, r.ErrMessage)
+			err := told(name, r.Err, r.ErrMessage)
 			if len(changes) > 0 {
 				return fail(exitPartial, "the settings were changed, the partitions not: %w", err)
 			}
@@ -194,14 +192,6 @@ func (c *command) alter(ctx context.Context, a *kadm.Client, name string, change
 		}
 	}
 	return c.show(map[string]any{"topic": name, "altered": true}, "altered %s\n", name)
-}
-
-// explained adds the broker's own words to its error code.
-func explained(err error, message string) error {
-	if message == "" {
-		return answered(err)
-	}
-	return answered(fmt.Errorf("%w: %s", err, message))
 }
 
 // pairs splits KEY=VALUE words.

@@ -14,35 +14,30 @@ type Board struct {
 	t testing.TB
 	*broker.Broker
 	dir    string
-	change func(*config.Config)
+	change []func(*config.Config)
+	kafka  string // where to listen
 	log    *slog.Logger
 	// settings are those the broker was opened with.
 	settings *config.Config
 }
 
-// Start opens a broker on free ports of loopback. It is closed when the test ends, and must close without complaint.
-func Start(t testing.TB) *Board {
+// QuickGroups has the first rebalance of a group wait for nobody.
+func QuickGroups(c *config.Config) { c.Broker.GroupInitialDelay = 0 }
+
+// Start opens a broker on free ports of loopback, with the default settings as change leaves them. It is closed when the test ends, and must close without complaint.
+func Start(t testing.TB, change ...func(*config.Config)) *Board {
 	t.Helper()
-	return StartWith(t, nil)
+	return StartLogging(t, nil, change...)
 }
 
-// StartWith is Start with other settings; nil changes nothing.
-func StartWith(t testing.TB, change func(*config.Config)) *Board {
+// StartLogging is Start, and hands in the logger; nil for none.
+func StartLogging(t testing.TB, log *slog.Logger, change ...func(*config.Config)) *Board {
 	t.Helper()
-	return StartLogging(t, change, nil)
-}
-
-// StartLogging is StartWith, and hands in the logger.
-func StartLogging(t testing.TB, change func(*config.Config), log *slog.Logger) *Board {
-	t.Helper()
-	b := &Board{t: t, dir: t.TempDir(), change: change, log: log}
+	b := &Board{t: t, dir: t.TempDir(), change: change, kafka: "127.0.0.1:0", log: log}
 	b.open()
 	t.Cleanup(b.close)
 	return b
 }
-
-// Dir is the data directory.
-func (b *Board) Dir() string { return b.dir }
 
 // Restart closes the broker and opens it again, at other ports.
 func (b *Board) Restart() {
@@ -54,6 +49,17 @@ func (b *Board) Restart() {
 // Settings are what the broker was opened with.
 func (b *Board) Settings() *config.Config { return b.settings }
 
+// Dir is the data directory.
+func (b *Board) Dir() string { return b.dir }
+
+// RestartInPlace is Restart at the same port, so that its clients find it again.
+func (b *Board) RestartInPlace() {
+	b.t.Helper()
+	b.kafka = b.Kafka()
+	b.Restart()
+	b.kafka = "127.0.0.1:0"
+}
+
 // Kafka is the address of the Kafka door.
 func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }
 
@@ -61,11 +67,11 @@ func (b *Board) open() {
 	b.t.Helper()
 	settings := config.Default()
 	settings.Broker.LogDirs = b.dir
-	settings.Broker.Listeners = []string{"PLAINTEXT://127.0.0.1:0"}
+	settings.Broker.Listeners = []string{"PLAINTEXT://" + b.kafka}
 	settings.MQTT.Listeners = []string{"tcp://127.0.0.1:0"}
 	settings.HTTP.Listener = ""
-	if b.change != nil {
-		b.change(settings)
+	for _, change := range b.change {
+		change(settings)
 	}
 	b.settings = settings
 	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings, Logger: b.log})

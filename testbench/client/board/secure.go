@@ -69,7 +69,7 @@ func StartSecure(t testing.TB, change func(*config.Config)) *Secure {
 	s.issue(t, ca, Ann, hour)
 	s.issue(t, ca, "late", time.Now().Add(-time.Minute))
 	s.issue(t, authtest.NewAuthority(t), "stranger", hour)
-	s.Board = StartLogging(t, func(c *config.Config) {
+	s.Board = StartLogging(t, slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})), func(c *config.Config) {
 		b := &c.Broker
 		b.Listeners = []string{"SASL_PLAINTEXT://127.0.0.1:0", "SASL_SSL://127.0.0.1:0", "SSL://127.0.0.1:0"}
 		b.FailureDelay, b.ClientAuth = 10*time.Millisecond, "required"
@@ -80,7 +80,7 @@ func StartSecure(t testing.TB, change func(*config.Config)) *Secure {
 		if change != nil {
 			change(c)
 		}
-	}, slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	})
 	raw, err := os.ReadFile(filepath.Join(s.Dir(), "admin.properties"))
 	if err != nil {
 		t.Fatal(err)

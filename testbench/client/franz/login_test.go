@@ -59,7 +59,7 @@ func login(t *testing.T, b *board.Board, m sasl.Mechanism) error {
 }
 
 func TestLogins(t *testing.T) {
-	b := board.StartWith(t, withSASL)
+	b := board.Start(t, withSASL)
 	secret := admin(t, b)
 	boss := kadm.NewClient(client(t, b, kgo.SASL(mechanisms("admin", secret)["SCRAM-SHA-512"])))
 	ctx := within(t)
@@ -113,7 +113,7 @@ func TestLogins(t *testing.T) {
 
 // A login that is good for a second is renewed by the client, in the middle of its work (KIP-368).
 func TestReauthentication(t *testing.T) {
-	b := board.StartWith(t, func(c *config.Config) {
+	b := board.Start(t, func(c *config.Config) {
 		withSASL(c)
 		c.Broker.MaxReauth = 2 * time.Second
 	})

@@ -68,3 +68,31 @@ func TestListAndQuery(t *testing.T) {
 		t.Errorf("record 1 is %q", got)
 	}
 }
+
+// Members of a group run by librdkafka: one reads what there is, the next goes on where it stopped.
+func TestGroups(t *testing.T) {
+	lane.Need(t, "kcat")
+	b := board.Start(t, board.QuickGroups)
+	var all strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&all, "value %d\n", i)
+	}
+	for _, assignor := range []string{"range", "roundrobin", "cooperative-sticky"} {
+		topic := "t-" + assignor
+		kcat(t, b, all.String(), "-P", "-t", topic, "-p", "0")
+		read := func(n int) string {
+			return kcat(
+				t, b, "", "-G", "g-"+assignor, "-c", fmt.Sprint(n), "-q", "-X", "auto.offset.reset=earliest",
+				"-X", "partition.assignment.strategy="+assignor, topic,
+			)
+		}
+		if got := read(100) + read(200); got != all.String() {
+			t.Errorf("%s: %d bytes came back of %d:\n%s", assignor, len(got), all.Len(), got)
+		}
+		b.Restart()
+		kcat(t, b, "one more\n", "-P", "-t", topic, "-p", "0")
+		if got := read(1); got != "one more\n" {
+			t.Errorf("%s: after a restart %q", assignor, got)
+		}
+	}
+}
