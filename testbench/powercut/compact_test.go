@@ -316,10 +316,10 @@ func compactCut(dir string, seed uint64, skip disk.Point, at int64) (ops int64, 
 	return ops, errors.Join(err, os.RemoveAll(dir))
 }
 
-// compacted is a share of all operations for each seed: forty seeds have all of them.
+// compacted is a share of all operations for each seed: sceneSeeds of them have all.
 func compacted(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	ops, err := compactCut(filepath.Join(dir, "0"), seed, skip, 0)
-	for at := int64(seed % pointSeeds); at <= ops && err == nil; at += pointSeeds {
+	for at := int64(seed % sceneSeeds); at <= ops && err == nil; at += sceneSeeds {
 		_, err = compactCut(filepath.Join(dir, fmt.Sprint(at)), seed, skip, max(at, 1))
 		cuts++
 	}

@@ -51,7 +51,7 @@ var (
 
 func sceneProof(name string) proof {
 	play := scenes[name]
-	return proof{name: "the scene " + name + " (a)", seeds: 4, control: true, run: func(t *testing.T, seed uint64, skip disk.Point) error {
+	return proof{name: "the scene " + name + " (a)", seeds: sceneSeeds, control: true, run: func(t *testing.T, seed uint64, skip disk.Point) error {
 		_, err := play(scratch(t), seed, skip)
 		return err
 	}}

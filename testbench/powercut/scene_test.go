@@ -24,8 +24,8 @@ import (
 // Some syncs wait for more than a power cut: for bit rot, a failed write or somebody's rm before it. Others are missed by
 // a random workload only now and then. A scene sets up what it takes, and cuts the power then.
 
-// pointSeeds is how many worlds a missing sync may go unnoticed in.
-const pointSeeds = 40
+// sceneSeeds is how many worlds of a scene a missing sync may go unnoticed in.
+const sceneSeeds = 4
 
 // scene is one directory, watched from inside.
 type scene struct {
