@@ -31,4 +31,7 @@ func lockDir(dir string) (*lock, error) {
 	return &lock{f}, nil
 }
 
-func (l *lock) release() error { return l.file.Close() }
+// release lets go of the directory at once, even while a child that was just forked still has the file.
+func (l *lock) release() error {
+	return errors.Join(unix.Flock(int(l.file.Fd()), unix.LOCK_UN), l.file.Close())
+}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"millrace/broker/disk"
 )
 
@@ -134,6 +136,12 @@ func TestDirectoryHasOneOwner(t *testing.T) {
 	if _, err := lockDir(dir); err == nil || !strings.Contains(err.Error(), "--data") {
 		t.Fatalf("second owner: %v, want a refusal that names the flag", err)
 	}
+	// A child of the process that is forked and not yet another program has all its files.
+	child, err := unix.Dup(int(first.file.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(child) }()
 	if err := first.release(); err != nil {
 		t.Fatal(err)
 	}
