@@ -62,13 +62,14 @@ test: go ## every test; lanes whose tools are missing are skipped loudly, see te
 test-long: go ## the long proofs: CUTS=20000 power cuts, as many damaged directories, 50 kill -9
 	MILLRACE_CUTS=$(CUTS) MILLRACE_FLIPS=$(CUTS) MILLRACE_KILLS=50 go test -timeout 6h -v ./testbench/...
 
-test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, emulators, FUSE
+test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, Python and Node clients, emulators, FUSE
 	@export PATH="$$PATH:/usr/sbin:/sbin"
 	need=()
 	have() { command -v "$$1" >/dev/null || need+=("$$2"); }
 	have kcat kcat; have mosquitto_pub mosquitto-clients; have mosquitto mosquitto
 	have qemu-arm-static qemu-user-static; have fusermount3 fuse3; have mkfs.ext4 e2fsprogs
 	have java default-jre-headless; have mvn maven; have cc gcc; have git git; have python3 python3-venv
+	have node nodejs; have npm npm
 	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q
@@ -76,7 +77,8 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, e
 	fi
 	go mod download
 	bash testbench/client/kafka/install.sh
-	bash testbench/client/confluent/install.sh
+	bash testbench/client/python/install.sh
+	bash testbench/client/kafkajs/install.sh
 
 lint: go ## formatting, vet for every target, staticcheck, and the rules of testbench/tidy
 	@bad=$$(git ls-files '*.go' | xargs go tool gofumpt -l)

@@ -2,26 +2,14 @@
 package confluent
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"millrace/testbench/client/board"
-	"millrace/testbench/lane"
+	"millrace/testbench/client/python"
 )
-
-// python is the interpreter install.sh has prepared.
-func python(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(cache, "millrace-test", "confluent")
-	return lane.Need(t, filepath.Join(dir, "bin", "python"), filepath.Join(dir, "complete"))[0]
-}
 
 // do runs secure.py and returns the line it prints.
 func do(t *testing.T, b *board.Secure, protocol, what, topic string, config ...string) string {
@@ -30,7 +18,7 @@ func do(t *testing.T, b *board.Secure, protocol, what, topic string, config ...s
 		"secure.py", what, topic, "bootstrap.servers=" + b.Address(protocol), "security.protocol=" + protocol,
 		"ssl.ca.location=" + filepath.Join(b.Certs, "ca.crt"), "log_level=0",
 	}, config...)
-	out, err := exec.CommandContext(t.Context(), python(t), args...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), python.Need(t), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", what, err, out)
 	}
@@ -46,7 +34,7 @@ func certificate(b *board.Secure, name string) []string {
 }
 
 func TestSecure(t *testing.T) {
-	python(t)
+	python.Need(t)
 	b := board.StartSecure(t, nil)
 	for _, tt := range []struct {
 		name, protocol string
