@@ -58,6 +58,8 @@ var doors = map[string][]string{
 	"github.com/twmb/franz-go/pkg/kgo":  {"bridge/upstream", "platform/cmd/millrace"},
 	"github.com/twmb/franz-go/pkg/kadm": {"bridge/upstream", "platform/cmd/millrace"},
 	"github.com/xdg-go/scram":           {"broker/auth"},
+	"github.com/IBM/sarama":             {}, // for the lanes only
+	"github.com/segmentio/kafka-go":     {}, // for the lanes only
 	"github.com/spf13/cobra":            {"platform/cmd/millrace", "image/cmd/mkimage"},
 	"github.com/pelletier/go-toml":      {"platform/config"},
 	"github.com/fxamacker/cbor":         {"bridge/feed", "bridge/rule"},
@@ -166,6 +168,7 @@ func TestFaultsAreFound(t *testing.T) {
 		{ImportPath: "millrace/broker/segment", Imports: []string{"github.com/tidwall/wal"}},
 		{ImportPath: "millrace/bridge/mqtt", Imports: []string{"github.com/eclipse/paho.mqtt.golang"}},
 		{ImportPath: "millrace/broker", Imports: []string{"periph.io/x/conn/v3/physic"}},
+		{ImportPath: "millrace/bridge/upstream", Imports: []string{"github.com/IBM/sarama"}},
 		{ImportPath: "millrace/broker", Imports: []string{"millrace/testbench/lane"}},
 		{ImportPath: "millrace/broker", Imports: []string{"millrace/broker/disk/disktest"}},
 		{ImportPath: "millrace/broker/novelty"},
