@@ -19,6 +19,7 @@ import (
 	"millrace/broker/group"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
+	"millrace/broker/segment"
 	"millrace/broker/server"
 	"millrace/broker/wire"
 )
@@ -60,6 +61,9 @@ type Log interface {
 	EpochEnd(epoch int32) (int32, int64)
 	// DeleteRecords moves the start up to before, or to the high watermark where before is -1.
 	DeleteRecords(before int64, done func(low int64, err error))
+	// Producers are the idempotent producers it remembers, by id; ProducerCount is about how many there are.
+	Producers() []segment.ProducerState
+	ProducerCount() int
 }
 
 // Key is what an operation waits for: the advance of one partition, or the end of one produce request.
@@ -211,6 +215,8 @@ func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel 
 		room, body = h.DeleteAcls(req, b)
 	case *kmsg.DescribeUserSCRAMCredentialsRequest:
 		room, body = h.DescribeUserScramCredentials(req, b)
+	case *kmsg.DescribeProducersRequest:
+		room, body = h.DescribeProducers(req, b)
 	case *kmsg.OffsetCommitRequest:
 		h.OffsetCommit(req, b, reply)
 		return nil
@@ -287,6 +293,8 @@ func (h *Handler) small(req *server.Request) kmsg.Response {
 		return h.DeleteGroups(req, b)
 	case *kmsg.OffsetDeleteRequest:
 		return h.OffsetDelete(req, b)
+	case *kmsg.DescribeClientQuotasRequest:
+		return h.DescribeClientQuotas(req, b)
 	case *kmsg.DescribeClusterRequest:
 		return h.DescribeCluster(req, b)
 	}
