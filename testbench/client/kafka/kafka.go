@@ -37,3 +37,13 @@ func Command(t testing.TB, class string, args ...string) *exec.Cmd {
 	java := []string{"-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", Jars(t), class}
 	return exec.CommandContext(t.Context(), "java", append(java, args...)...)
 }
+
+// Program prepares a run of a program that is one file of Java: its name and its text. Java compiles it first.
+func Program(t testing.TB, name, text string, args ...string) *exec.Cmd {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Command(t, file, args...)
+}

@@ -2,16 +2,17 @@ package kafka
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 )
+
+//go:embed Tools.java
+var toolsJava string
 
 // toolTime is how long one tool may take.
 const toolTime = 90 * time.Second
@@ -26,24 +27,10 @@ type Tools struct {
 	complaints bytes.Buffer // of the machine itself
 }
 
-// Source is the path of one of the Java programs in this directory, which Java runs as they are.
-func Source(t testing.TB, name string) string {
-	t.Helper()
-	_, here, _, ok := runtime.Caller(0)
-	if !ok {
-		t.Fatal("where is this file?")
-	}
-	path := filepath.Join(filepath.Dir(here), name)
-	if _, err := os.Stat(path); err != nil { // so that a test that passed runs again when the program changes
-		t.Fatal(err)
-	}
-	return path
-}
-
 // OpenTools starts the machine. It ends with the test.
 func OpenTools(t testing.TB) *Tools {
 	t.Helper()
-	s := &Tools{t: t, cmd: Command(t, Source(t, "Tools.java"))}
+	s := &Tools{t: t, cmd: Program(t, "Tools.java", toolsJava)}
 	s.cmd.Stderr = &s.complaints
 	var err error
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
