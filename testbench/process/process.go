@@ -4,6 +4,7 @@ package process
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,14 +65,35 @@ type Process struct {
 // when it is ready. It is stopped when the test ends, and must stop without complaint.
 func Start(t testing.TB, configuration string) *Process {
 	t.Helper()
+	return StartIn(t, filepath.Join(t.TempDir(), "data"), configuration)
+}
+
+// Run runs the program with other arguments, which must succeed, and returns what it prints.
+func Run(t testing.TB, args ...string) string {
+	t.Helper()
+	built(t)
+	var complaints bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, complaints.Bytes())
+	}
+	return string(out)
+}
+
+func built(t testing.TB) {
+	t.Helper()
 	if binary == "" {
 		t.Fatal("a package that starts the program calls process.Main from its TestMain")
 	}
-	dir := t.TempDir()
-	p := &Process{
-		t: t, dir: filepath.Join(dir, "data"), file: filepath.Join(dir, "millrace.toml"),
-		Kafka: "127.0.0.1:0", MQTT: "127.0.0.1:0",
-	}
+}
+
+// StartIn is Start, and takes the data directory.
+func StartIn(t testing.TB, dir, configuration string) *Process {
+	t.Helper()
+	built(t)
+	p := &Process{t: t, dir: dir, file: filepath.Join(t.TempDir(), "millrace.toml"), Kafka: "127.0.0.1:0", MQTT: "127.0.0.1:0"}
 	if err := os.WriteFile(p.file, []byte(configuration), 0o600); err != nil {
 		t.Fatal(err)
 	}
