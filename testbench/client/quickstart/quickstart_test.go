@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"millrace/testbench/client/kafka"
+	"millrace/testbench/lane"
 	"millrace/testbench/process"
 )
 
@@ -31,9 +31,6 @@ const (
 	consumer   = "org.apache.kafka.tools.consumer.ConsoleConsumer"
 	standalone = "org.apache.kafka.connect.cli.ConnectStandalone"
 )
-
-// patience is how long anything may take; it only ends a hang on a loaded machine.
-const patience = 2 * time.Minute
 
 // script runs one to its end, with success, and returns what it prints.
 func script(t *testing.T, input, class string, args ...string) string {
@@ -82,7 +79,7 @@ func consume(t *testing.T, args ...string) *console {
 // reads wants the next lines the consumer prints.
 func (c *console) reads(want ...string) {
 	c.t.Helper()
-	late := time.AfterFunc(patience, func() { _ = c.cmd.Process.Kill() })
+	late := time.AfterFunc(lane.Patience, func() { _ = c.cmd.Process.Kill() })
 	defer late.Stop()
 	for _, line := range want {
 		if !c.lines.Scan() {
@@ -172,7 +169,7 @@ func importAndExport(t *testing.T, at string) {
 	worker := write("connect-standalone.properties",
 		"bootstrap.servers="+at, "key.converter=org.apache.kafka.connect.json.JsonConverter", "value.converter=org.apache.kafka.connect.json.JsonConverter",
 		"key.converter.schemas.enable=true", "value.converter.schemas.enable=true", "offset.storage.file.filename="+filepath.Join(dir, "connect.offsets"),
-		"offset.flush.interval.ms=10000", "listeners=http://"+freeAddress(t), "plugin.path="+libs[0],
+		"offset.flush.interval.ms=10000", "listeners=http://"+lane.FreeAddress(t), "plugin.path="+libs[0],
 		// Without it Connect looks into every class there is, which takes half a minute and half a gigabyte.
 		"plugin.discovery=service_load")
 	in, out := write("test.txt", "foo", "bar"), filepath.Join(dir, "test.sink.txt")
@@ -190,23 +187,20 @@ func importAndExport(t *testing.T, at string) {
 			_ = cmd.Wait()
 		}
 	}
-	defer ended(os.Kill)
+	defer func() {
+		ended(os.Kill)
+		if t.Failed() {
+			t.Logf("Connect said:\n%s", said.Bytes())
+		}
+	}()
 	holds := func(want string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		for {
-			raw, err := os.ReadFile(out)
-			if string(raw) == want {
-				return
+		lane.Until(t, "the lines are in the file", func(context.Context) error {
+			if raw, err := os.ReadFile(out); string(raw) != want {
+				return fmt.Errorf("it holds %q, want %q (%v)", raw, want, err)
 			}
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-				ended(os.Kill)
-				t.Fatalf("the sink holds %q (%v), want %q; Connect said\n%s", raw, err, want, said.Bytes())
-			}
-		}
+			return nil
+		})
 	}
 	holds("foo\nbar\n")
 	c := consume(t, "--bootstrap-server", at, "--topic", "connect-test", "--from-beginning")
@@ -228,15 +222,4 @@ func importAndExport(t *testing.T, at string) {
 	holds("foo\nbar\nAnother line\n")
 	c.interrupt(3)
 	ended(os.Interrupt)
-}
-
-// freeAddress is one of loopback that is free now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

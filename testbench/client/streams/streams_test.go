@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"millrace/testbench/client/kafka"
+	"millrace/testbench/lane"
 	"millrace/testbench/process"
 )
 
@@ -33,8 +35,6 @@ const (
 	repartition = "count-word-repartition"
 	// resetter is the class of kafka-streams-application-reset.
 	resetter = "org.apache.kafka.tools.StreamsResetter"
-	// patience is how long anything may take; it only ends a hang on a loaded machine.
-	patience = 2 * time.Minute
 	// progress is how many lines are counted between two events.
 	progress = 1000
 )
@@ -173,24 +173,6 @@ func (w *world) kill() {
 	_ = w.app.cmd.Wait() // says that it was killed
 }
 
-// until asks again and again until the answer is yes. A broker that is not there has no answer.
-func (w *world) until(what string, ask func(ctx context.Context) (bool, error)) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
-	defer cancel()
-	for {
-		yes, err := ask(ctx)
-		if yes && err == nil {
-			return
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			w.t.Fatalf("not within %v: %s (%v)", patience, what, err)
-		}
-	}
-}
-
 // committed is how far the application has committed a topic, all partitions together, and the topic's end.
 func (w *world) committed(ctx context.Context, topic string) (at, end int64, err error) {
 	ends, err := w.admin.ListEndOffsets(ctx, topic)
@@ -217,12 +199,15 @@ func (w *world) committed(ctx context.Context, topic string) (at, end int64, err
 func (w *world) goesOn() {
 	w.t.Helper()
 	begin := int64(-1)
-	w.until("the application goes on", func(ctx context.Context) (bool, error) {
+	lane.Until(w.t, "the application goes on", func(ctx context.Context) error {
 		at, _, err := w.committed(ctx, "lines")
 		if begin < 0 && err == nil {
 			begin = at
 		}
-		return begin >= 0 && at >= begin+progress, err
+		if err == nil && at < begin+progress {
+			err = fmt.Errorf("%d lines are counted, %d before", at, begin)
+		}
+		return err
 	})
 }
 
@@ -231,9 +216,12 @@ func (w *world) goesOn() {
 func (w *world) caughtUp() {
 	w.t.Helper()
 	for _, topic := range []string{"lines", repartition} {
-		w.until("all of "+topic+" is read", func(ctx context.Context) (bool, error) {
+		lane.Until(w.t, "all of "+topic+" is read", func(ctx context.Context) error {
 			at, end, err := w.committed(ctx, topic)
-			return end > 0 && at == end, err
+			if err == nil && (end == 0 || at != end) {
+				err = fmt.Errorf("%d records of %d", at, end)
+			}
+			return err
 		})
 	}
 }
@@ -252,7 +240,7 @@ func (w *world) results(topic string) map[string][]int64 {
 		w.t.Fatal(err)
 	}
 	defer reader.Close()
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(w.t.Context(), lane.Patience)
 	defer cancel()
 	counts := map[string][]int64{}
 	for left > 0 {
@@ -369,13 +357,13 @@ func (w *world) internalTopics() {
 			}
 		}
 	}
-	w.until("records that are read are deleted", func(ctx context.Context) (bool, error) {
+	lane.Until(w.t, "records that are read are deleted", func(ctx context.Context) error {
 		starts, err := w.admin.ListStartOffsets(ctx, repartition)
 		start := int64(0)
 		starts.Each(func(o kadm.ListedOffset) { start += o.Offset })
-		return start > 0, err
+		if err == nil && start == 0 {
+			err = errors.New("all of them are there")
+		}
+		return err
 	})
-	if w.t.Failed() {
-		w.t.Log(fmt.Sprint(w.want))
-	}
 }
