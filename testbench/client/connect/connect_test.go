@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -171,10 +172,15 @@ func TestFilesThroughATopic(t *testing.T) {
 	w.members(1)
 	w.internalTopics()
 	w.goesOn()
-	a.stop()
+	w.rest(a)
+	kafka.End(t, a.cmd, syscall.SIGTERM)
 
-	// The next worker finds the connectors and how far they were in the topics of Connect.
+	// The next worker finds the connectors, and how far they were, in the topics of Connect.
 	b := w.start()
+	b.status("source", "STOPPED")
+	for _, connector := range []string{"source", "sink"} {
+		b.do(http.MethodPut, "/connectors/"+connector+"/resume", nil)
+	}
 	w.goesOn()
 	w.wrote()
 	w.identical()
@@ -195,17 +201,14 @@ func TestFilesThroughATopic(t *testing.T) {
 	})
 	w.write()
 	w.goesOn()
-	b.kill()
+	kafka.End(t, b.cmd, os.Kill)
 	w.members(1)
 	w.goesOn()
 	w.wrote()
 	w.inOrder()
 
 	// What is forgotten of the sink is read again: the topic from its beginning.
-	c.do(http.MethodPut, "/connectors/source/stop", nil)
-	c.status("source", "STOPPED")
-	c.do(http.MethodPut, "/connectors/sink/stop", nil)
-	c.status("sink", "STOPPED")
+	w.rest(c)
 	c.do(http.MethodDelete, "/connectors/sink/offsets", nil)
 	if err := os.Remove(w.out); err != nil {
 		t.Fatal(err)
@@ -219,7 +222,34 @@ func TestFilesThroughATopic(t *testing.T) {
 	for _, connector := range []string{"source", "sink"} {
 		c.do(http.MethodDelete, "/connectors/"+connector, nil)
 	}
-	c.stop()
+	kafka.End(t, c.cmd, syscall.SIGTERM)
+}
+
+// rest has the connectors stop, the file growing on or not, and waits until they have noted what they did.
+func (w *world) rest(k *worker) {
+	w.t.Helper()
+	for _, connector := range []string{"source", "sink"} {
+		k.do(http.MethodPut, "/connectors/"+connector+"/stop", nil)
+		k.status(connector, "STOPPED")
+	}
+	topic := w.topic()
+	of := 0 // bytes of the file: each line, though it may be in the topic twice
+	seen := map[string]bool{}
+	for l := range strings.Lines(topic) {
+		if !seen[l] {
+			of += len(l)
+		}
+		seen[l] = true
+	}
+	for connector, want := range map[string]int{"source": of, "sink": strings.Count(topic, "\n")} {
+		lane.Until(w.t, connector+" has noted all it did", func(ctx context.Context) error {
+			at, err := k.noted(ctx, connector)
+			if err == nil && at != want {
+				err = fmt.Errorf("%d, not %d", at, want)
+			}
+			return err
+		})
+	}
 }
 
 // inOrder waits until the last line was written, and asks whether all are there, each first after the one before it: a

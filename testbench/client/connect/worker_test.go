@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"millrace/testbench/client/kafka"
 	"millrace/testbench/lane"
@@ -57,10 +56,7 @@ func (w *world) start() *worker {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() {
-		if k.cmd.ProcessState == nil {
-			_ = k.cmd.Process.Kill()
-			_ = k.cmd.Wait()
-		}
+		kafka.End(w.t, k.cmd, os.Kill)
 		if w.t.Failed() {
 			w.t.Logf("a worker said:\n%s", k.out.Bytes())
 		}
@@ -70,27 +66,6 @@ func (w *world) start() *worker {
 		return err
 	})
 	return k
-}
-
-// stop ends a worker as a service manager does.
-func (k *worker) stop() {
-	k.w.t.Helper()
-	if err := k.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		k.w.t.Error(err)
-	}
-	_ = k.cmd.Wait()
-	if code := k.cmd.ProcessState.ExitCode(); code != 143 { // what Java says of the signal
-		k.w.t.Errorf("the worker ended with %d", code)
-	}
-}
-
-// kill ends a worker as kill -9 does.
-func (k *worker) kill() {
-	k.w.t.Helper()
-	if err := k.cmd.Process.Kill(); err != nil {
-		k.w.t.Error(err)
-	}
-	_ = k.cmd.Wait()
 }
 
 // ask sends one request to the worker's REST door, and returns a body of status 2xx.
@@ -155,4 +130,24 @@ func (k *worker) status(connector, state string) (at []string) {
 type placed struct {
 	State  string
 	Worker string `json:"worker_id"`
+}
+
+// noted is how far a connector has noted to be: the source in bytes of its file, the sink in records of the topic.
+func (k *worker) noted(ctx context.Context, connector string) (int, error) {
+	var is struct {
+		Offsets []struct {
+			Offset struct {
+				Position int
+				Kafka    int `json:"kafka_offset"`
+			}
+		}
+	}
+	raw, err := k.ask(ctx, http.MethodGet, "/connectors/"+connector+"/offsets", nil)
+	if err == nil {
+		err = json.Unmarshal(raw, &is)
+	}
+	if err != nil || len(is.Offsets) != 1 {
+		return 0, fmt.Errorf("%s: %v", raw, err)
+	}
+	return is.Offsets[0].Offset.Position + is.Offsets[0].Offset.Kafka, nil
 }

@@ -2,10 +2,12 @@
 package kafka
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"millrace/testbench/lane"
 )
@@ -46,4 +48,22 @@ func Program(t testing.TB, name, text string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	return Command(t, file, args...)
+}
+
+// End ends a program with a signal. One that is there after ten seconds is killed: now and then Connect waits for itself,
+// because its own end and that of its HTTP server are two hooks that the machine runs at once.
+func End(t testing.TB, cmd *exec.Cmd, signal os.Signal) {
+	t.Helper()
+	if cmd.ProcessState != nil {
+		return
+	}
+	if err := cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Error(err)
+	}
+	late := time.AfterFunc(10*time.Second, func() {
+		t.Logf("%s does not end", filepath.Base(cmd.Path))
+		_ = cmd.Process.Kill()
+	})
+	_ = cmd.Wait() // says with which signal
+	late.Stop()
 }

@@ -181,14 +181,8 @@ func importAndExport(t *testing.T, at string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := func(signal os.Signal) {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Signal(signal)
-			_ = cmd.Wait()
-		}
-	}
 	defer func() {
-		ended(os.Kill)
+		kafka.End(t, cmd, os.Kill)
 		if t.Failed() {
 			t.Logf("Connect said:\n%s", said.Bytes())
 		}
@@ -221,5 +215,5 @@ func importAndExport(t *testing.T, at string) {
 	c.reads(payload("Another line"))
 	holds("foo\nbar\nAnother line\n")
 	c.interrupt(3)
-	ended(os.Interrupt)
+	kafka.End(t, cmd, os.Interrupt)
 }
