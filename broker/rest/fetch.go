@@ -154,6 +154,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Pa
 	for _, limit := range []int64{usual, most} {
 		out, free, err := s.render(r, log, q, form, limit, limit == most)
 		if errors.Is(err, errMore) {
+			q.records = 1 // that one, and no more of what was not asked for
 			continue
 		}
 		if err != nil {

@@ -22,9 +22,7 @@ const (
 )
 
 // limit is the largest body that is read, in bytes.
-func (s *Server) limit() int64 {
-	return min(bodyMax, (s.bodies.part.Size()-itemCost*itemsMax)/2)
-}
+func (s *Server) limit() int64 { return min(bodyMax, s.bodies.part.Size()/2) }
 
 // outcome is what became of one record, as it is told: where it is, or why it is nowhere.
 type outcome struct {

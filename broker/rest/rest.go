@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,8 @@ type Server struct {
 	bodies *room
 	copies *room
 	logins *logins
+	// operations are what Handle was told, "GET, HEAD /metrics".
+	operations []string
 
 	// slots holds one for each request for records that is being answered.
 	slots chan struct{}
@@ -141,6 +144,7 @@ func New(c Config) *Server {
 
 // Handle adds a path, before Serve. Methods that are not among its handlers are answered with those that are.
 func (s *Server) Handle(path string, methods map[string]http.HandlerFunc) {
+	s.operations = append(s.operations, allow(methods)+" "+path)
 	s.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		method := r.Method
 		if method == http.MethodHead {
@@ -181,6 +185,9 @@ func (s *Server) Guard(op auth.Operation, r auth.Resource, next http.HandlerFunc
 		next(w, req)
 	}
 }
+
+// Operations are the paths that are served, each behind its methods: "GET, HEAD /healthz".
+func (s *Server) Operations() []string { return slices.Clone(s.operations) }
 
 // Refused is the number of connections closed for being too many, since the start.
 func (s *Server) Refused() int64 { return s.refused.Load() }
