@@ -44,13 +44,9 @@ func (s *Server) newHTTP() *http.Server {
 
 // Serve serves a listener until Close. config is asked for each connection's TLS; nil: none.
 func (s *Server) Serve(l net.Listener, config func() *tls.Config) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	if !s.work() {
 		return errors.Join(errClosed, l.Close())
 	}
-	s.working.Add(1)
-	s.mu.Unlock()
 	defer s.working.Done()
 	l = &listener{Listener: l, server: s, tls: config != nil}
 	if config != nil {
@@ -63,6 +59,16 @@ func (s *Server) Serve(l net.Listener, config func() *tls.Config) error {
 		return err
 	}
 	return nil
+}
+
+// work counts one more that Close waits for, until working.Done; false after Close.
+func (s *Server) work() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.working.Add(1)
+	}
+	return !s.closed
 }
 
 // Close stops listening, ends what only waits for records, lets the other requests be answered, and returns when nothing

@@ -59,9 +59,8 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 	if err := s.mayWrite(session, name); err != nil {
 		return err
 	}
-	p := &parser{}
-	var err error
-	if p.format, err = formatOf(r); err != nil {
+	form, err := formatOf(r)
+	if err != nil {
 		return err
 	}
 	size := r.ContentLength
@@ -75,7 +74,7 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 	if err != nil {
 		return err
 	}
-	records, err := p.parse(http.MaxBytesReader(w, s.patient(w, r.Body), s.limit()))
+	records, err := newParser(form, http.MaxBytesReader(w, s.patient(w, r.Body), s.limit())).parse()
 	if err != nil {
 		free()
 		return unreadable(err)

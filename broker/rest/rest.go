@@ -209,6 +209,11 @@ func (s *Server) records(serve func(http.ResponseWriter, *http.Request, *auth.Se
 			return
 		}
 		defer func() { <-s.slots }()
+		if !s.work() {
+			s.fail(w, &fault{status: http.StatusServiceUnavailable, code: codeBrokerNotAvailable, text: "the board is stopping"})
+			return
+		}
+		defer s.working.Done()
 		session, err := s.who(r)
 		if err == nil {
 			err = serve(w, r, session)

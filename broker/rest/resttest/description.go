@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
-
-	"millrace/broker/rest"
 )
 
 // object is a JSON object.
@@ -26,11 +24,11 @@ type Description struct {
 	doc object
 }
 
-// Read reads the description of the door.
-func Read(t testing.TB) *Description {
+// Read reads the description of the door, which is (rest).OpenAPI: this package imports nothing of the door.
+func Read(t testing.TB, openapi []byte) *Description {
 	t.Helper()
 	d := &Description{t: t}
-	if err := json.Unmarshal(rest.OpenAPI(), &d.doc); err != nil {
+	if err := json.Unmarshal(openapi, &d.doc); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -87,7 +85,6 @@ func (d *Description) Parameters(method, path string) (list []Parameter) {
 }
 
 func (d *Description) operation(method, path string) object {
-	d.t.Helper()
 	o, ok := d.doc["paths"].(object)[path].(object)[strings.ToLower(method)].(object)
 	if !ok {
 		d.t.Fatalf("%s %s is not described", method, path)
@@ -137,7 +134,7 @@ func (d *Description) fits(schema any, body []byte) error {
 	return d.check(d.follow(schema), v, "$")
 }
 
-// kinds are the names of the types of values.
+// kind is the name of a value's type.
 func kind(v any) string {
 	switch v := v.(type) {
 	case nil:
