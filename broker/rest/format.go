@@ -98,16 +98,15 @@ var (
 	errDeep    = errors.New("arrays and objects lie too deep in each other, at most " + strconv.Itoa(depthMax))
 )
 
-// text is the text of a JSON string, nil of null. raw is valid JSON.
-func text(raw json.RawMessage) ([]byte, error) {
-	if isNull(raw) {
+// text is the text of a JSON string, nil of null. It lies where raw does, which is valid JSON and UTF-8.
+func text(raw []byte) ([]byte, error) {
+	switch {
+	case isNull(raw):
 		return nil, nil
-	}
-	if raw[0] != '"' {
+	case raw[0] != '"':
 		return nil, errNotText
-	}
-	if !utf8.Valid(raw) {
-		return nil, errUnicode
+	case bytes.IndexByte(raw, '\\') < 0:
+		return raw[1 : len(raw)-1], nil
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
@@ -118,11 +117,11 @@ func text(raw json.RawMessage) ([]byte, error) {
 	if n := strings.Count(s, replaced); n > 0 && n > bytes.Count(raw, []byte(replaced))+bytes.Count(bytes.ToLower(raw), []byte(`\ufffd`)) {
 		return nil, errUnicode
 	}
-	return []byte(s), nil
+	return raw[:copy(raw, s)], nil // it only gets shorter
 }
 
 // binary is what base64 in a JSON string says, nil of null.
-func binary(raw json.RawMessage) ([]byte, error) {
+func binary(raw []byte) ([]byte, error) {
 	s, err := text(raw)
 	if err != nil {
 		return nil, errBase64
@@ -137,13 +136,11 @@ func binary(raw json.RawMessage) ([]byte, error) {
 	return out, nil
 }
 
-// compact is a JSON value without the space between its parts, nil of null.
-func compact(raw json.RawMessage) ([]byte, error) {
+// compact is a JSON value without the space between its parts, nil of null. It lies where raw does.
+func compact(raw []byte) ([]byte, error) {
 	switch {
 	case isNull(raw):
 		return nil, nil
-	case !utf8.Valid(raw):
-		return nil, errUnicode
 	case depth(raw) > depthMax:
 		return nil, errDeep
 	}
@@ -151,7 +148,7 @@ func compact(raw json.RawMessage) ([]byte, error) {
 	if err := json.Compact(b, raw); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return raw[:copy(raw, b.Bytes())], nil
 }
 
 func isNull(raw []byte) bool { return len(raw) == 0 || string(raw) == "null" }

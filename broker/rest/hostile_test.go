@@ -52,13 +52,13 @@ func TestBodiesThatAreRefused(t *testing.T) {
 	w := begin(t).open()
 	w.topic("t", 1)
 	for _, tt := range []struct{ name, media, body, part string }{
-		{"nothing", jsonType, ``, "unexpected EOF"},
-		{"half", jsonType, `{"records":[{"value":1}`, "EOF"},
+		{"nothing", jsonType, ``, "unexpected end"},
+		{"half", jsonType, `{"records":[{"value":1}`, "unexpected end"},
 		{"no object", jsonType, `[]`, "want an object"},
 		{"no records", jsonType, `{"records":[]}`, "no records"},
 		{"another name", jsonType, `{"record":[]}`, `there is no \"record\", but records`},
 		{"more names", jsonType, `{"records":[{}],"acks":1}`, `there is no \"acks\"`},
-		{"something behind", jsonType, `{"records":[{}]} 1`, "something follows"},
+		{"something behind", jsonType, `{"records":[{}]} 1`, "after top-level value"},
 		{"garbage behind", jsonType, `{"records":[{}]}}`, "invalid character"},
 		{"a name that is none", jsonType, `{"records":[{},{"vlaue":1}]}`, `record 1: there is no \"vlaue\", but partition`},
 		{"no JSON", jsonType, `{"records":[{"value":{a:1}}]}`, "invalid character"},
@@ -108,7 +108,7 @@ func TestBodiesThatAreTooLarge(t *testing.T) {
 	w.want(w.do(http.MethodPost, "/topics/t/records", io.MultiReader(strings.NewReader(body)), header("Content-Type", jsonType)), http.StatusRequestEntityTooLarge, fmt.Sprintf("more than %d bytes", limit))
 	most := records(4, (limit-200)/4)
 	w.want(w.do(http.MethodPost, "/topics/t/records", io.MultiReader(strings.NewReader(most)), header("Content-Type", jsonType)), 200, `"offset":3`)
-	if got := walk(t, w, ""); len(got) != 4 {
+	if got := readAll(t, w, ""); len(got) != 4 {
 		t.Errorf("read %v", got)
 	}
 }

@@ -74,9 +74,13 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 	if err != nil {
 		return err
 	}
-	records, err := newParser(form, http.MaxBytesReader(w, s.patient(w, r.Body), s.limit())).parse()
+	defer free()
+	raw, err := body(s.patient(w, r.Body), r.ContentLength, s.limit())
+	var records []posted
+	if err == nil {
+		records, err = parse(form, raw)
+	}
 	if err != nil {
-		free()
 		return unreadable(err)
 	}
 	topic, err := s.ensure(r, session, name)
@@ -84,23 +88,18 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 		err = s.unhurried(w)
 	}
 	if err != nil {
-		free()
 		return err
 	}
-	po := &post{s: s, topic: topic, records: records, offsets: make([]int64, len(records)), errs: make([]error, len(records)), done: make(chan struct{})}
-	po.append()
-	for i := range records { // the logs keep nothing of them
-		records[i].Record = record.Record{}
-	}
-	free()
+	p := &post{s: s, topic: topic, records: records, offsets: make([]int64, len(records)), errs: make([]error, len(records)), done: make(chan struct{})}
+	p.append()
 	late := time.NewTimer(s.config.Commit)
 	defer late.Stop()
 	select {
-	case <-po.done:
+	case <-p.done:
 	case <-late.C:
 	case <-r.Context().Done():
 	}
-	s.tell(w, po)
+	s.tell(w, p)
 	return nil
 }
 

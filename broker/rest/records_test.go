@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -246,8 +247,8 @@ func TestAnsweredAfterFlash(t *testing.T) {
 	})
 }
 
-// walk reads a partition to its end in answers of some size, and returns the offsets.
-func walk(t *testing.T, w *world, query string) (offsets []int64) {
+// readAll reads a partition to its end in answers of some size, and returns the offsets.
+func readAll(t *testing.T, w *world, query string) (offsets []int64) {
 	t.Helper()
 	for next := int64(0); ; {
 		var a consumed
@@ -289,7 +290,7 @@ func TestReadingInPieces(t *testing.T) {
 			}
 		}
 		for _, query := range []string{"", "max_records=1", "max_records=7", "max_bytes=1", "max_bytes=3000", "max_bytes=100000&max_records=10000"} {
-			got := walk(t, w, query)
+			got := readAll(t, w, query)
 			for i, o := range got {
 				if o != int64(i) {
 					t.Fatalf("%v with %q: offset %d at place %d", codec, query, o, i)
@@ -331,7 +332,7 @@ func TestLargeRecords(t *testing.T) {
 	if a.Records[0].Omitted == "" || a.Records[0].Value != nil || a.Next <= 3 {
 		t.Errorf("%+v", a)
 	}
-	if got := walk(t, w, ""); len(got) != 5 {
+	if got := readAll(t, w, ""); len(got) != 5 {
 		t.Errorf("read %v", got)
 	}
 	// A batch that is larger than all there is for answers.
@@ -374,6 +375,37 @@ func TestWhereToBegin(t *testing.T) {
 	w.want(w.get(""), 200, `"records":[{"offset":5`)
 }
 
+// What a body takes is what is taken from the budget for it.
+func TestABodyTakesWhatItCosts(t *testing.T) {
+	const n = 1 << 20
+	for name, value := range map[string]string{
+		"text": `"` + strings.Repeat("x", n) + `"`, "escapes": `"` + strings.Repeat(`\n`, n/2) + `"`, "an array": "[1" + strings.Repeat(" ,\n1", n/4) + "]",
+		"base64": `"` + strings.Repeat("AAAA", n/4) + `"`, "nothing": `null},{},{` + strings.Repeat("},{", itemsMax-4),
+	} {
+		for _, form := range []format{formatJSON, formatText, formatBinary} {
+			raw := []byte(`{"records":[{"value":` + value + `}]}`)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			copied, err := body(bytes.NewReader(raw), int64(len(raw)), n)
+			if err == nil {
+				_, err = parse(form, copied)
+			}
+			runtime.ReadMemStats(&after)
+			// What append grows out of is garbage, and no more than three times what stays.
+			took, most := after.TotalAlloc-before.TotalAlloc, uint64(costOf(int64(len(raw))))
+			switch {
+			case name == "nothing":
+				most *= 3
+			case name == "escapes" && form == formatBinary: // the text is garbage before its bytes are made
+				most += n
+			}
+			if took > most+16<<10 && err == nil {
+				t.Errorf("%s as %s: %d bytes for a body of %d, taken were %d", name, types[form], took, len(raw), most)
+			}
+		}
+	}
+}
+
 // Damage on the disk is stepped over, never served.
 func TestDamageIsNeverServed(t *testing.T) {
 	w := begin(t).open()
@@ -389,7 +421,7 @@ func TestDamageIsNeverServed(t *testing.T) {
 	if a.status != 200 || strings.Contains(a.body, "Zxxx") {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	if got := walk(t, w, ""); fmt.Sprint(got) != "[0 2]" {
+	if got := readAll(t, w, ""); fmt.Sprint(got) != "[0 2]" {
 		t.Errorf("read %v", got)
 	}
 }
