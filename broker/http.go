@@ -51,7 +51,8 @@ func (b *Broker) openHTTP() error {
 		Board: restBoard{b}, NodeID: b.meta.NodeID, Code: api.CodeOf,
 		Login: s.HTTPLogin(), Users: b.users(), Damper: b.damper, NowMS: b.pulse.Now, Principal: rules.Principal, Authorizer: b.authorizer(),
 		Bodies: b.memory.bodies, Copies: b.memory.copies, TLS: b.memory.tls, MaxConnections: s.HTTP.MaxConnections,
-		Logger: b.log.With("component", "http"),
+		MaxWaiting: int(max(1, b.memory.waiting.Size()/2/rest.WaitCost)), // the other half is the Kafka door's
+		Logger:     b.log.With("component", "http"),
 	})
 	figures := b.figures
 	if config.Loopback(address) != nil {

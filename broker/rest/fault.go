@@ -1,10 +1,13 @@
 package rest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"time"
 
 	"millrace/broker/disk"
 	"millrace/broker/partition"
@@ -98,10 +101,21 @@ type problem struct {
 // fail answers with an error.
 func (s *Server) fail(w http.ResponseWriter, err error) {
 	f := s.faultOf(err)
-	if f.status >= 500 && f.status != http.StatusServiceUnavailable {
-		s.log.Warn("request failed", "err", f.text)
+	if f.status == http.StatusInternalServerError {
+		s.complain(slog.LevelWarn, "request failed", "err", f.text)
 	}
 	s.answer(w, f.status, problem{Code: f.code, Message: f.text, Start: f.start, High: f.high, Next: f.next})
+}
+
+// complain logs one line a second at most: whoever fails a thousand times must not fill the log, which lies on the same
+// flash as the data.
+func (s *Server) complain(level slog.Level, what string, args ...any) {
+	now, last := time.Now().Unix(), s.complained.Load()
+	if now == last || !s.complained.CompareAndSwap(last, now) {
+		s.silent.Add(1)
+		return
+	}
+	s.log.Log(context.Background(), level, what, append(args, "unlogged", s.silent.Swap(0))...)
 }
 
 // answer sends a small answer.

@@ -13,12 +13,13 @@ import (
 	"millrace/broker/segment"
 )
 
-const (
-	// waitCost is what a request that waits holds, in bytes: two goroutines and net/http's buffers.
-	waitCost = 24 << 10
-	// triesMax is how often a read begins anew that met damage, which is stepped over then.
-	triesMax = 8
-)
+// WaitCost is what a request that waits holds, in bytes: two goroutines and net/http's buffers.
+const WaitCost = 24 << 10
+
+// triesMax is how often a read begins anew that met damage, which is stepped over then.
+const triesMax = 8
+
+var errWaits = &fault{status: http.StatusServiceUnavailable, code: codeRequestTimedOut, text: "too many wait for records"}
 
 // fetch answers with records of one partition: what there is, or after a wait what there is then.
 func (s *Server) fetch(w http.ResponseWriter, r *http.Request, session *auth.Session) error {
@@ -115,7 +116,7 @@ func (o *waiting) Ready() bool {
 func (o *waiting) Complete(bool) { close(o.done) }
 
 // Cost implements purgatory.Op.
-func (o *waiting) Cost() int64 { return waitCost }
+func (o *waiting) Cost() int64 { return WaitCost }
 
 var _ purgatory.Op = (*waiting)(nil)
 
@@ -125,12 +126,21 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request, log *partition.Par
 		return err
 	}
 	op := &waiting{s.config.Board, log, q.offset, make(chan struct{})}
+	if op.Ready() {
+		return nil
+	}
+	select {
+	case s.waits <- struct{}{}:
+	default:
+		return errWaits
+	}
+	defer func() { <-s.waits }()
 	cancel, err := s.config.Board.Watch(op, log.TopicID(), log.Index(), q.waitMS)
 	switch {
 	case errors.Is(err, purgatory.ErrClosed):
 		return nil // it is told what there is
 	case err != nil:
-		return &fault{status: http.StatusServiceUnavailable, code: s.config.Code(err), text: "too many wait for records"}
+		return errWaits
 	}
 	select {
 	case <-op.done:

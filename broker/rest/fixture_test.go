@@ -108,7 +108,7 @@ func begin(t testing.TB) *world {
 func (w *world) open() *world {
 	w.t.Helper()
 	w.pulse = pulse.New(time.Now)
-	w.waits = purgatory.New[place](purgatory.Config{Ops: 16, Keys: 16, Cost: 15 * waitCost, NowMS: w.pulse.Now, Wake: w.pulse.Wake})
+	w.waits = purgatory.New[place](purgatory.Config{Ops: 16, Keys: 16, Cost: 15 * WaitCost, NowMS: w.pulse.Now, Wake: w.pulse.Wake})
 	w.pulse.Register(w.waits)
 	w.logs.Config.OnAdvance = func(p *partition.Partition) { w.waits.Check(place{p.TopicID(), p.Index()}) }
 	w.logs.Start()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -114,6 +115,7 @@ func (s *Server) login(r *http.Request, host, user, password string) error {
 		}
 		return nil
 	}
+	s.complain(slog.LevelInfo, "a login failed", "remote", r.RemoteAddr)
 	wait := time.NewTimer(s.config.Damper.Failed(host, time.UnixMilli(s.config.NowMS())))
 	defer wait.Stop()
 	select {
@@ -121,7 +123,6 @@ func (s *Server) login(r *http.Request, host, user, password string) error {
 	case <-r.Context().Done():
 	case <-s.closing:
 	}
-	s.log.Debug("a login failed", "remote", r.RemoteAddr)
 	return auth.ErrAuthentication
 }
 

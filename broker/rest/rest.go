@@ -64,6 +64,9 @@ type Config struct {
 	Bodies, Copies, TLS *budget.Share
 	// MaxConnections is how many may be open; default 64. A few of them are kept for what is not records.
 	MaxConnections int
+	// MaxWaiting is how many requests may wait for records at once, each holding WaitCost of what Board.Watch has; default:
+	// all that may be answered at once.
+	MaxWaiting int
 	// Stall is how long a peer may neither send nor take bytes that are due; default 10 s.
 	Stall time.Duration
 	// Commit is how long records may take to become durable before that is told; default 30 s.
@@ -103,6 +106,10 @@ type Server struct {
 	working sync.WaitGroup
 	// refused counts connections closed for being too many.
 	refused atomic.Int64
+	// complained is when complain last wrote a line, in seconds, and silent how many it did not write since.
+	complained, silent atomic.Int64
+	// waits holds one for each request that waits for records.
+	waits chan struct{}
 
 	mu     sync.Mutex
 	closed bool
@@ -118,6 +125,9 @@ func New(c Config) *Server {
 	if c.MaxConnections <= 0 {
 		c.MaxConnections = 64
 	}
+	if c.MaxWaiting <= 0 {
+		c.MaxWaiting = c.MaxConnections
+	}
 	if c.Stall <= 0 {
 		c.Stall = 10 * time.Second
 	}
@@ -131,7 +141,7 @@ func New(c Config) *Server {
 		config: c, log: c.Logger, mux: http.NewServeMux(),
 		// Half of the bodies are left to the Kafka door, whatever peers here begin and do not finish.
 		bodies: newRoom(c.Bodies, c.Bodies.Size()/2), copies: newRoom(c.Copies, c.Copies.Size()), logins: newLogins(),
-		slots: make(chan struct{}, max(1, c.MaxConnections-kept)), closing: make(chan struct{}), idle: make(map[*conn]struct{}),
+		slots: make(chan struct{}, max(1, c.MaxConnections-kept)), waits: make(chan struct{}, c.MaxWaiting), closing: make(chan struct{}), idle: make(map[*conn]struct{}),
 	}
 	s.http = s.newHTTP()
 	s.Handle("/topics/{topic}/records", map[string]http.HandlerFunc{http.MethodGet: s.records(s.fetch), http.MethodPost: s.records(s.produce)})

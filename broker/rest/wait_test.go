@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,15 +137,27 @@ func TestWaitsEnd(t *testing.T) {
 
 // With no room to wait a reader is told to come again.
 func TestNoRoomToWait(t *testing.T) {
+	for name, waiting := range map[string]int{"the purgatory is full": 15, "others are to have some": 7} {
+		t.Run(name, func(t *testing.T) { noRoomToWait(t, waiting) })
+	}
+}
+
+func noRoomToWait(t *testing.T, waiting int) {
 	synctest.Test(t, func(t *testing.T) {
-		w := begin(t).open()
+		w := begin(t)
+		if waiting < 15 {
+			w.Config.MaxWaiting = waiting
+		}
+		w.open()
 		w.topic("t", 1)
 		var all []<-chan reply
-		for range 15 {
+		for range waiting {
 			all = append(all, w.later("/topics/t/records?timeout=1000"))
 		}
 		r := <-w.later("/topics/t/records?timeout=1000")
 		w.want(r, http.StatusServiceUnavailable, `{"error_code":7,"message":"too many wait`)
+		w.want(w.do(http.MethodPost, "/topics/u/records", strings.NewReader(records(1, 1))), 200, "")
+		w.want(<-w.later("/topics/u/records?timeout=1000"), 200, `"offset":0`) // which need not wait
 		for _, answered := range all {
 			w.want(<-answered, 200, `"records":[]`)
 		}
