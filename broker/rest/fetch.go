@@ -159,8 +159,9 @@ var errMore = errors.New("rest: the first record takes more")
 
 // serve renders what is there into memory of the budget, lets go of the log, and sends it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Partition, q query, form format) error {
-	most := s.copies.part.Size() * 3 / 4
-	usual := min(q.bytes, most/3)
+	// One record of a megabyte fits in base64 where memory.limit is left alone, and then goes alone.
+	most := s.copies.part.Size() * 7 / 8
+	usual := min(q.bytes, s.copies.part.Size()/4)
 	for _, limit := range []int64{usual, most} {
 		out, free, err := s.render(r, log, q, form, limit, limit == most)
 		if errors.Is(err, errMore) {
