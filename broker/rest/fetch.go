@@ -172,8 +172,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Pa
 			return err
 		}
 		defer free()
+		peer := s.copies.holds(s.config.Stall, http.NewResponseController(w).SetWriteDeadline)
+		defer peer.over()
 		w.Header().Set("Content-Type", types[form])
-		s.send(w, http.StatusOK, out)
+		s.pieces(w, http.StatusOK, out, peer.patient)
 		return nil
 	}
 	return errMore // the last limit never asks for more

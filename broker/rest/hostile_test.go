@@ -204,6 +204,47 @@ func TestSlowPeers(t *testing.T) {
 	})
 }
 
+// A peer that does not take its answer, or does not send its body, hurries while others wait for the memory it holds.
+func TestSlowPeersHurryWhileOthersWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := begin(t).open()
+		w.topic("t", 1)
+		w.want(w.post(records(1, 900<<10)), 200, "")
+		for name, tt := range map[string]struct {
+			head string
+			try  func() reply
+		}{
+			"takes nothing": {"GET /topics/t/records HTTP/1.1\r\nHost: b\r\nAccept: " + binaryType + "\r\n\r\n", func() reply { return w.get("", header("Accept", binaryType)) }},
+			"sends nothing": {
+				fmt.Sprintf("POST /topics/t/records HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", w.server.limit()),
+				func() reply { return w.post(records(1, 900<<10)) },
+			},
+		} {
+			c, err := w.dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(c, tt.head); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second) // with nobody waiting it has time
+			synctest.Wait()
+			if w.server.bodies.part.Used()+w.server.copies.part.Used() == 0 {
+				t.Errorf("%s: holds nothing, the test proves nothing", name)
+			}
+			begun := time.Now()
+			w.want(tt.try(), 200, "")
+			if took := time.Since(begun); took != hurried {
+				t.Errorf("%s: the next one waited %v, want %v", name, took, hurried)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+	})
+}
+
 // Connections are bounded. One that is silent makes room for a new one; where all are busy the new one is closed. Records
 // leave a few to health and figures.
 func TestTooMany(t *testing.T) {

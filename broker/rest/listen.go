@@ -189,23 +189,17 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// patient reads a body from a peer that must get on with it.
-type patient struct {
-	io.ReadCloser
-	control *http.ResponseController
-	stall   time.Duration
-	last    time.Time // when all must be there
+// arriving reads a body from a peer that must get on with it.
+type arriving struct {
+	io.Reader
+	*holder
 }
 
-func (s *Server) patient(w http.ResponseWriter, r io.ReadCloser) *patient {
-	return &patient{r, http.NewResponseController(w), s.config.Stall, time.Now().Add(transferMax * s.config.Stall)}
-}
-
-func (p *patient) Read(b []byte) (int, error) {
-	if err := p.control.SetReadDeadline(earlier(time.Now().Add(p.stall), p.last)); err != nil {
+func (a arriving) Read(b []byte) (int, error) {
+	if err := a.patient(); err != nil {
 		return 0, err
 	}
-	return p.ReadCloser.Read(b)
+	return a.Reader.Read(b)
 }
 
 // unhurried lets a peer whose request is here be silent until it is answered. Without it net/http would take the silence
@@ -221,15 +215,22 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// send sends an answer a piece at a time, to a peer that must get on with it.
+// send sends an answer.
 func (s *Server) send(w http.ResponseWriter, status int, body []byte) {
-	control, last := http.NewResponseController(w), time.Now().Add(transferMax*s.config.Stall)
+	last := time.Now().Add(transferMax * s.config.Stall)
+	s.pieces(w, status, body, func() error {
+		return http.NewResponseController(w).SetWriteDeadline(earlier(time.Now().Add(s.config.Stall), last))
+	})
+}
+
+// pieces sends an answer a piece at a time, to a peer that must get on with it: patient is called before each.
+func (s *Server) pieces(w http.ResponseWriter, status int, body []byte, patient func() error) {
 	h := w.Header()
 	h.Set("Content-Length", itoa(int64(len(body))))
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	for begun := false; len(body) > 0 || !begun; begun = true {
-		err := control.SetWriteDeadline(earlier(time.Now().Add(s.config.Stall), last))
+		err := patient()
 		if !begun {
 			w.WriteHeader(status)
 		}

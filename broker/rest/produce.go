@@ -75,7 +75,9 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 		return err
 	}
 	defer free()
-	raw, err := body(s.patient(w, r.Body), r.ContentLength, s.limit())
+	peer := s.bodies.holds(s.config.Stall, http.NewResponseController(w).SetReadDeadline)
+	raw, err := body(arriving{r.Body, peer}, r.ContentLength, s.limit())
+	peer.over()
 	var records []posted
 	if err == nil {
 		records, err = parse(form, raw)

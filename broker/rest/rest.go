@@ -80,8 +80,6 @@ const (
 	kept = 4
 	// transferMax bounds how long a body, or an answer, may be on its way, in stalls.
 	transferMax = 6
-	// roomWait is how long a request waits for memory before it is told to come again.
-	roomWait = 2 * time.Second
 )
 
 // Server is the door. It is safe for concurrent use.
@@ -232,33 +230,4 @@ func (s *Server) records(serve func(http.ResponseWriter, *http.Request, *auth.Se
 			s.fail(w, err)
 		}
 	}
-}
-
-// room is a share, of which no more than a part is taken here.
-type room struct{ part, whole *budget.Share }
-
-func newRoom(whole *budget.Share, size int64) *room {
-	part, err := budget.New(size).Share("rest", size)
-	if err != nil {
-		panic(err) // a budget holds what it was made for
-	}
-	return &room{part, whole}
-}
-
-// take waits a little for n bytes, at most all there are. free gives them back, once.
-func (m *room) take(ctx context.Context, n int64) (free func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, roomWait)
-	defer cancel()
-	n = min(n, m.part.Size())
-	if err := m.part.Acquire(ctx, n); err != nil {
-		return nil, errBusy
-	}
-	if err := m.whole.Acquire(ctx, n); err != nil {
-		m.part.Release(n)
-		return nil, errBusy
-	}
-	return func() {
-		m.whole.Release(n)
-		m.part.Release(n)
-	}, nil
 }

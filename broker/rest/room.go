@@ -1,0 +1,108 @@
+package rest
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/broker/budget"
+)
+
+// roomWait is how long a request waits for memory before it is told to come again.
+const roomWait = 2 * time.Second
+
+// While others wait for the memory a peer holds, it has hurried for its next bytes, and less the more they are.
+const hurried, hurriedAll, hurriedLeast = time.Second, 4 * time.Second, 100 * time.Millisecond
+
+// room is a share, of which no more than a part is taken here.
+type room struct {
+	part, whole *budget.Share
+	// waiting counts requests that wait for memory: while there are any, peers that hold some hurry.
+	waiting atomic.Int32
+
+	mu      sync.Mutex
+	holders map[*holder]struct{}
+}
+
+// holder is a peer that memory is held for while it sends its body or takes its answer.
+type holder struct {
+	room *room
+	// until sets the time the peer has, and stall and last say how long that is at most.
+	until func(time.Time) error
+	stall time.Duration
+	last  time.Time
+}
+
+func newRoom(whole *budget.Share, size int64) *room {
+	part, err := budget.New(size).Share("rest", size)
+	if err != nil {
+		panic(err) // a budget holds what it was made for
+	}
+	return &room{part: part, whole: whole, holders: make(map[*holder]struct{})}
+}
+
+// take waits a little for n bytes, at most all there are. free gives them back, once.
+func (m *room) take(ctx context.Context, n int64) (free func(), err error) {
+	n = min(n, m.part.Size())
+	free = func() {
+		m.whole.Release(n)
+		m.part.Release(n)
+	}
+	if m.part.TryAcquire(n) {
+		if m.whole.TryAcquire(n) {
+			return free, nil
+		}
+		m.part.Release(n)
+	}
+	m.waiting.Add(1)
+	defer m.waiting.Add(-1)
+	m.mu.Lock()
+	for h := range m.holders {
+		h.hurry()
+	}
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, roomWait)
+	defer cancel()
+	if err := m.part.Acquire(ctx, n); err != nil {
+		return nil, errBusy
+	}
+	if err := m.whole.Acquire(ctx, n); err != nil {
+		m.part.Release(n)
+		return nil, errBusy
+	}
+	return free, nil
+}
+
+// holds notes that memory is held for a peer that has stall for each piece. until sets its deadline.
+func (m *room) holds(stall time.Duration, until func(time.Time) error) *holder {
+	h := &holder{room: m, until: until, stall: stall, last: time.Now().Add(transferMax * stall)}
+	m.mu.Lock()
+	m.holders[h] = struct{}{}
+	m.mu.Unlock()
+	return h
+}
+
+// patient gives the peer time for its next piece. Whoever begins to wait says so first and then hurries, so one of the two
+// sees the other.
+func (h *holder) patient() error {
+	err := h.until(earlier(time.Now().Add(h.stall), h.last))
+	if h.room.waiting.Load() > 0 {
+		h.hurry()
+	}
+	return err
+}
+
+// hurry gives the peer less.
+func (h *holder) hurry() {
+	d := min(h.stall, hurried, max(hurriedAll/time.Duration(max(h.room.waiting.Load(), 1)), hurriedLeast))
+	// It fails only for a connection that is closed, and then there is nobody to hurry.
+	_ = h.until(earlier(time.Now().Add(d), h.last))
+}
+
+// over says that nothing more is expected of the peer for the memory it has.
+func (h *holder) over() {
+	h.room.mu.Lock()
+	delete(h.room.holders, h)
+	h.room.mu.Unlock()
+}
