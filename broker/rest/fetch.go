@@ -59,10 +59,11 @@ func (s *Server) fetch(w http.ResponseWriter, r *http.Request, session *auth.Ses
 		if err := s.wait(w, r, log, q); err != nil {
 			return err
 		}
-		if s.config.Board.Get(t.ID, q.partition) == nil { // gone meanwhile: say why
-			if log, err = s.find(t, q.partition); s.config.Board.Image().TopicByID(t.ID) == nil {
+		if s.config.Board.Get(t.ID, q.partition) != log { // gone meanwhile, or gone and back
+			if s.config.Board.Image().TopicByID(t.ID) == nil {
 				return fmt.Errorf("topic %s: %w", name, catalog.ErrUnknownTopic)
-			} else if err != nil {
+			}
+			if log, err = s.find(t, q.partition); err != nil {
 				return err
 			}
 		}
@@ -163,7 +164,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Pa
 	most := s.copies.part.Size() * 7 / 8
 	usual := min(q.bytes, s.copies.part.Size()/4)
 	for _, limit := range []int64{usual, most} {
-		out, free, err := s.render(r, log, q, form, limit, limit == most)
+		out, memory, err := s.render(r, log, q, form, limit, limit == most)
 		if errors.Is(err, errMore) {
 			q.records = 1 // that one, and no more of what was not asked for
 			continue
@@ -171,7 +172,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Pa
 		if err != nil {
 			return err
 		}
-		defer free()
+		defer memory.free()
 		peer := s.copies.holds(s.config.Stall, http.NewResponseController(w).SetWriteDeadline)
 		defer peer.over()
 		w.Header().Set("Content-Type", types[form])
@@ -182,16 +183,20 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Pa
 }
 
 // render reads a span and writes its records, no more than limit bytes of them but one at least: with last set a record
-// that is larger is left out, else it is errMore. free gives the memory of the answer back.
-func (s *Server) render(r *http.Request, log *partition.Partition, q query, form format, limit int64, last bool) (out []byte, free func(), err error) {
+// that is larger is left out, else it is errMore. What is returned with the answer is its memory.
+func (s *Server) render(r *http.Request, log *partition.Partition, q query, form format, limit int64, last bool) ([]byte, *grant, error) {
 	a := &answer{form: form, from: q.offset, records: q.records, limit: int(limit), last: last, next: q.offset}
 	for range triesMax {
 		span, err := s.span(log, q.offset, limit)
 		if err != nil {
 			return nil, nil, err
 		}
-		// The span, what is rendered, and what rendering may write before it sees that it is too much.
-		if free, err = s.copies.take(r.Context(), int64(span.Len())+limit+slack); err != nil {
+		size := int64(slack) // of an answer without records
+		if n := int64(span.Len()); n > 0 {
+			size += n + limit
+		}
+		memory, err := s.copies.take(r.Context(), size)
+		if err != nil {
 			span.Release()
 			return nil, nil, err
 		}
@@ -205,9 +210,11 @@ func (s *Server) render(r *http.Request, log *partition.Partition, q query, form
 			err = a.batches(batches)
 		}
 		if err == nil {
-			return a.tail(), free, nil
+			out := a.tail()
+			memory.keep(int64(cap(out))) // the span is not needed any more
+			return out, memory, nil
 		}
-		free()
+		memory.free()
 		if damage := (*segment.DamageError)(nil); !errors.As(err, &damage) { // which the next read steps over
 			return nil, nil, err
 		}

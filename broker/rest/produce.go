@@ -70,11 +70,11 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 	if size < 0 {
 		size = s.limit() // told in pieces: nobody knows
 	}
-	free, err := s.bodies.take(r.Context(), costOf(size))
+	memory, err := s.bodies.take(r.Context(), costOf(size))
 	if err != nil {
 		return err
 	}
-	defer free()
+	defer memory.free()
 	peer := s.bodies.holds(s.config.Stall, http.NewResponseController(w).SetReadDeadline)
 	raw, err := body(arriving{r.Body, peer}, r.ContentLength, s.limit())
 	peer.over()

@@ -275,7 +275,7 @@ func TestReadingInPieces(t *testing.T) {
 		w := begin(t).open()
 		w.topic("t", 1)
 		want := 0
-		for n := range 20 {
+		for n := range 12 {
 			b := record.NewBuilder(codec)
 			for range n + 1 {
 				b.Add(w.logs.Clock.UnixMilli(), []byte("key"), bytes.Repeat([]byte{byte(want)}, 100*n), nil)

@@ -42,16 +42,31 @@ func newRoom(whole *budget.Share, size int64) *room {
 	return &room{part: part, whole: whole, holders: make(map[*holder]struct{})}
 }
 
-// take waits a little for n bytes, at most all there are. free gives them back, once.
-func (m *room) take(ctx context.Context, n int64) (free func(), err error) {
-	n = min(n, m.part.Size())
-	free = func() {
-		m.whole.Release(n)
-		m.part.Release(n)
+// grant is memory that was taken from a room.
+type grant struct {
+	room *room
+	n    int64
+}
+
+// keep gives back all but n bytes.
+func (g *grant) keep(n int64) {
+	if back := g.n - n; back > 0 {
+		g.room.whole.Release(back)
+		g.room.part.Release(back)
+		g.n = n
 	}
+}
+
+// free gives back everything.
+func (g *grant) free() { g.keep(0) }
+
+// take waits a little for n bytes, at most all there are.
+func (m *room) take(ctx context.Context, n int64) (*grant, error) {
+	n = min(n, m.part.Size())
+	g := &grant{m, n}
 	if m.part.TryAcquire(n) {
 		if m.whole.TryAcquire(n) {
-			return free, nil
+			return g, nil
 		}
 		m.part.Release(n)
 	}
@@ -71,7 +86,7 @@ func (m *room) take(ctx context.Context, n int64) (free func(), err error) {
 		m.part.Release(n)
 		return nil, errBusy
 	}
-	return free, nil
+	return g, nil
 }
 
 // holds notes that memory is held for a peer that has stall for each piece. until sets its deadline.
