@@ -14,11 +14,11 @@ import (
 )
 
 // post is a POST of a body that is said to have so many bytes.
-func post(size int, body string) []byte {
+func post(size int64, body string) []byte {
 	return fmt.Appendf(nil, "POST /topics/hostile/records HTTP/1.1\r\nHost: b\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", size, body)
 }
 
-func whole(body string) []byte { return post(len(body), body) }
+func whole(body string) []byte { return post(int64(len(body)), body) }
 
 // httpAttacks are what peers do at the HTTP door, all at once: as many as it has connections.
 func httpAttacks() []attack {
