@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"millrace/broker/record"
+	"millrace/testbench/process"
 )
 
 // patience is how long the broker may keep a connection that has gone wrong: it cuts off half requests and readers that
@@ -34,7 +35,11 @@ type attack struct {
 }
 
 // run connects once, misbehaves, and returns nil when the broker has ended it as it must.
-func (a *attack) run(address string, conn int) (err error) {
+func (a *attack) run(p *process.Process, conn int) (err error) {
+	address := p.Kafka
+	if a.mqtt {
+		address = p.MQTT
+	}
 	c, err := net.DialTimeout("tcp", address, bound)
 	if err != nil {
 		return err
@@ -221,9 +226,9 @@ func attacks(backlog string) []attack {
 		{name: "Kafka: two billion topics, Fetch v11", conns: 10, sends: always(kafkaFrame(1, 11, append(fetch, make([]byte, 60)...)))},
 		{name: "Kafka: half a length", conns: 20, sends: always([]byte{0, 0})},
 		{name: "Kafka: half a Produce of 1 MiB", conns: 24, sends: always(half)},
-		{name: "Kafka: records of 48 MiB", conns: 9, sends: func(i int) []byte { return bombs[i%len(bombs)] }, answered: true},
-		{name: "Kafka: windows of 8 MiB", conns: 20, sends: always(produces(backlog, 1, wide())), answered: true},
-		{name: "Kafka: half a Produce of 20 MiB", conns: 8, sends: always(produces(backlog, 20, noise(6, 1<<20), noise(7, 1<<20), noise(8, 1<<20)))},
+		{name: "Kafka: records of 48 MiB", conns: 24, sends: func(i int) []byte { return bombs[i%len(bombs)] }, answered: true},
+		{name: "Kafka: windows of 8 MiB", conns: 50, sends: always(produces(backlog, 1, wide())), answered: true},
+		{name: "Kafka: half a Produce of 20 MiB", conns: 24, sends: always(produces(backlog, 20, noise(6, 1<<20), noise(7, 1<<20), noise(8, 1<<20)))},
 		{name: "Kafka: fetches nobody reads", conns: 30, sends: always(fetches(backlog, 40)), mute: true},
 
 		{name: "MQTT: noise", mqtt: true, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},

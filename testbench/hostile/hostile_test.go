@@ -53,7 +53,7 @@ func TestHostileClients(t *testing.T) {
 	honests.Go(func() { produceAndConsume(working, t, p, counts[0], counts[1]) })
 	honests.Go(func() { publishAndReceive(working, t, p, counts[2], counts[3]) })
 
-	idle := append(idleKafka(t, p), idleMQTT(t, p)...)
+	idle := append(idleKafka(t, p, idlers), idleMQTT(t, p, idlers)...)
 	attack := time.Now()
 	var attackers sync.WaitGroup
 	wanted, err := regexp.Compile(*only)
@@ -64,13 +64,9 @@ func TestHostileClients(t *testing.T) {
 		if !wanted.MatchString(a.name) {
 			continue
 		}
-		address := p.Kafka
-		if a.mqtt {
-			address = p.MQTT
-		}
 		for i := range a.conns {
 			attackers.Go(func() {
-				if err := a.run(address, i); err != nil {
+				if err := a.run(p, i); err != nil {
 					t.Errorf("%s (connection %d): %v", a.name, i, err)
 				}
 			})
@@ -167,9 +163,9 @@ func dial(t *testing.T, address string) net.Conn {
 }
 
 // idleKafka are clients that have said who they are, as all do first.
-func idleKafka(t *testing.T, p *process.Process) (list []idler) {
+func idleKafka(t *testing.T, p *process.Process, n int) (list []idler) {
 	t.Helper()
-	for range idlers {
+	for range n {
 		c := idler{dial(t, p.Kafka), kafkaFrame(18, 0, nil), readFrame}
 		c.alive(t)
 		list = append(list, c)
@@ -198,9 +194,9 @@ func readPong(r io.Reader) error {
 }
 
 // idleMQTT are clients with a session and a subscription.
-func idleMQTT(t *testing.T, p *process.Process) (list []idler) {
+func idleMQTT(t *testing.T, p *process.Process, n int) (list []idler) {
 	t.Helper()
-	for i := range idlers {
+	for i := range n {
 		c := idler{dial(t, p.MQTT), []byte{0xc0, 0}, readPong}
 		name := fmt.Sprint("idle-", i)
 		if _, err := c.Write(append(mqttConnect(name, 0), mqttSubscribe(name+"/#")...)); err != nil {
