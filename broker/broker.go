@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -256,6 +257,9 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	b.store = store
 	b.owns(store.Close)
+	if report.Partitions > 0 { // what recovery took, given back before clients ask for it
+		debug.FreeOSMemory()
+	}
 	for _, o := range report.Orphans {
 		if err := b.adopt(ctx, image, o); err != nil {
 			// Its data stays where it is; a topic of the same name may have taken its place.

@@ -72,7 +72,7 @@ func divide(heap int64) (m *memory, err error) {
 		name        string
 		least, most int64 // per mille of the heap
 	}{
-		{&m.bodies, "bodies", 85, 220},
+		{&m.bodies, "bodies", 85, 140},
 		{&m.copies, "copies", 35, 35},
 		{&m.waiting, "waiting", 20, 20},
 		{&m.gathering, "gathering", 40, 40},

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -54,26 +53,7 @@ func TestHostileClients(t *testing.T) {
 	honests.Go(func() { publishAndReceive(working, t, p, counts[2], counts[3]) })
 
 	idle := append(idleKafka(t, p, idlers), idleMQTT(t, p, idlers)...)
-	attack := time.Now()
-	var attackers sync.WaitGroup
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range attacks(backlog) {
-		if !wanted.MatchString(a.name) {
-			continue
-		}
-		for i := range a.conns {
-			attackers.Go(func() {
-				if err := a.run(p, i); err != nil {
-					t.Errorf("%s (connection %d): %v", a.name, i, err)
-				}
-			})
-		}
-	}
-	attackers.Wait()
-	t.Logf("the last hostile connection ended after %v", time.Since(attack).Round(time.Millisecond))
+	attackAll(t, p)
 	for _, c := range idle {
 		c.alive(t)
 	}
