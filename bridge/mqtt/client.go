@@ -138,17 +138,21 @@ func (c *client) fitting(dst []byte, p packet.Packet) []byte {
 	return dst
 }
 
-// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24].
-func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) (sent bool) {
-	c.out.add(func(dst []byte) []byte {
+// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24], which is tooLarge. blocked says
+// that the connection has ended meanwhile, so that the message is still to come.
+func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
+	result := done
+	if !c.out.add(func(dst []byte) []byte {
 		n := len(dst)
 		dst = m.appendPublish(dst, c.version, head, expiry, ids)
-		if sent = len(dst)-n <= c.maxPacket; !sent {
-			dst = dst[:n]
+		if len(dst)-n > c.maxPacket {
+			result, dst = tooLarge, dst[:n]
 		}
 		return dst
-	})
-	return sent
+	}) {
+		return blocked
+	}
+	return result
 }
 
 // serve reads packets until the connection ends. nil means the client said DISCONNECT.

@@ -113,7 +113,8 @@ type outcome byte
 
 const (
 	done    outcome = iota // sent, or nothing this session wants
-	blocked                // no room now: the message stays in the log and the session behind it
+	blocked                // no room now, or the connection ended: the message stays in the log and the session behind it
+	tooLarge               // of publish alone: for the session as if it had been delivered [MQTT-3.1.2-25]
 )
 
 // offer sends m of st to the session when one of subs wants it. Under ss.mu, with a client.
@@ -162,8 +163,12 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 	if qos > 0 {
 		head.ID = ss.nextID() // [MQTT-2.2.1-4]
 	}
-	if !c.publish(m, head, left, ids) {
-		return done // larger than the client takes: as if it had been delivered [MQTT-3.1.2-25]
+	switch c.publish(m, head, left, ids) {
+	case blocked:
+		ss.blocked = true
+		return blocked
+	case tooLarge:
+		return done
 	}
 	ss.dirty = true
 	if qos > 0 {
@@ -363,11 +368,13 @@ func (ss *session) redeliver(m *message) {
 		}
 	}
 	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
-	if !ss.client.publish(m, head, max(left, 1), ids) {
-		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1) // larger than the client takes now [MQTT-3.1.2-25]
-		return
+	switch ss.client.publish(m, head, max(left, 1), ids) {
+	case done:
+		ss.resent++
+	case tooLarge: // larger than the client takes now
+		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
+	case blocked: // the next connection gets it
 	}
-	ss.resent++
 }
 
 // replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room. m is
