@@ -33,6 +33,7 @@ type client struct {
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
 	session   *session // nil before attach
+	epoch     uint64   // of session while it is this connection's
 
 	greeted atomic.Bool // CONNACK is on its way
 	will    atomic.Pointer[will]

@@ -32,6 +32,7 @@ type subscriber struct {
 	v       packet.Version
 	p       *peer
 	unacked []uint16
+	greeted bool // CONNACK has come
 	// next is what is expected of each topic at the earliest: one more than the highest seen.
 	next map[string]int
 	// last is the newest of each topic on this connection: there nothing comes twice, or out of order.
@@ -49,6 +50,7 @@ func (s *subscriber) connect() {
 	s.p = s.w.connect(s.v, "durable", keep)
 	s.unacked = nil
 	s.last = map[string]int{}
+	s.greeted = false
 	synctest.Wait()
 }
 
@@ -63,7 +65,11 @@ func (s *subscriber) drain() {
 			}
 			m, ok := pkt.(*packet.Publish)
 			if !ok {
+				s.greeted = s.greeted || pkt.Type() == packet.CONNACK
 				continue
+			}
+			if !s.greeted {
+				s.w.t.Fatalf("%s: %q came before CONNACK", m.Topic, m.Payload)
 			}
 			var n int
 			if _, err := fmt.Sscan(string(m.Payload), &n); err != nil {
