@@ -158,3 +158,26 @@ func TestNothingIsSentBeforeConnack(t *testing.T) {
 		a.wants("connack 0x00 present", `publish a "one" q1 id1 dup`)
 	})
 }
+
+func TestWhatComesWhileAScanFindsOnlyDamageArrives(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		a := w.connect(v, "a", keep).send(sub(1, "x"))
+		a.wants("connack 0x00", "suback 1 [0x01]")
+		p := w.connect(v, "p").send(pub("x", "one", 1, 1))
+		a.wants(`publish x "one" q1 id1`)
+		a.send(ack(1), &packet.Disconnect{})
+		a.wants("closed")
+		w.log.Damage("mqtt", 0, 3)
+
+		come := make(chan bool)
+		w.log.AfterRead(func(string, int64) {
+			w.log.AfterRead(nil)
+			p.send(pub("x", "two", 1, 2))
+			synctest.Wait() // the tail reader is past it
+			come <- true
+		})
+		a = w.connect(v, "a", keep)
+		<-come
+		a.wants("connack 0x00 present", `publish x "two" q1 id2`)
+	})
+}

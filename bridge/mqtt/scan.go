@@ -102,10 +102,11 @@ func (st *stream) behind(c *scanner) bool {
 // scan reads once and hands out. ok is false when reading has to wait.
 func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
 	from := slices.MinFunc(in, func(a, b *scanner) int { return int(min(max(a.next-b.next, -1), 1)) }).next
-	err := held.load(st.part, from)
+	// The tail as it was before the read: what is between from and it, and is not read now, never will be.
 	st.mu.Lock()
 	tail := st.pos
 	st.mu.Unlock()
+	err := held.load(st.part, from)
 	next := from
 	if err == nil {
 		var m message
