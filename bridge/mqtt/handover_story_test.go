@@ -168,6 +168,7 @@ func TestWhatComesWhileAScanFindsOnlyDamageArrives(t *testing.T) {
 		a.send(ack(1), &packet.Disconnect{})
 		a.wants("closed")
 		w.log.Damage("mqtt", 0, 3)
+		synctest.Wait() // the tail reader is past that, so that the next to read is the scan
 
 		come := make(chan bool)
 		w.log.AfterRead(func(string, int64) {
