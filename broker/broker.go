@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -117,6 +116,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if err := forgetStart(); err != nil {
+		b.log.Debug("what the start took is kept", "err", err) // no more than that
 	}
 	return b, nil
 }
@@ -257,9 +259,6 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	b.store = store
 	b.owns(store.Close)
-	if report.Partitions > 0 { // what recovery took, given back before clients ask for it
-		debug.FreeOSMemory()
-	}
 	for _, o := range report.Orphans {
 		if err := b.adopt(ctx, image, o); err != nil {
 			// Its data stays where it is; a topic of the same name may have taken its place.

@@ -3,8 +3,11 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
+
+	"golang.org/x/sys/unix"
 
 	"millrace/broker/budget"
 )
@@ -99,15 +102,39 @@ func divide(heap int64) (m *memory, err error) {
 }
 
 // binaryPages is how much of this program the kernel has mapped, in bytes.
-func binaryPages() (int64, error) {
+func binaryPages() (pages int64, err error) {
+	err = ofThisProgram("/proc/self/maps", func(maps io.Reader, exe string) (err error) {
+		pages, err = budget.BinaryPages(maps, exe)
+		return err
+	})
+	return pages, err
+}
+
+// forgetStart gives back what only the start has used: garbage, and the pages of the program that it has touched. The
+// kernel keeps those in its cache as long as there is room, and maps the few that are needed again when they are: half of
+// a resident program is code that has run once.
+func forgetStart() error {
+	debug.FreeOSMemory()
+	return ofThisProgram("/proc/self/smaps", func(smaps io.Reader, exe string) error {
+		clean, err := budget.CleanPages(smaps, exe)
+		for _, r := range clean {
+			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(r.Start), uintptr(r.Size), unix.MADV_DONTNEED); errno != 0 {
+				err = errors.Join(err, fmt.Errorf("madvise %#x: %w", r.Start, errno))
+			}
+		}
+		return err
+	})
+}
+
+// ofThisProgram reads one of the kernel's lists of mappings.
+func ofThisProgram(list string, read func(maps io.Reader, exe string) error) error {
 	exe, err := os.Executable()
 	if err != nil {
-		return 0, fmt.Errorf("find this program: %w", err)
+		return fmt.Errorf("find this program: %w", err)
 	}
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open(list)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	pages, err := budget.BinaryPages(maps, exe)
-	return pages, errors.Join(err, maps.Close())
+	return errors.Join(read(maps, exe), maps.Close())
 }

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
-	"millrace/bridge/route"
-	"millrace/broker/record"
 )
 
 // client is one connection. Its one goroutine reads and acts on what it reads; answers and messages go through out.
@@ -39,14 +37,6 @@ type client struct {
 	will    atomic.Pointer[will]
 	acks    acks
 	aliases map[uint16]string // [MQTT-3.3.2-7]
-	scratch scratch
-}
-
-// scratch is the memory a publish is turned into a record in; appends keep nothing of it.
-type scratch struct {
-	target  route.Target
-	records [1]record.Record
-	headers []record.Header
 }
 
 func newClient(s *Server, conn net.Conn) *client {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -196,6 +197,36 @@ bef00000-bef21000 rw-p 00000000 00:00 0 [stack]
 		t.Errorf("BinaryPages = %#x, %v; want 0xf30000", n, err)
 	}
 	if _, err := BinaryPages(strings.NewReader("zz-10 r-xp 0 b3:02 1 /x\n"), "/x"); err == nil {
+		t.Error("nonsense was taken for a mapping")
+	}
+}
+
+func TestCleanPages(t *testing.T) {
+	const smaps = `00400000-00c00000 r-xp 00000000 b3:02 4242                       /usr/bin/mill race
+Size:               8192 kB
+Rss:                6412 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+00c00000-01000000 r--p 00800000 b3:02 4242                       /usr/bin/mill race
+Anonymous:            12 kB
+01000000-01400000 r--p 00c00000 b3:02 4242                       /usr/bin/mill race
+Size:               4096 kB
+Anonymous:             0 kB
+01400000-01500000 rw-p 01000000 b3:02 4242                       /usr/bin/mill race
+Anonymous:             0 kB
+01500000-01600000 rw-p 00000000 00:00 0
+Anonymous:             0 kB
+b6f00000-b6f21000 r-xp 00000000 b3:02 17                         /lib/ld.so
+Anonymous:             0 kB
+bef00000-bef21000 r--p 00000000 00:00 0                          [vvar]
+Anonymous:             0 kB
+`
+	got, err := CleanPages(strings.NewReader(smaps), "/usr/bin/mill race")
+	want := []Range{{0x400000, 0x800000}, {0x1000000, 0x400000}} // what a linker has written is not
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("CleanPages = %#x, %v; want %#x", got, err, want)
+	}
+	if _, err := CleanPages(strings.NewReader("zz-10 r-xp 0 b3:02 1 /x\n"), "/x"); err == nil {
 		t.Error("nonsense was taken for a mapping")
 	}
 }
