@@ -121,6 +121,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			return nil, err
 		}
 	}
+	if err := forgetStart(); err != nil {
+		b.log.Debug("what the start took is kept", "err", err) // no more than that
+	}
 	return b, nil
 }
 

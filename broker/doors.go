@@ -55,7 +55,7 @@ func (b *Broker) openKafka() error {
 	})
 	b.OnAdvance(func(p *partition.Partition) { handler.Advance(p.TopicID(), p.Index()) })
 	b.kafka = server.New(server.Config{
-		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, TLS: b.memory.tls,
+		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections,
 		RequestMax: s.Broker.RequestMaxBytes, MaxConnections: s.Broker.MaxConnections, Idle: s.Broker.ConnectionsMaxIdle,
 		AllowRemote: s.Broker.Insecure,
 		Now:         b.config.Now, Logger: b.log.With("component", "kafka"),
@@ -173,7 +173,7 @@ func (b *Broker) openMQTT(context.Context) error {
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
-		Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
+		Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
 	}); err != nil {
 		return err
