@@ -50,7 +50,7 @@ func (b *Broker) openHTTP() error {
 	b.http = rest.New(rest.Config{
 		Board: restBoard{b}, NodeID: b.meta.NodeID, Code: api.CodeOf,
 		Login: s.HTTPLogin(), Users: b.users(), Damper: b.damper, NowMS: b.pulse.Now, Principal: rules.Principal, Authorizer: b.authorizer(),
-		Bodies: b.memory.bodies, Copies: b.memory.copies, TLS: b.memory.tls, MaxConnections: s.HTTP.MaxConnections,
+		Memory: b.memory.http, Connections: b.memory.connections, MaxConnections: s.HTTP.MaxConnections,
 		MaxWaiting: int(max(1, b.memory.waiting.Size()/2/rest.WaitCost)), // the other half is the Kafka door's
 		Logger:     b.log.With("component", "http"),
 	})

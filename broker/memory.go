@@ -33,6 +33,8 @@ type memory struct {
 	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
 	// retained messages.
 	mqtt, reading, readingSmall, output, state *budget.Share
+	// http are requests and answers of the HTTP door.
+	http *budget.Share
 }
 
 // collectPercent is GOGC: on a board a little more work for the collector is cheaper than half as much heap again.
@@ -69,22 +71,23 @@ func shareOut(limit int64) (*memory, error) {
 func divide(heap int64) (m *memory, err error) {
 	// The rest is the runtime's own, catalog, partitions, caches, what is garbage but not collected yet, and decoders of
 	// compressed batches: they have a limit of their own (record.DecodeRoom), which no usual client comes near.
-	m = &memory{budget: budget.New(heap * 92 / 100)}
+	m = &memory{budget: budget.New(heap * 93 / 100)}
 	for _, s := range []struct {
 		share       **budget.Share
 		name        string
 		least, most int64 // per mille of the heap
 	}{
-		{&m.bodies, "bodies", 85, 140},
-		{&m.copies, "copies", 35, 35},
+		{&m.bodies, "bodies", 80, 140},
+		{&m.copies, "copies", 30, 30},
 		{&m.waiting, "waiting", 20, 20},
-		{&m.gathering, "gathering", 40, 40},
-		{&m.answers, "answers", 30, 30},
+		{&m.gathering, "gathering", 35, 35},
+		{&m.answers, "answers", 25, 25},
 		{&m.sessions, "fetch-sessions", 10, 10},
 		{&m.mqtt, "mqtt", 50, 80},
 		{&m.reading, "mqtt-reading", 45, 45}, // one packet of max_packet_size at a time, where memory.limit is left alone
 		{&m.readingSmall, "mqtt-reading-small", 10, 10},
-		{&m.output, "mqtt-output", 30, 30},
+		{&m.output, "mqtt-output", 25, 25},
+		{&m.http, "http", 30, 140}, // one record of a megabyte in base64
 		{&m.groups, "groups", 10, 100},
 		{&m.state, "mqtt-state", 10, 200},
 		{&m.connections, "connections", 0, 560},

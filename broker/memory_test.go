@@ -25,7 +25,7 @@ func TestADefaultBoardHasRoomForTwoThousandClients(t *testing.T) {
 	for m.connections.TryAcquire(connection) || m.state.TryAcquire(session) || m.groups.TryAcquire(1<<10) {
 	}
 	for _, s := range []*budget.Share{
-		m.bodies, m.copies, m.waiting, m.gathering, m.answers, m.sessions, m.mqtt, m.reading, m.readingSmall, m.output,
+		m.bodies, m.copies, m.waiting, m.gathering, m.answers, m.sessions, m.mqtt, m.reading, m.readingSmall, m.output, m.http,
 	} {
 		if s.Size() == 0 || !s.TryAcquire(s.Size()) {
 			t.Errorf("%s has not its %d bytes", s.Name(), s.Size())

@@ -42,7 +42,7 @@ func (b *Budget) Total() int64 { return b.total }
 func (b *Budget) Share(name string, size int64) (*Share, error) { return b.Elastic(name, size, size) }
 
 // Elastic carves least bytes as Share does, for a share that may take more, up to most, as long as others leave it in the
-// pot. No single request may be larger than least: so whoever waits is served in the end, whatever others do.
+// pot. Who waits for no more than least is served in the end, whatever others do; more may never come.
 func (b *Budget) Elastic(name string, least, most int64) (*Share, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,8 +111,12 @@ type Gauge struct {
 // Name is what the share was carved as.
 func (s *Share) Name() string { return s.name }
 
-// Size is the number of bytes the share has for itself, and so the largest request it grants.
+// Size is the number of bytes the share has for itself: who waits for no more gets it in the end.
 func (s *Share) Size() int64 { return s.least }
+
+// Most is the number of bytes it may have at all, as long as others leave them. Who waits for more than Size bounds the
+// wait by its context.
+func (s *Share) Most() int64 { return s.most }
 
 // Used is the number of bytes taken now.
 func (s *Share) Used() int64 {
@@ -139,11 +143,11 @@ func (s *Share) TryAcquire(n int64) bool {
 	return false
 }
 
-// Acquire takes n bytes, waiting in line until they are there. It returns ErrTooLarge at once when n is more than Size,
+// Acquire takes n bytes, waiting in line until they are there. It returns ErrTooLarge at once when n is more than Most,
 // and the context's error when that ends first; then nothing was taken.
 func (s *Share) Acquire(ctx context.Context, n int64) error {
-	if n > s.least {
-		return fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.least, ErrTooLarge)
+	if n > s.most {
+		return fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.most, ErrTooLarge)
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -297,8 +297,8 @@ func TestAnEmptyPotStopsNobody(t *testing.T) {
 		if state.TryAcquire(1) || !bodies.TryAcquire(15) {
 			t.Fatal("want nothing of the pot, and 15 of its own")
 		}
-		if err := bodies.Acquire(t.Context(), 21); !errors.Is(err, ErrTooLarge) {
-			t.Errorf("more than its own: %v", err)
+		if err := bodies.Acquire(t.Context(), 61); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("more than it may have: %v", err)
 		}
 		done := make(chan error, 2)
 		go func() { done <- bodies.Acquire(t.Context(), 20) }()

@@ -39,7 +39,7 @@ func TestEveryAnswerIsDescribed(t *testing.T) {
 	seen := make(map[string]bool)
 	t.Run("as usual", func(t *testing.T) {
 		w := begin(t)
-		w.logs.Topic.MaxMessageBytes = 3 << 20
+		w.logs.Topic.MaxMessageBytes = 8 << 20
 		described(t, w, seen).open()
 		w.want(w.post(`{"records":[{"key":"k","value":{"a":[1]},"headers":[{"key":"h"}]},{"value_base64":"/w=="},{}]}`), 200, "")
 		w.want(w.post(`{"records":[{"partition":0},{"partition":1}]}`), http.StatusMultiStatus, "")
@@ -48,7 +48,7 @@ func TestEveryAnswerIsDescribed(t *testing.T) {
 		w.want(w.post(`{}`, header("Content-Type", "text/plain")), 415, "")
 		w.want(w.post(`{}`, header("Content-Encoding", "gzip")), 415, "")
 		w.want(w.post(`{}`, header("Content-Type", "application/json; charset=latin1")), 415, "")
-		w.want(w.post(records(1, 1<<20)), 413, "")
+		w.want(w.post(records(1, 2<<20)), 413, "")
 		for _, accept := range []string{"", jsonType, textType, binaryType, "*/*"} {
 			w.want(w.get("", header("Accept", accept)), 200, "")
 		}
@@ -58,7 +58,7 @@ func TestEveryAnswerIsDescribed(t *testing.T) {
 		w.want(w.get("", header("Accept", "application/json;q=0")), 406, "")
 		w.want(w.get("?offset=99"), 416, "")
 		w.want(w.do(http.MethodGet, "/openapi.json", nil), 200, `"openapi": "3.1.0"`)
-		if _, err := partitiontest.Append(w.logs.Partition("t"), strings.Repeat("x", 5<<19)); err != nil {
+		if _, err := partitiontest.Append(w.logs.Partition("t"), strings.Repeat("x", 9<<19)); err != nil {
 			t.Fatal(err)
 		}
 		w.want(w.get("?offset=4"), 413, "")

@@ -161,8 +161,8 @@ var errMore = errors.New("rest: the first record takes more")
 // serve renders what is there into memory of the budget, lets go of the log, and sends it.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Partition, q query, form format) error {
 	// One record of a megabyte fits in base64 where memory.limit is left alone, and then goes alone.
-	most := s.copies.part.Size() * 7 / 8
-	usual := min(q.bytes, s.copies.part.Size()/4)
+	most := s.room.size() * 4 / 7
+	usual := min(q.bytes, s.room.size()/8)
 	for _, limit := range []int64{usual, most} {
 		out, memory, err := s.render(r, log, q, form, limit, limit == most)
 		if errors.Is(err, errMore) {
@@ -173,7 +173,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, log *partition.Pa
 			return err
 		}
 		defer memory.free()
-		peer := s.copies.holds(s.config.Stall, http.NewResponseController(w).SetWriteDeadline)
+		peer := s.room.holds(s.config.Stall, http.NewResponseController(w).SetWriteDeadline)
 		defer peer.over()
 		w.Header().Set("Content-Type", types[form])
 		s.pieces(w, http.StatusOK, out, peer.patient)
@@ -195,7 +195,7 @@ func (s *Server) render(r *http.Request, log *partition.Partition, q query, form
 		if n := int64(span.Len()); n > 0 {
 			size += n + limit
 		}
-		memory, err := s.copies.take(r.Context(), size)
+		memory, err := s.room.take(r.Context(), size)
 		if err != nil {
 			span.Release()
 			return nil, nil, err
@@ -233,11 +233,11 @@ func (s *Server) span(log *partition.Partition, offset, limit int64) (segment.Sp
 	if err != nil {
 		return segment.Span{}, err
 	}
-	if n := int64(span.Len()); n > s.copies.part.Size() {
+	if n := int64(span.Len()); n > s.room.size() {
 		span.Release()
 		return segment.Span{}, &fault{
 			status: http.StatusRequestEntityTooLarge, code: codeMessageTooLarge,
-			text: fmt.Sprintf("the batch at offset %d has %d bytes, and this door holds %d: read it with a Kafka client", offset, n, s.copies.part.Size()),
+			text: fmt.Sprintf("the batch at offset %d has %d bytes, and this door holds %d: read it with a Kafka client", offset, n, s.room.size()),
 		}
 	}
 	return span, nil

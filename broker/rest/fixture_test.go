@@ -98,7 +98,7 @@ func begin(t testing.TB) *world {
 		return s
 	}
 	w.Config = Config{
-		Board: w, NodeID: node, Code: codeFor, Bodies: share("bodies", 4<<20), Copies: share("copies", 2<<20), TLS: share("tls", 1<<20),
+		Board: w, NodeID: node, Code: codeFor, Memory: share("http", 4<<20), Connections: share("connections", 4<<20),
 		NowMS: func() int64 { return time.Now().UnixMilli() },
 	}
 	return w

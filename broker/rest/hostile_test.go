@@ -195,7 +195,7 @@ func TestSlowPeers(t *testing.T) {
 		}
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		if n := w.server.copies.whole.Used(); n != 0 {
+		if n := w.server.room.share.Used(); n != 0 {
 			t.Errorf("after %v a reader that does not read holds %d bytes", time.Since(begun), n)
 		}
 		if err := c.Close(); err != nil {
@@ -229,7 +229,7 @@ func TestSlowPeersHurryWhileOthersWait(t *testing.T) {
 			}
 			time.Sleep(5 * time.Second) // with nobody waiting it has time
 			synctest.Wait()
-			if w.server.bodies.part.Used()+w.server.copies.part.Used() == 0 {
+			if w.server.room.share.Used() == 0 {
 				t.Errorf("%s: holds nothing, the test proves nothing", name)
 			}
 			begun := time.Now()
@@ -301,20 +301,17 @@ func TestTooMany(t *testing.T) {
 	})
 }
 
-// Without memory a request waits a little and is told to come again. Half of what there is for bodies is left to others.
+// Without memory a request waits a little and is told to come again.
 func TestNoMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t).open()
 		w.topic("t", 1)
 		w.want(w.post(records(1, 1)), 200, "")
+		share := w.Config.Memory
 		for name, try := range map[string]func() reply{
-			"copies": func() reply { return w.get("") },
-			"bodies": func() reply { return w.post(records(1, 1)) },
+			"GET":  func() reply { return w.get("") },
+			"POST": func() reply { return w.post(records(1, 1)) },
 		} {
-			share := w.Config.Copies
-			if name == "bodies" {
-				share = w.Config.Bodies
-			}
 			if err := share.Acquire(t.Context(), share.Size()); err != nil {
 				t.Fatal(err)
 			}
@@ -326,28 +323,6 @@ func TestNoMemory(t *testing.T) {
 			share.Release(share.Size())
 			w.want(try(), 200, "")
 		}
-		// Two bodies that do not come.
-		var held []net.Conn
-		for range 2 {
-			c, err := w.dial()
-			if err != nil {
-				t.Fatal(err)
-			}
-			held = append(held, c)
-			if _, err := fmt.Fprintf(c, "POST /topics/t/records HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", w.server.limit()/2); err != nil {
-				t.Fatal(err)
-			}
-		}
-		synctest.Wait()
-		if used := w.Config.Bodies.Used(); used > w.Config.Bodies.Size()/2 {
-			t.Errorf("%d of %d bytes are taken", used, w.Config.Bodies.Size())
-		}
-		for _, c := range held {
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
-		}
-		synctest.Wait()
 	})
 }
 

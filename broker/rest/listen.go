@@ -21,8 +21,9 @@ const (
 	farewell = 5 * time.Second
 	// piece is how much of a body or an answer is on its way between two looks at the clock, in bytes.
 	piece = 16 << 10
-	// tlsCost is what a TLS connection takes, in bytes; see broker/server.
-	tlsCost = 40 << 10
+	// connectionCost is what a connection takes, in bytes: two goroutines and net/http's buffers; tlsCost is what TLS adds,
+	// see broker/server.
+	connectionCost, tlsCost = 16 << 10, 35 << 10
 )
 
 var (
@@ -136,11 +137,15 @@ func (s *Server) admit(c *conn, secured bool) error {
 			s.log.Debug("a silent connection makes room", "err", err)
 		}
 	}
-	if secured && s.config.TLS != nil {
-		if !s.config.TLS.TryAcquire(tlsCost) {
+	if room := s.config.Connections; room != nil {
+		cost := int64(connectionCost)
+		if secured {
+			cost += tlsCost
+		}
+		if !room.TryAcquire(cost) {
 			return errNoRoom
 		}
-		c.taken = tlsCost
+		c.taken = cost
 	}
 	s.mu.Lock()
 	s.open++
@@ -170,7 +175,7 @@ func (s *Server) state(nc net.Conn, state http.ConnState) {
 type conn struct {
 	net.Conn
 	server *Server
-	taken  int64 // of Config.TLS
+	taken  int64 // of Config.Connections
 	once   sync.Once
 }
 
@@ -183,7 +188,7 @@ func (c *conn) Close() error {
 		delete(s.idle, c)
 		s.mu.Unlock()
 		if c.taken > 0 {
-			s.config.TLS.Release(c.taken)
+			s.config.Connections.Release(c.taken)
 		}
 	})
 	return c.Conn.Close()

@@ -21,8 +21,11 @@ const (
 	chunkMax, recordCost, headerCost = 256 << 10, 64, 16
 )
 
-// limit is the largest body that is read, in bytes.
-func (s *Server) limit() int64 { return min(bodyMax, s.bodies.part.Size()/2) }
+// limit is the largest body that is read, in bytes: what it costs is no more than one request may take.
+func (s *Server) limit() int64 {
+	size := s.room.size()
+	return min(bodyMax, max((size-itemCost*itemsMax)/2, size/(2+itemCost/itemLeast)))
+}
 
 // outcome is what became of one record, as it is told: where it is, or why it is nowhere.
 type outcome struct {
@@ -70,12 +73,12 @@ func (s *Server) produce(w http.ResponseWriter, r *http.Request, session *auth.S
 	if size < 0 {
 		size = s.limit() // told in pieces: nobody knows
 	}
-	memory, err := s.bodies.take(r.Context(), costOf(size))
+	memory, err := s.room.take(r.Context(), costOf(size))
 	if err != nil {
 		return err
 	}
 	defer memory.free()
-	peer := s.bodies.holds(s.config.Stall, http.NewResponseController(w).SetReadDeadline)
+	peer := s.room.holds(s.config.Stall, http.NewResponseController(w).SetReadDeadline)
 	raw, err := body(arriving{r.Body, peer}, r.ContentLength, s.limit())
 	peer.over()
 	var records []posted

@@ -59,9 +59,8 @@ type Config struct {
 	// Authorizer decides who may do what; nil: everybody everything.
 	Authorizer *auth.Authorizer
 
-	// Bodies is where the memory of request bodies comes from, Copies that of answers, TLS that of connections with TLS
-	// (nil: not bounded).
-	Bodies, Copies, TLS *budget.Share
+	// Memory is where the memory of requests and answers comes from, Connections that of connections (nil: not bounded).
+	Memory, Connections *budget.Share
 	// MaxConnections is how many may be open; default 64. A few of them are kept for what is not records.
 	MaxConnections int
 	// MaxWaiting is how many requests may wait for records at once, each holding WaitCost of what Board.Watch has; default:
@@ -88,8 +87,7 @@ type Server struct {
 	log    *slog.Logger
 	mux    *http.ServeMux
 	http   *http.Server
-	bodies *room
-	copies *room
+	room   *room
 	logins *logins
 	// operations are what Handle was told, "GET, HEAD /metrics".
 	operations []string
@@ -117,7 +115,7 @@ type Server struct {
 
 // New makes a server that listens nowhere yet. It panics on a Config that lacks what is required.
 func New(c Config) *Server {
-	if c.Board == nil || c.Code == nil || c.Bodies == nil || c.Copies == nil || c.Login && (c.Users == nil || c.Damper == nil || c.NowMS == nil) {
+	if c.Board == nil || c.Code == nil || c.Memory == nil || c.Login && (c.Users == nil || c.Damper == nil || c.NowMS == nil) {
 		panic("rest: config without board, codes, budgets or users")
 	}
 	if c.MaxConnections <= 0 {
@@ -137,8 +135,7 @@ func New(c Config) *Server {
 	}
 	s := &Server{
 		config: c, log: c.Logger, mux: http.NewServeMux(),
-		// Half of the bodies are left to the Kafka door, whatever peers here begin and do not finish.
-		bodies: newRoom(c.Bodies, c.Bodies.Size()/2), copies: newRoom(c.Copies, c.Copies.Size()), logins: newLogins(),
+		room: newRoom(c.Memory), logins: newLogins(),
 		slots: make(chan struct{}, max(1, c.MaxConnections-kept)), waits: make(chan struct{}, c.MaxWaiting), closing: make(chan struct{}), idle: make(map[*conn]struct{}),
 	}
 	s.http = s.newHTTP()

@@ -15,9 +15,9 @@ const roomWait = 2 * time.Second
 // While others wait for the memory a peer holds, it has hurried for its next bytes, and less the more they are.
 const hurried, hurriedAll, hurriedLeast = time.Second, 4 * time.Second, 100 * time.Millisecond
 
-// room is a share, of which no more than a part is taken here.
+// room is the memory of requests and answers.
 type room struct {
-	part, whole *budget.Share
+	share *budget.Share
 	// waiting counts requests that wait for memory: while there are any, peers that hold some hurry.
 	waiting atomic.Int32
 
@@ -34,13 +34,12 @@ type holder struct {
 	last  time.Time
 }
 
-func newRoom(whole *budget.Share, size int64) *room {
-	part, err := budget.New(size).Share("rest", size)
-	if err != nil {
-		panic(err) // a budget holds what it was made for
-	}
-	return &room{part: part, whole: whole, holders: make(map[*holder]struct{})}
+func newRoom(share *budget.Share) *room {
+	return &room{share: share, holders: make(map[*holder]struct{})}
 }
+
+// size is the most one request may take. When others have taken what is not this door's own, it is told to come again.
+func (m *room) size() int64 { return m.share.Most() }
 
 // grant is memory that was taken from a room.
 type grant struct {
@@ -51,8 +50,7 @@ type grant struct {
 // keep gives back all but n bytes.
 func (g *grant) keep(n int64) {
 	if back := g.n - n; back > 0 {
-		g.room.whole.Release(back)
-		g.room.part.Release(back)
+		g.room.share.Release(back)
 		g.n = n
 	}
 }
@@ -62,13 +60,10 @@ func (g *grant) free() { g.keep(0) }
 
 // take waits a little for n bytes, at most all there are.
 func (m *room) take(ctx context.Context, n int64) (*grant, error) {
-	n = min(n, m.part.Size())
+	n = min(n, m.size())
 	g := &grant{m, n}
-	if m.part.TryAcquire(n) {
-		if m.whole.TryAcquire(n) {
-			return g, nil
-		}
-		m.part.Release(n)
+	if m.share.TryAcquire(n) {
+		return g, nil
 	}
 	m.waiting.Add(1)
 	defer m.waiting.Add(-1)
@@ -79,11 +74,7 @@ func (m *room) take(ctx context.Context, n int64) (*grant, error) {
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, roomWait)
 	defer cancel()
-	if err := m.part.Acquire(ctx, n); err != nil {
-		return nil, errBusy
-	}
-	if err := m.whole.Acquire(ctx, n); err != nil {
-		m.part.Release(n)
+	if err := m.share.Acquire(ctx, n); err != nil {
 		return nil, errBusy
 	}
 	return g, nil
