@@ -9,7 +9,6 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -100,13 +99,13 @@ type Config struct {
 	NodeID    int32
 	// Advertised is where clients are told this broker is, by the protocol they speak; none: the address they connected to.
 	Advertised map[auth.Protocol]Endpoint
-	// Mechanisms are `sasl.enabled.mechanisms`, MaxReauthMS is `connections.max.reauth.ms` and FailureDelay
-	// `connection.failed.authentication.delay.ms`.
+	// Mechanisms are `sasl.enabled.mechanisms`, MaxReauthMS is `connections.max.reauth.ms`. Damper slows guessing
+	// down, by `connection.failed.authentication.delay.ms`; nil: it does not.
 	Mechanisms []auth.Mechanism
 	// Authorizer decides who may do what; nil: everybody everything.
-	Authorizer   *auth.Authorizer
-	MaxReauthMS  int64
-	FailureDelay time.Duration
+	Authorizer  *auth.Authorizer
+	MaxReauthMS int64
+	Damper      *auth.Damper
 
 	// LogDir is the data directory as DescribeLogDirs names it, and Usage its filesystem's total and free bytes.
 	LogDir string
@@ -176,7 +175,10 @@ func New(c Config) *Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger, damper: auth.NewDamper(c.FailureDelay)}
+	if c.Damper == nil {
+		c.Damper = auth.NewDamper(0)
+	}
+	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger, damper: c.Damper}
 }
 
 // Advance completes what waited for a partition's high watermark, or its end, to move. It is quick enough for the
