@@ -29,7 +29,7 @@ const patience = 45 * time.Second
 // attack is what many connections do at one door.
 type attack struct {
 	name  string
-	mqtt  bool // the door
+	door  door
 	conns int
 	sends func(conn int) []byte
 	// reads: the peer reads what it is answered, as most do. Otherwise its receive buffer stays full.
@@ -39,12 +39,19 @@ type attack struct {
 	answered *atomic.Int64
 }
 
+// door is where an attack is made.
+type door int
+
+const (
+	atKafka door = iota
+	atMQTT
+	atHTTP
+)
+
+func (d door) of(p *process.Process) string { return []string{p.Kafka, p.MQTT, p.HTTP}[d] }
+
 // run connects once, misbehaves, and returns nil when the broker has ended it as it must.
-func (a *attack) run(p *process.Process, conn int) (err error) {
-	address := p.Kafka
-	if a.mqtt {
-		address = p.MQTT
-	}
+func (a *attack) run(address string, conn int) (err error) {
 	c, err := net.DialTimeout("tcp", address, bound)
 	if err != nil {
 		return err
@@ -78,14 +85,13 @@ func (a *attack) run(p *process.Process, conn int) (err error) {
 }
 
 // attackAll makes those of the attacks that are wanted, all at once, and returns when the broker has ended each.
-func attackAll(t *testing.T, p *process.Process) {
+func attackAll(t *testing.T, p *process.Process, list []attack) {
 	t.Helper()
 	wanted, err := regexp.Compile(*only)
 	if err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	list := attacks(backlog)
 	var all sync.WaitGroup
 	for _, a := range list {
 		if !wanted.MatchString(a.name) {
@@ -93,7 +99,7 @@ func attackAll(t *testing.T, p *process.Process) {
 		}
 		for i := range a.conns {
 			all.Go(func() {
-				if err := a.run(p, i); err != nil {
+				if err := a.run(a.door.of(p), i); err != nil {
 					t.Errorf("%s (connection %d): %v", a.name, i, err)
 				}
 			})
@@ -274,21 +280,21 @@ func attacks(backlog string) []attack {
 		{name: "Kafka: half a Produce of 20 MiB", conns: 24, sends: always(produces(backlog, 20, noise(6, 1<<20), noise(7, 1<<20), noise(8, 1<<20)))},
 		{name: "Kafka: fetches nobody reads", conns: 30, sends: always(fetches(backlog, 40)), mute: true},
 
-		{name: "MQTT: noise", mqtt: true, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},
-		{name: "MQTT: noise after CONNECT", mqtt: true, conns: 20, sends: func(i int) []byte {
+		{name: "MQTT: noise", door: atMQTT, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},
+		{name: "MQTT: noise after CONNECT", door: atMQTT, conns: 20, sends: func(i int) []byte {
 			return append(append(mqttConnect(fmt.Sprint("noise", i), 10), 0xf0), noise(i, 64<<10)...)
 		}},
-		{name: "MQTT: never CONNECT", mqtt: true, conns: 50, sends: always(nil)},
-		{name: "MQTT: half a CONNECT", mqtt: true, conns: 20, sends: always(mqttConnect("half", 10)[:9])},
-		{name: "MQTT: CONNECT of 200 MiB", mqtt: true, conns: 10, sends: always(append([]byte{0x10, 0xff, 0xff, 0xff, 0x63}, noise(3, 1<<20)...))},
-		{name: "MQTT: CONNECT of 1 MiB without an end", mqtt: true, conns: 20, sends: always(append([]byte{0x10, 0xff, 0xff, 0x3c}, noise(4, 900<<10)...))},
-		{name: "MQTT: PUBLISH of 200 MiB", mqtt: true, conns: 10, sends: func(i int) []byte {
+		{name: "MQTT: never CONNECT", door: atMQTT, conns: 50, sends: always(nil)},
+		{name: "MQTT: half a CONNECT", door: atMQTT, conns: 20, sends: always(mqttConnect("half", 10)[:9])},
+		{name: "MQTT: CONNECT of 200 MiB", door: atMQTT, conns: 10, sends: always(append([]byte{0x10, 0xff, 0xff, 0xff, 0x63}, noise(3, 1<<20)...))},
+		{name: "MQTT: CONNECT of 1 MiB without an end", door: atMQTT, conns: 20, sends: always(append([]byte{0x10, 0xff, 0xff, 0x3c}, noise(4, 900<<10)...))},
+		{name: "MQTT: PUBLISH of 200 MiB", door: atMQTT, conns: 10, sends: func(i int) []byte {
 			return append(append(mqttConnect(fmt.Sprint("large", i), 10), 0x32, 0xff, 0xff, 0xff, 0x63), noise(3, 1<<20)...)
 		}},
-		{name: "MQTT: half a PUBLISH of 1 MiB", mqtt: true, conns: 20, sends: func(i int) []byte {
+		{name: "MQTT: half a PUBLISH of 1 MiB", door: atMQTT, conns: 20, sends: func(i int) []byte {
 			return append(append(mqttConnect(fmt.Sprint("half", i), 2), 0x32, 0xff, 0xff, 0x3c), noise(5, 900<<10)...)
 		}},
-		{name: "MQTT: a subscriber that never reads", mqtt: true, conns: 30, sends: func(i int) []byte {
+		{name: "MQTT: a subscriber that never reads", door: atMQTT, conns: 30, sends: func(i int) []byte {
 			return append(mqttConnect(fmt.Sprint("mute", i), 10), mqttSubscribe("#")...)
 		}},
 	}

@@ -53,7 +53,7 @@ func TestHostileClients(t *testing.T) {
 	honests.Go(func() { publishAndReceive(working, t, p, counts[2], counts[3]) })
 
 	idle := append(idleKafka(t, p, idlers), idleMQTT(t, p, idlers)...)
-	attackAll(t, p)
+	attackAll(t, p, attacks(backlog))
 	for _, c := range idle {
 		c.alive(t)
 	}

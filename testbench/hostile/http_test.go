@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"millrace/testbench/process"
 )
@@ -25,20 +24,20 @@ func httpAttacks() []attack {
 	const n, large = 6, 1 << 20
 	get := "GET /topics/" + backlog + "/records?max_bytes=2000000000 HTTP/1.1\r\nHost: b\r\nAccept: application/vnd.kafka.binary.v2+json\r\n\r\n"
 	return []attack{
-		{name: "says nothing", conns: n, sends: always(nil)},
-		{name: "begins a head", conns: n, sends: always([]byte("POST /topics/"))},
-		{name: "an endless head", conns: n, sends: always([]byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", large)))},
-		{name: "begins a body", conns: 2 * n, sends: always(post(large, `{"records":[`))},
-		{name: "a body of a terabyte", conns: n, sends: always(post(1<<40, strings.Repeat("[", 8<<10)))},
-		{name: "a body without end", conns: n, sends: func(int) []byte {
+		{door: atHTTP, name: "says nothing", conns: n, sends: always(nil)},
+		{door: atHTTP, name: "begins a head", conns: n, sends: always([]byte("POST /topics/"))},
+		{door: atHTTP, name: "an endless head", conns: n, sends: always([]byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", large)))},
+		{door: atHTTP, name: "begins a body", conns: 2 * n, sends: always(post(large, `{"records":[`))},
+		{door: atHTTP, name: "a body of a terabyte", conns: n, sends: always(post(1<<40, strings.Repeat("[", 8<<10)))},
+		{door: atHTTP, name: "a body without end", conns: n, sends: func(int) []byte {
 			return []byte("POST /topics/hostile/records HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n" +
 				strings.Repeat("10000\r\n"+strings.Repeat(" ", 0x10000)+"\r\n", 100))
 		}},
-		{name: "deep", conns: n, sends: always(whole(`{"records":[{"value":` + strings.Repeat("[", large)))},
-		{name: "wide", conns: n, sends: always(whole(`{"records":[{}` + strings.Repeat(",{}", large/3) + `]}`))},
-		{name: "names", conns: n, sends: always(whole(`{"records":[{` + strings.Repeat(`"a":1,`, large/6) + `"b":1}]}`))},
-		{name: "does not read", conns: n, mute: true, sends: always([]byte(strings.Repeat(get, 50)))},
-		{name: "noise", conns: n, sends: func(conn int) []byte { return noise(conn, 64<<10) }},
+		{door: atHTTP, name: "deep", conns: n, sends: always(whole(`{"records":[{"value":` + strings.Repeat("[", large)))},
+		{door: atHTTP, name: "wide", conns: n, sends: always(whole(`{"records":[{}` + strings.Repeat(",{}", large/3) + `]}`))},
+		{door: atHTTP, name: "names", conns: n, sends: always(whole(`{"records":[{` + strings.Repeat(`"a":1,`, large/6) + `"b":1}]}`))},
+		{door: atHTTP, name: "does not read", conns: n, mute: true, sends: always([]byte(strings.Repeat(get, 50)))},
+		{door: atHTTP, name: "noise", conns: n, sends: func(conn int) []byte { return noise(conn, 64<<10) }},
 	}
 }
 
@@ -55,22 +54,10 @@ func TestHostileHTTP(t *testing.T) {
 	working, done := context.WithCancel(t.Context())
 	defer done()
 	var honests sync.WaitGroup
-	produced, consumed := &honest{name: "produced"}, &honest{name: "consumed"}
+	produced, consumed := &honest{door: atHTTP, name: "produced"}, &honest{door: atHTTP, name: "consumed"}
 	honests.Go(func() { produceAndConsume(working, t, p, produced, consumed) })
 
-	begun := time.Now()
-	var attackers sync.WaitGroup
-	for _, a := range httpAttacks() {
-		for i := range a.conns {
-			attackers.Go(func() {
-				if err := a.run(p.HTTP, i); err != nil {
-					t.Errorf("%s (connection %d): %v", a.name, i, err)
-				}
-			})
-		}
-	}
-	attackers.Wait()
-	t.Logf("the last hostile connection ended after %v", time.Since(begun).Round(time.Millisecond))
+	attackAll(t, p, httpAttacks())
 	done()
 	honests.Wait()
 	unwatch()

@@ -66,7 +66,7 @@ func TestMemoryIsFlat(t *testing.T) {
 	for lane := range int32(lanes) {
 		rest.Go(func() { consumeDeep(t, p, lane) })
 	}
-	rest.Go(func() { attackAll(t, p) })
+	rest.Go(func() { attackAll(t, p, attacks(backlog)) })
 	rest.Wait()
 	for _, c := range idle {
 		c.alive(t)
