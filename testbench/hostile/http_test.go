@@ -54,7 +54,7 @@ func TestHostileHTTP(t *testing.T) {
 	working, done := context.WithCancel(t.Context())
 	defer done()
 	var honests sync.WaitGroup
-	produced, consumed := &honest{door: atHTTP, name: "produced"}, &honest{door: atHTTP, name: "consumed"}
+	produced, consumed := &honest{name: "produced"}, &honest{name: "consumed"}
 	honests.Go(func() { produceAndConsume(working, t, p, produced, consumed) })
 
 	attackAll(t, p, httpAttacks())
