@@ -17,6 +17,7 @@ import (
 	"millrace/bridge/feed"
 	"millrace/bridge/mqtt"
 	"millrace/broker/api"
+	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
@@ -25,6 +26,7 @@ import (
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
 	"millrace/broker/quorum"
+	"millrace/broker/rest"
 	"millrace/broker/server"
 	"millrace/hw/bus"
 	"millrace/platform/config"
@@ -69,6 +71,8 @@ type Broker struct {
 	groups  *group.Coordinator
 	kafka   *server.Server
 	mqtt    *mqtt.Server
+	http    *rest.Server // nil where there is no listener
+	damper  *auth.Damper // of every door where users log in
 	feed    *feed.Feed
 	closers []func() error
 	// certificates is nil without a listener that has TLS.
@@ -116,6 +120,9 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if err := forgetStart(); err != nil {
+		b.log.Debug("what the start took is kept", "err", err) // no more than that
 	}
 	return b, nil
 }

@@ -19,6 +19,7 @@ import (
 
 // openDoors opens the listeners, the last thing of a start that a client can see.
 func (b *Broker) openDoors(ctx context.Context) error {
+	b.damper = auth.NewDamper(b.config.Settings.Broker.FailureDelay)
 	if err := b.openKafka(); err != nil {
 		return err
 	}
@@ -42,7 +43,7 @@ func (b *Broker) openKafka() error {
 		},
 		Defaults:  b.topics.defaults.Load,
 		ClusterID: b.meta.ClusterID, NodeID: b.meta.NodeID, Advertised: advertised,
-		Mechanisms: mechanisms(s.Broker.Mechanisms), MaxReauthMS: s.Broker.MaxReauth.Milliseconds(), FailureDelay: s.Broker.FailureDelay,
+		Mechanisms: mechanisms(s.Broker.Mechanisms), MaxReauthMS: s.Broker.MaxReauth.Milliseconds(), Damper: b.damper,
 		Authorizer: b.authorizer(),
 		LogDir:     b.dir(), Static: s.BrokerSettings(),
 		Usage: func() (total, free int64, err error) {
@@ -54,7 +55,7 @@ func (b *Broker) openKafka() error {
 	})
 	b.OnAdvance(func(p *partition.Partition) { handler.Advance(p.TopicID(), p.Index()) })
 	b.kafka = server.New(server.Config{
-		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, TLS: b.memory.tls,
+		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections,
 		RequestMax: s.Broker.RequestMaxBytes, MaxConnections: s.Broker.MaxConnections, Idle: s.Broker.ConnectionsMaxIdle,
 		AllowRemote: s.Broker.Insecure,
 		Now:         b.config.Now, Logger: b.log.With("component", "kafka"),
@@ -103,6 +104,16 @@ func (b *Broker) authorizer() *auth.Authorizer {
 		super[i] = auth.Principal(p)
 	}
 	return &auth.Authorizer{Super: super, ACLs: func() *auth.ACLs { return b.quorum.Image().ACLs() }}
+}
+
+// users finds credentials in the catalog as it is when they are asked for.
+func (b *Broker) users() auth.Users { return users{b} }
+
+type users struct{ b *Broker }
+
+// Credential implements auth.Users.
+func (u users) Credential(user string, m auth.Mechanism) (auth.Credential, bool) {
+	return u.b.Image().Credential(user, m)
 }
 
 // warnOf says loudly what a listener that others can reach does not protect.
@@ -162,7 +173,7 @@ func (b *Broker) openMQTT(context.Context) error {
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
-		Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
+		Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
 	}); err != nil {
 		return err

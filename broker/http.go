@@ -2,51 +2,119 @@ package broker
 
 import (
 	"context"
-	"errors"
+	"crypto/tls"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
-	"time"
 
+	"millrace/broker/api"
+	"millrace/broker/auth"
+	"millrace/broker/catalog"
 	"millrace/broker/partition"
+	"millrace/broker/purgatory"
+	"millrace/broker/rest"
+	"millrace/broker/server"
+	"millrace/platform/config"
 	"millrace/platform/metrics"
 )
 
-// openHTTP serves /metrics, /healthz and /readyz where the configuration names an address.
+// openHTTP opens the HTTP door where the configuration names an address: records, and beside them what programs ask for
+// that watch a board.
 func (b *Broker) openHTTP() error {
-	address := b.config.Settings.HTTP.Listener
-	if address == "" {
+	s := b.config.Settings
+	if s.HTTP.Listener == "" {
 		return nil
 	}
-	listener, err := listenLoopback(address)
+	rules, err := auth.ParseRules(s.Broker.MappingRules)
+	if err != nil {
+		return fmt.Errorf("ssl.principal.mapping.rules in [broker]: %w", err)
+	}
+	var secured func() *tls.Config
+	if s.HTTPS() {
+		if err := b.openCertificates(); err != nil {
+			return err
+		}
+		secured = func() *tls.Config { return b.certificates.config(auth.SSL) }
+	}
+	address := listenAddress(s.HTTP.Listener)
+	if config.Loopback(address) != nil && !s.Broker.Insecure && !(s.HTTPS() && s.HTTPAsks()) {
+		return listening("HTTP", address, "--http", "listener in [http]", server.ErrNotLoopback)
+	}
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return listening("HTTP", address, "--http", "listener in [http]", err)
 	}
 	b.addresses.HTTP = append(b.addresses.HTTP, listener.Addr().String())
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		if err := b.writeMetrics(w); err != nil {
-			b.log.Debug("a scrape was not taken", "err", err)
-		}
+	b.http = rest.New(rest.Config{
+		Board: restBoard{b}, NodeID: b.meta.NodeID, Code: api.CodeOf,
+		Login: s.HTTPLogin(), Users: b.users(), Damper: b.damper, NowMS: b.pulse.Now, Principal: rules.Principal, Authorizer: b.authorizer(),
+		Memory: b.memory.http, Connections: b.memory.connections, MaxConnections: s.HTTP.MaxConnections,
+		MaxWaiting: int(max(1, b.memory.waiting.Size()/2/rest.WaitCost)), // the other half is the Kafka door's
+		Logger:     b.log.With("component", "http"),
 	})
-	mux.HandleFunc("GET /healthz", b.health)
-	mux.HandleFunc("GET /readyz", b.health)
-	s := &http.Server{
-		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 16 << 10,
+	figures := b.figures
+	if config.Loopback(address) != nil {
+		figures = b.http.Guard(auth.Describe, auth.Resource{Type: auth.Cluster, Name: auth.ClusterName}, figures)
 	}
-	b.owns(func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		return s.Shutdown(ctx)
-	})
+	for path, serve := range map[string]http.HandlerFunc{"/metrics": figures, "/healthz": b.health, "/readyz": b.health} {
+		b.http.Handle(path, map[string]http.HandlerFunc{http.MethodGet: serve})
+	}
+	b.owns(b.http.Close)
 	b.serving.Go(func() {
-		if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := b.http.Serve(listener, secured); err != nil {
 			b.log.Error("the HTTP listener has ended", "address", listener.Addr(), "err", err)
 		}
 	})
+	if config.Loopback(address) == nil {
+		return nil
+	}
+	switch {
+	case !s.HTTPAsks():
+		b.log.Error("INSECURE: whoever reaches this listener is served without being asked who they are, because insecure.allow.anyone.on.the.network is true",
+			"listener", s.HTTP.Listener, "address", listener.Addr())
+	case !s.HTTPS():
+		b.log.Error("INSECURE: this listener does not encrypt: passwords, and what clients write and read, can be seen on the network, because insecure.allow.anyone.on.the.network is true",
+			"listener", s.HTTP.Listener, "address", listener.Addr())
+	}
 	return nil
+}
+
+// restBoard is the broker as the HTTP door sees it.
+type restBoard struct{ b *Broker }
+
+// Image implements rest.Board.
+func (r restBoard) Image() *catalog.Image { return r.b.Image() }
+
+// Get implements rest.Board.
+func (r restBoard) Get(id catalog.TopicID, index int32) *partition.Partition {
+	return r.b.store.Get(id, index)
+}
+
+// Offline implements rest.Board.
+func (r restBoard) Offline(id catalog.TopicID, index int32) error {
+	return r.b.store.Offline(id, index)
+}
+
+// Ensure implements rest.Board.
+func (r restBoard) Ensure(ctx context.Context, topic string) error {
+	_, err := r.b.Ensure(ctx, topic)
+	return err
+}
+
+// Watch implements rest.Board.
+func (r restBoard) Watch(op purgatory.Op, id catalog.TopicID, index int32, waitMS int64) (func() bool, error) {
+	ticket, err := r.b.waits.Watch(op, []api.Key{{Topic: id, Partition: index}}, waitMS)
+	return func() bool { return r.b.waits.Cancel(ticket) }, err
+}
+
+// figures serves the figures of this moment.
+func (b *Broker) figures(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	if err := b.writeMetrics(w); err != nil {
+		b.log.Debug("a scrape was not taken", "err", err)
+	}
 }
 
 // health says whether the data path takes records now: a full disk is a normal state, a disk that cannot be asked is not.
@@ -89,6 +157,10 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 	m.Gauge("millrace_disk_reserve_bytes", float64(b.space.Reserve()))
 	m.Gauge("millrace_kafka_connections", float64(b.kafka.Connections()))
 	m.Gauge("millrace_mqtt_connections", float64(b.mqtt.Connections()))
+	if b.http != nil {
+		m.Gauge("millrace_http_connections", float64(b.http.Connections()))
+		m.Counter("millrace_http_connections_refused_total", float64(b.http.Refused()))
+	}
 	m.Gauge("millrace_purgatory_size", float64(b.waits.Len()))
 	groups, _ := b.groups.Groups()
 	m.Gauge("millrace_groups", float64(groups))

@@ -3,15 +3,16 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 
+	"golang.org/x/sys/unix"
+
 	"millrace/broker/budget"
-	"millrace/broker/record"
 )
 
-// memory is memory.limit as it is shared out. What a share does not grant waits or is refused; nothing takes from
-// another's.
+// memory is memory.limit as it is shared out. What a share does not grant waits or is refused.
 type memory struct {
 	budget *budget.Budget
 	// bodies are Kafka requests from before their bytes are read until they are answered.
@@ -26,16 +27,21 @@ type memory struct {
 	answers, sessions *budget.Share
 	// groups are members and offsets of consumer groups.
 	groups *budget.Share
-	// tls are connections of the Kafka door that have TLS, 40 KiB each.
-	tls *budget.Share
+	// connections are those of both doors, with TLS seven times as large.
+	connections *budget.Share
 	// mqtt are MQTT publishes that are not durable yet, reading and readingSmall its large packets that are still
 	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
 	// retained messages.
 	mqtt, reading, readingSmall, output, state *budget.Share
+	// http are requests and answers of the HTTP door.
+	http *budget.Share
 }
 
 // collectPercent is GOGC: on a board a little more work for the collector is cheaper than half as much heap again.
 const collectPercent = 50
+
+// bodiesLeast is the smallest share that takes a batch of a megabyte, Kafka's default `message.max.bytes`.
+const bodiesLeast = 5 << 18
 
 // shareOut divides limit, in bytes, and tells the Go runtime to keep to it.
 func shareOut(limit int64) (*memory, error) {
@@ -47,52 +53,91 @@ func shareOut(limit int64) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &memory{budget: budget.New(heap)}
-	// Decoders of compressed batches have a limit of their own. All of it is used only where somebody asks for it, as no
-	// usual client does: a part of it is kept free, and the rest of it is among what is left over below.
-	decoders := min(record.DecodeRoom, heap/5)
-	if _, err := m.budget.Share("decoders", decoders); err != nil {
+	m, err := divide(heap)
+	if err != nil {
 		return nil, err
-	}
-	for _, s := range []struct {
-		share   **budget.Share
-		name    string
-		percent int64
-	}{
-		{&m.bodies, "bodies", 25},
-		{&m.copies, "copies", 8},
-		{&m.waiting, "waiting", 5},
-		{&m.gathering, "gathering", 5},
-		{&m.answers, "answers", 5},
-		{&m.sessions, "fetch-sessions", 2},
-		{&m.groups, "groups", 8},
-		{&m.tls, "tls", 8},
-		{&m.mqtt, "mqtt", 8},
-		{&m.reading, "mqtt-reading", 4}, // one packet of max_packet_size at a time, where memory.limit is left alone
-		{&m.readingSmall, "mqtt-reading-small", 2},
-		{&m.output, "mqtt-output", 8},
-		{&m.state, "mqtt-state", 10},
-		// The rest is the runtime's own, catalog, partitions, caches and what is garbage but not collected yet.
-	} {
-		if *s.share, err = m.budget.Share(s.name, (heap-decoders)*s.percent/100); err != nil {
-			return nil, err
-		}
 	}
 	debug.SetMemoryLimit(heap)
 	debug.SetGCPercent(collectPercent)
 	return m, nil
 }
 
+// divide shares out a heap of so many bytes.
+//
+// What passes (a request, an answer) has a share that is always there. What stays as long as clients do (connections,
+// sessions, groups) has little of its own and takes of one pot: a board may have many MQTT clients, or many groups, or
+// TLS, and room for all of them at once would be room for none. At 48 MiB the pot holds 2,000 MQTT clients. Requests
+// take of it too as long as it is not used.
+func divide(heap int64) (m *memory, err error) {
+	// The rest is the runtime's own, catalog, partitions, caches, what is garbage but not collected yet, and decoders of
+	// compressed batches: they have a limit of their own (record.DecodeRoom), which no usual client comes near.
+	m = &memory{budget: budget.New(heap * 93 / 100)}
+	for _, s := range []struct {
+		share       **budget.Share
+		name        string
+		least, most int64 // per mille of the heap
+	}{
+		{&m.bodies, "bodies", 80, 140},
+		{&m.copies, "copies", 30, 30},
+		{&m.waiting, "waiting", 20, 20},
+		{&m.gathering, "gathering", 35, 35},
+		{&m.answers, "answers", 25, 25},
+		{&m.sessions, "fetch-sessions", 10, 10},
+		{&m.mqtt, "mqtt", 50, 80},
+		{&m.reading, "mqtt-reading", 45, 45}, // one packet of max_packet_size at a time, where memory.limit is left alone
+		{&m.readingSmall, "mqtt-reading-small", 10, 10},
+		{&m.output, "mqtt-output", 25, 25},
+		{&m.http, "http", 30, 140}, // one record of a megabyte in base64
+		{&m.groups, "groups", 10, 100},
+		{&m.state, "mqtt-state", 10, 200},
+		{&m.connections, "connections", 0, 560},
+	} {
+		least, most := heap*s.least/1000, heap*s.most/1000
+		if s.share == &m.bodies {
+			least = max(least, min(bodiesLeast, heap/5))
+			most = max(most, least)
+		}
+		if *s.share, err = m.budget.Elastic(s.name, least, most); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
 // binaryPages is how much of this program the kernel has mapped, in bytes.
-func binaryPages() (int64, error) {
+func binaryPages() (pages int64, err error) {
+	err = ofThisProgram("/proc/self/maps", func(maps io.Reader, exe string) (err error) {
+		pages, err = budget.BinaryPages(maps, exe)
+		return err
+	})
+	return pages, err
+}
+
+// forgetStart gives back what only the start has used: garbage, and the pages of the program that it has touched. The
+// kernel keeps those in its cache as long as there is room, and maps the few that are needed again when they are: half of
+// a resident program is code that has run once.
+func forgetStart() error {
+	debug.FreeOSMemory()
+	return ofThisProgram("/proc/self/smaps", func(smaps io.Reader, exe string) error {
+		clean, err := budget.CleanPages(smaps, exe)
+		for _, r := range clean {
+			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(r.Start), uintptr(r.Size), unix.MADV_DONTNEED); errno != 0 {
+				err = errors.Join(err, fmt.Errorf("madvise %#x: %w", r.Start, errno))
+			}
+		}
+		return err
+	})
+}
+
+// ofThisProgram reads one of the kernel's lists of mappings.
+func ofThisProgram(list string, read func(maps io.Reader, exe string) error) error {
 	exe, err := os.Executable()
 	if err != nil {
-		return 0, fmt.Errorf("find this program: %w", err)
+		return fmt.Errorf("find this program: %w", err)
 	}
-	maps, err := os.Open("/proc/self/maps")
+	maps, err := os.Open(list)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	pages, err := budget.BinaryPages(maps, exe)
-	return pages, errors.Join(err, maps.Close())
+	return errors.Join(read(maps, exe), maps.Close())
 }

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -84,31 +85,38 @@ func (s *Server) takeOver(ss *session, clean bool) {
 // connect makes c the session's connection and puts its subscriptions to work. Under life.
 func (s *Server) connect(ss *session, c *client) {
 	ss.mu.Lock()
-	filters := make([]string, len(ss.subs))
-	for i, sub := range ss.subs {
-		filters[i] = sub.filter
-	}
-	ss.mu.Unlock()
-	reached := s.streams.reached(filters...)
-	ss.mu.Lock()
-	ss.client = c
+	ss.client, c.session = c, ss
 	ss.epoch++
+	c.epoch = ss.epoch
+	ss.held = true // until CONNACK is sent
 	s.cfg.State.Release(ss.away)
 	ss.away = 0
 	ss.expiry = c.expiry
 	ss.window = c.window
-	ss.resent, ss.blocked = 0, true // until CONNACK is sent
-	for _, st := range reached {
-		if _, known := ss.lag[st]; !known {
-			ss.fallBehind(st, st.part.Start()) // made while the session was away
-		}
-	}
+	ss.resent, ss.blocked = 0, true
+	known := maps.Clone(ss.lag)
 	subs := slices.Clone(ss.subs)
-	c.session = ss
 	ss.mu.Unlock()
 	for _, sub := range subs {
 		s.index.add(sub)
 	}
+	// A partition made while the session was away is read from its start. That of one made from now on is offered to it.
+	reached := s.streams.reached(filtersOf(subs)...)
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for _, st := range reached {
+		if _, ok := known[st]; !ok {
+			ss.fallBehind(st, st.part.Start())
+		}
+	}
+}
+
+func filtersOf(subs []*subscription) []string {
+	filters := make([]string, len(subs))
+	for i, sub := range subs {
+		filters[i] = sub.filter
+	}
+	return filters
 }
 
 // detach takes the connection from the session and fixes its cursors. Under life.
@@ -118,16 +126,15 @@ func (s *Server) detach(ss *session, c *client) {
 		ss.mu.Unlock()
 		return
 	}
+	// From here on no scan takes the session out of lag, and nothing is sent past what is noted there.
+	ss.held = true
+	ss.epoch++
 	subs := slices.Clone(ss.subs)
-	filters := make([]string, len(subs))
-	for i, sub := range subs {
-		filters[i] = sub.filter
-	}
 	keep := ss.expiry > 0
 	ss.mu.Unlock()
 	if keep {
 		// While the tail reader stands still at pos, a session that is not behind has everything before it.
-		for _, st := range s.streams.reached(filters...) {
+		for _, st := range s.streams.reached(filtersOf(subs)...) {
 			st.mu.Lock()
 			ss.mu.Lock()
 			if _, behind := ss.lag[st]; !behind {
@@ -142,7 +149,6 @@ func (s *Server) detach(ss *session, c *client) {
 	}
 	ss.mu.Lock()
 	ss.client = nil
-	ss.epoch++
 	ss.replays = nil
 	if keep {
 		ss.away = int64(len(ss.lag)) * cursorCost

@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
-	"millrace/bridge/route"
-	"millrace/broker/record"
 )
 
 // client is one connection. Its one goroutine reads and acts on what it reads; answers and messages go through out.
@@ -33,19 +31,12 @@ type client struct {
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
 	session   *session // nil before attach
+	epoch     uint64   // of session while it is this connection's
 
 	greeted atomic.Bool // CONNACK is on its way
 	will    atomic.Pointer[will]
 	acks    acks
 	aliases map[uint16]string // [MQTT-3.3.2-7]
-	scratch scratch
-}
-
-// scratch is the memory a publish is turned into a record in; appends keep nothing of it.
-type scratch struct {
-	target  route.Target
-	records [1]record.Record
-	headers []record.Header
 }
 
 func newClient(s *Server, conn net.Conn) *client {
@@ -138,17 +129,21 @@ func (c *client) fitting(dst []byte, p packet.Packet) []byte {
 	return dst
 }
 
-// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24].
-func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) (sent bool) {
-	c.out.add(func(dst []byte) []byte {
+// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24], which is tooLarge. blocked says
+// that the connection has ended meanwhile, so that the message is still to come.
+func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
+	result := done
+	if !c.out.add(func(dst []byte) []byte {
 		n := len(dst)
 		dst = m.appendPublish(dst, c.version, head, expiry, ids)
-		if sent = len(dst)-n <= c.maxPacket; !sent {
-			dst = dst[:n]
+		if len(dst)-n > c.maxPacket {
+			result, dst = tooLarge, dst[:n]
 		}
 		return dst
-	})
-	return sent
+	}) {
+		return blocked
+	}
+	return result
 }
 
 // serve reads packets until the connection ends. nil means the client said DISCONNECT.

@@ -73,9 +73,12 @@ func (c *client) connect(frame []byte) error {
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
 	}
 	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
-	c.greeted.Store(true)
-	c.send(out) // the first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2]
-	c.session.wake()
+	// The first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2]: end, which may come any time, says nothing before it.
+	c.out.answer(func(dst []byte) []byte {
+		c.greeted.Store(true)
+		return c.fitting(dst, out)
+	})
+	c.session.greeted(c)
 	return nil
 }
 

@@ -87,13 +87,16 @@ const smallBuffer = 4 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, smallBuffer); return &b }}
 
-// add appends a message with fn and sees to it that a writer runs.
-func (o *output) add(fn func(dst []byte) []byte) {
+// add appends a message with fn and sees to it that a writer runs. It is false when the connection has ended, whatever
+// hasRoom said before: then fn was not called.
+func (o *output) add(fn func(dst []byte) []byte) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.last && !o.dead {
-		o.addLocked(fn)
+	if o.last || o.dead {
+		return false
 	}
+	o.addLocked(fn)
+	return true
 }
 
 // answer is add for an answer.

@@ -153,7 +153,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.acks.land(n, err)
 		return nil
 	}
-	c.s.publish(c.ctx, &m, p.Payload, &c.scratch, func(err error) {
+	c.s.publish(c.ctx, &m, p.Payload, func(err error) {
 		c.s.cfg.Inflight.Release(int64(size))
 		c.acks.land(n, err)
 	})
@@ -191,9 +191,20 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 	return nil
 }
 
+// scratch is the memory a publish is turned into a record in; appends keep nothing of it.
+type scratch struct {
+	target  route.Target
+	records [1]record.Record
+	headers []record.Header
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
 // publish appends a message to the topic its route says, and to the retained messages when it asks for that. done is
 // called exactly once, perhaps before publish returns: when all of it is durable, or with the first error.
-func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w *scratch, done func(error)) {
+func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, done func(error)) {
+	w := scratches.Get().(*scratch)
+	defer scratches.Put(w)
 	if err := s.cfg.Router.Route(m.Topic, m.Client, &w.target); err != nil {
 		done(err)
 		return
@@ -295,7 +306,7 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 func (s *Server) sendWill(w *will) {
 	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
 	take(&m, w.Properties)
-	s.publish(s.ctx, &m, w.Payload, new(scratch), func(err error) {
+	s.publish(s.ctx, &m, w.Payload, func(err error) {
 		s.drop(w)
 		if err != nil {
 			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)

@@ -40,7 +40,7 @@ type scanner struct {
 // room, and no other scan took it further. Under ss.mu.
 func (c *scanner) owns(st *stream) bool {
 	next, behind := c.ss.lag[st]
-	return behind && next == c.next && c.ss.epoch == c.epoch && c.ss.client != nil && !c.ss.blocked
+	return behind && next == c.next && c.ss.epoch == c.epoch && c.ss.open() && !c.ss.blocked
 }
 
 // run is one turn of the stream's shared scan: from the furthest behind of the waiting sessions on, each gets what it
@@ -54,7 +54,7 @@ func (st *stream) run() {
 	for _, ss := range waiting {
 		ss.mu.Lock()
 		next, behind := ss.lag[st]
-		if behind && ss.client != nil && !ss.blocked {
+		if behind && ss.open() && !ss.blocked {
 			in = append(in, &scanner{ss, ss.epoch, next})
 		}
 		ss.mu.Unlock()
@@ -102,10 +102,11 @@ func (st *stream) behind(c *scanner) bool {
 // scan reads once and hands out. ok is false when reading has to wait.
 func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
 	from := slices.MinFunc(in, func(a, b *scanner) int { return int(min(max(a.next-b.next, -1), 1)) }).next
-	err := held.load(st.part, from)
+	// The tail as it was before the read: what is between from and it, and is not read now, never will be.
 	st.mu.Lock()
 	tail := st.pos
 	st.mu.Unlock()
+	err := held.load(st.part, from)
 	next := from
 	if err == nil {
 		var m message

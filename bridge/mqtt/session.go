@@ -20,8 +20,11 @@ type session struct {
 	mu sync.Mutex
 	// client is the session's connection, nil while it has none.
 	client *client
-	// epoch counts attachments; work begun under an older one is void.
-	epoch  uint64
+	// epoch counts attachments and their ends; work begun under an older one is void.
+	epoch uint64
+	// held says that nothing may be sent: the connection is not greeted yet, or is being taken away. Then no scan moves the
+	// cursor, and what the tail reader has for the session is noted in lag. Without a connection it means nothing.
+	held   bool
 	expiry uint32 // seconds after the connection ends; 0: with it
 	subs   []*subscription
 	// lag holds the next offset of every partition in which the session is behind the tail reader. While connected, a
@@ -112,8 +115,9 @@ func (sub *subscription) passed(st *stream, offset int64) {
 type outcome byte
 
 const (
-	done    outcome = iota // sent, or nothing this session wants
-	blocked                // no room now: the message stays in the log and the session behind it
+	done     outcome = iota // sent, or nothing this session wants
+	blocked                 // no room now, or the connection ended: the message stays in the log and the session behind it
+	tooLarge                // of publish alone: for the session as if it had been delivered [MQTT-3.1.2-25]
 )
 
 // offer sends m of st to the session when one of subs wants it. Under ss.mu, with a client.
@@ -154,7 +158,7 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		return done // [MQTT-3.3.2-5]
 	}
 	c := ss.client
-	if ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) {
+	if ss.held || ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) {
 		ss.blocked = true
 		return blocked
 	}
@@ -162,8 +166,12 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 	if qos > 0 {
 		head.ID = ss.nextID() // [MQTT-2.2.1-4]
 	}
-	if !c.publish(m, head, left, ids) {
-		return done // larger than the client takes: as if it had been delivered [MQTT-3.1.2-25]
+	switch c.publish(m, head, left, ids) {
+	case blocked:
+		ss.blocked = true
+		return blocked
+	case tooLarge:
+		return done
 	}
 	ss.dirty = true
 	if qos > 0 {
@@ -215,6 +223,19 @@ func (ss *session) acked(c *client, id uint16) bool {
 	return true
 }
 
+// open reports whether messages may be sent. Under ss.mu.
+func (ss *session) open() bool { return ss.client != nil && !ss.held }
+
+// greeted begins the deliveries of a connection whose CONNACK is on its way [MQTT-3.2.0-1], if it still has the session.
+func (ss *session) greeted(c *client) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.epoch == c.epoch {
+		ss.held = false
+		ss.wakeLocked()
+	}
+}
+
 // wake makes the scans look at the session again, when it had been stopped for want of room.
 func (ss *session) wake() {
 	ss.mu.Lock()
@@ -223,7 +244,7 @@ func (ss *session) wake() {
 }
 
 func (ss *session) wakeLocked() {
-	if !ss.blocked || ss.client == nil {
+	if !ss.blocked || !ss.open() {
 		return
 	}
 	ss.blocked = false
@@ -255,7 +276,7 @@ func (ss *session) run() {
 	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if ss.epoch != epoch || ss.client == nil {
+	if ss.epoch != epoch || !ss.open() {
 		return
 	}
 	if ss.resent == len(ss.inflight) && len(ss.replays) == 0 {
@@ -323,7 +344,7 @@ type task struct {
 // task is what step has to do next. Under ss.mu.
 func (ss *session) task(epoch uint64) (task, bool) {
 	switch {
-	case ss.epoch != epoch || ss.client == nil:
+	case ss.epoch != epoch || !ss.open():
 		return task{}, false
 	case !ss.client.out.hasRoom(0):
 		ss.blocked = true
@@ -363,11 +384,13 @@ func (ss *session) redeliver(m *message) {
 		}
 	}
 	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
-	if !ss.client.publish(m, head, max(left, 1), ids) {
-		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1) // larger than the client takes now [MQTT-3.1.2-25]
-		return
+	switch ss.client.publish(m, head, max(left, 1), ids) {
+	case done:
+		ss.resent++
+	case tooLarge: // larger than the client takes now
+		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
+	case blocked: // the next connection gets it
 	}
-	ss.resent++
 }
 
 // replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room. m is

@@ -32,8 +32,8 @@ func (s *Server) snapshot(ss *session) []byte {
 		ss.mu.Lock()
 		if next, behind := ss.lag[st]; behind {
 			cursors[st] = next
-		} else if ss.client == nil {
-			delete(cursors, st) // newer than the session's last connection
+		} else if !ss.open() {
+			delete(cursors, st) // newer than the session's last connection, or no more is known
 		}
 		ss.mu.Unlock()
 		st.mu.Unlock()

@@ -30,12 +30,15 @@ func story(t *testing.T, fn func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, log: &mqtttest.Log{}, cfg: mqtt.Config{AllowAnonymous: true}}
 		w.cfg.Log = w.log
-		fn(w)
-		if w.s != nil {
-			if err := w.s.Close(); err != nil {
-				t.Error(err)
+		// Deferred, because a Fatal in fn leaves by Goexit: with a server that still runs the bubble would panic and hide why.
+		defer func() {
+			if w.s != nil {
+				if err := w.s.Close(); err != nil {
+					t.Error(err)
+				}
 			}
-		}
+		}()
+		fn(w)
 	})
 }
 

@@ -112,7 +112,7 @@ func (p *produce) begin(at int, t *kmsg.ProduceRequestTopic, q *kmsg.ProduceRequ
 		code, err = codeInvalidRequiredAcks, fmt.Errorf("acks is %d", p.body.Acks)
 	case refused != codeNone:
 		code = refused
-	case r.topic != nil && reserved(r.topic.Name):
+	case r.topic != nil && catalog.Reserved(r.topic.Name):
 		code, err = codeInvalidTopic, fmt.Errorf("topic %s is the broker's own", r.topic.Name)
 	case code == codeNone:
 		code, err = admit(p.body, q.Records)

@@ -112,7 +112,7 @@ func (h *Handler) create(req *server.Request, b *kmsg.MetadataRequest, denied ma
 	img := h.config.Catalog.Image()
 	for i := range b.Topics {
 		name := b.Topics[i].Topic
-		if name == nil || img.Topic(*name) != nil || catalog.ValidTopicName(*name) != nil || reserved(*name) {
+		if name == nil || img.Topic(*name) != nil || catalog.ValidTopicName(*name) != nil || catalog.Reserved(*name) {
 			continue
 		}
 		if !h.allowed(req, auth.Describe, auth.TopicNamed(*name)) {
@@ -129,7 +129,7 @@ func (h *Handler) create(req *server.Request, b *kmsg.MetadataRequest, denied ma
 }
 
 func (h *Handler) describeTopic(out *kmsg.MetadataResponseTopic, t *catalog.Topic) {
-	out.Topic, out.TopicID, out.IsInternal = &t.Name, t.ID, reserved(t.Name)
+	out.Topic, out.TopicID, out.IsInternal = &t.Name, t.ID, catalog.Reserved(t.Name)
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
 	for i := range t.Partitions {
 		s, p := &t.Partitions[i], &out.Partitions[i]

@@ -2,7 +2,7 @@
 //
 //   - What members say and are assigned is shown of a stable group only, as at Apache Kafka.
 //   - The same group twice is INVALID_REQUEST the second time: an answer is no larger than what there is.
-//   - v3 authorized operations: not told (there are no ACLs yet), as when they are not asked for.
+//   - v3 (KIP-430): authorized operations, where they are asked for.
 //   - v6 (KIP-1043): a group that does not exist is GROUP_ID_NOT_FOUND; before, it is described as Dead.
 
 package api

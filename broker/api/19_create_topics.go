@@ -80,7 +80,7 @@ func (h *Handler) createTopic(req *server.Request, q *kmsg.CreateTopicsRequestTo
 	if err := catalog.ValidTopicName(q.Topic); err != nil {
 		return none, err
 	}
-	if reserved(q.Topic) {
+	if catalog.Reserved(q.Topic) {
 		return none, fmt.Errorf("%w: %s is the broker's own", catalog.ErrInvalidTopic, q.Topic)
 	}
 	img := h.config.Catalog.Image()

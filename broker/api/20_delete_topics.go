@@ -78,7 +78,7 @@ func (h *Handler) deleteTopic(req *server.Request, q kmsg.DeleteTopicsRequestTop
 		out.ErrorCode, out.ErrorMessage = codeTopicAuthorization, saying(errTopicDenied)
 		return
 	}
-	if reserved(t.Name) {
+	if catalog.Reserved(t.Name) {
 		out.ErrorCode, out.ErrorMessage = codeInvalidRequest, text("the topic is the broker's own")
 		return
 	}

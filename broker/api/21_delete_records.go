@@ -38,7 +38,7 @@ func (h *Handler) DeleteRecords(req *server.Request, b *kmsg.DeleteRecordsReques
 			switch {
 			case r.code != codeNone:
 				p.ErrorCode = r.code
-			case reserved(t.Topic):
+			case catalog.Reserved(t.Topic):
 				p.ErrorCode = codeInvalidTopic
 			case !h.deletes(r.topic):
 				p.ErrorCode = codePolicyViolation

@@ -3,8 +3,8 @@
 //   - Without a transactional id: a new producer id with epoch 0, from a block of 1,000 that the catalog gave this
 //     broker (KIP-730). An id and epoch in the request (v3, KIP-360) do not matter: the producer gets a new id, as at
 //     Apache Kafka.
-//   - With a transactional id: UNSUPPORTED_VERSION. Transactions are not offered; FindCoordinator, which clients ask
-//     before, is not served either, and they stop there with the same error.
+//   - With a transactional id: UNSUPPORTED_VERSION. Transactions are not offered yet; most clients ask FindCoordinator
+//     before, and stop there.
 
 package api
 

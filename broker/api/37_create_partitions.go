@@ -26,7 +26,7 @@ func (h *Handler) CreatePartitions(req *server.Request, b *kmsg.CreatePartitions
 		q := &b.Topics[i]
 		out := kmsg.NewCreatePartitionsResponseTopic()
 		out.Topic = q.Topic
-		if times[q.Topic] > 1 || reserved(q.Topic) && h.allowed(req, auth.Alter, auth.TopicNamed(q.Topic)) {
+		if times[q.Topic] > 1 || catalog.Reserved(q.Topic) && h.allowed(req, auth.Alter, auth.TopicNamed(q.Topic)) {
 			out.ErrorCode, out.ErrorMessage = codeInvalidRequest, text("the topic is in the request more than once, or the broker's own")
 		} else {
 			err := h.addPartitions(req, q, b.ValidateOnly)

@@ -82,7 +82,7 @@ func (h *Handler) alter(req *server.Request, kind kmsg.ConfigResourceType, name 
 		switch {
 		case t == nil:
 			return fmt.Errorf("topic '%s': %w", name, catalog.ErrUnknownTopic)
-		case reserved(t.Name):
+		case catalog.Reserved(t.Name):
 			return fmt.Errorf("%w: %s is the broker's own", errRefused, t.Name)
 		}
 		return h.propose(req, catalog.AlterTopicConfig{Topic: t.ID, Replace: replace, Ops: ops}, validateOnly)

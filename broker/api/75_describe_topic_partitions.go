@@ -80,7 +80,7 @@ func (h *Handler) DescribeTopicPartitions(req *server.Request, b *kmsg.DescribeT
 			first = 0
 			continue
 		}
-		out.TopicID, out.IsInternal, out.AuthorizedOperations = t.ID, reserved(name), h.operations(req, auth.TopicNamed(name))
+		out.TopicID, out.IsInternal, out.AuthorizedOperations = t.ID, catalog.Reserved(name), h.operations(req, auth.TopicNamed(name))
 		for ; first < len(t.Partitions) && room > 0; first, room = first+1, room-1 {
 			out.Partitions = append(out.Partitions, h.partitionOf(t, int32(first)))
 		}

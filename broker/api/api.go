@@ -9,7 +9,6 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -19,6 +18,7 @@ import (
 	"millrace/broker/group"
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
+	"millrace/broker/segment"
 	"millrace/broker/server"
 	"millrace/broker/wire"
 )
@@ -60,6 +60,9 @@ type Log interface {
 	EpochEnd(epoch int32) (int32, int64)
 	// DeleteRecords moves the start up to before, or to the high watermark where before is -1.
 	DeleteRecords(before int64, done func(low int64, err error))
+	// Producers are the idempotent producers it remembers, by id; ProducerCount is about how many there are.
+	Producers() []segment.ProducerState
+	ProducerCount() int
 }
 
 // Key is what an operation waits for: the advance of one partition, or the end of one produce request.
@@ -96,13 +99,13 @@ type Config struct {
 	NodeID    int32
 	// Advertised is where clients are told this broker is, by the protocol they speak; none: the address they connected to.
 	Advertised map[auth.Protocol]Endpoint
-	// Mechanisms are `sasl.enabled.mechanisms`, MaxReauthMS is `connections.max.reauth.ms` and FailureDelay
-	// `connection.failed.authentication.delay.ms`.
+	// Mechanisms are `sasl.enabled.mechanisms`, MaxReauthMS is `connections.max.reauth.ms`. Damper slows guessing
+	// down, by `connection.failed.authentication.delay.ms`; nil: it does not.
 	Mechanisms []auth.Mechanism
 	// Authorizer decides who may do what; nil: everybody everything.
-	Authorizer   *auth.Authorizer
-	MaxReauthMS  int64
-	FailureDelay time.Duration
+	Authorizer  *auth.Authorizer
+	MaxReauthMS int64
+	Damper      *auth.Damper
 
 	// LogDir is the data directory as DescribeLogDirs names it, and Usage its filesystem's total and free bytes.
 	LogDir string
@@ -172,7 +175,10 @@ func New(c Config) *Handler {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger, damper: auth.NewDamper(c.FailureDelay)}
+	if c.Damper == nil {
+		c.Damper = auth.NewDamper(0)
+	}
+	return &Handler{config: c, sessions: newSessions(c.Sessions, c.SessionBytes, c.NowMS), log: c.Logger, damper: c.Damper}
 }
 
 // Advance completes what waited for a partition's high watermark, or its end, to move. It is quick enough for the
@@ -211,6 +217,8 @@ func (h *Handler) Serve(req *server.Request, reply func(server.Answer)) (cancel 
 		room, body = h.DeleteAcls(req, b)
 	case *kmsg.DescribeUserSCRAMCredentialsRequest:
 		room, body = h.DescribeUserScramCredentials(req, b)
+	case *kmsg.DescribeProducersRequest:
+		room, body = h.DescribeProducers(req, b)
 	case *kmsg.OffsetCommitRequest:
 		h.OffsetCommit(req, b, reply)
 		return nil
@@ -287,6 +295,8 @@ func (h *Handler) small(req *server.Request) kmsg.Response {
 		return h.DeleteGroups(req, b)
 	case *kmsg.OffsetDeleteRequest:
 		return h.OffsetDelete(req, b)
+	case *kmsg.DescribeClientQuotasRequest:
+		return h.DescribeClientQuotas(req, b)
 	case *kmsg.DescribeClusterRequest:
 		return h.DescribeCluster(req, b)
 	}

@@ -21,6 +21,7 @@ import (
 	"millrace/broker/partition"
 	"millrace/broker/purgatory"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 	"millrace/broker/server"
 	"millrace/broker/wire"
 )
@@ -46,7 +47,11 @@ type memoryLog struct {
 	fail      error
 	readError error
 	reads     int
+	producers []segment.ProducerState
 }
+
+func (l *memoryLog) Producers() []segment.ProducerState { return l.producers }
+func (l *memoryLog) ProducerCount() int                 { return len(l.producers) }
 
 func (l *memoryLog) Append(p []byte, _ partition.AppendOptions, done func(partition.AppendResult)) {
 	l.mu.Lock()

@@ -185,6 +185,10 @@ var faults = []struct {
 	{context.DeadlineExceeded, codeRequestTimedOut},
 }
 
+// CodeOf is Kafka's code for an error, for doors that speak another protocol: 0 for nil and UNKNOWN_SERVER_ERROR for what
+// nobody foresaw.
+func CodeOf(err error) int16 { return codeOf(err) }
+
 // codeOf is Kafka's code for an error, 0 for nil and UNKNOWN_SERVER_ERROR for what nobody foresaw.
 func codeOf(err error) int16 {
 	if err == nil {

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"millrace/broker/wire"
 )
 
 // elsewhere are the errors of broker/... that never become an answer, and why.
@@ -104,35 +102,5 @@ func TestEveryErrorHasACode(t *testing.T) {
 	})
 	if err != nil || all < 20 {
 		t.Errorf("%d errors found, %v", all, err)
-	}
-}
-
-// The README's table is the version table.
-func TestReadmeListsWhatIsServed(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, found := strings.Cut(string(readme), "| key | api | versions | file |\n|---|---|---|---|\n")
-	if !found {
-		t.Fatal("README.md has no table")
-	}
-	table, _, _ := strings.Cut(rest, "\n\n")
-	if want := strings.TrimSuffix(tableOf(wire.APIs()), "\n"); table != want {
-		t.Errorf("README.md has\n%s\nwant\n%s", table, want)
-	}
-}
-
-func TestEveryAPIHasItsFile(t *testing.T) {
-	for _, a := range wire.APIs() {
-		name := fileOf(a)
-		source, err := os.ReadFile(name)
-		if err != nil {
-			t.Error(err)
-			continue
-		}
-		if !strings.HasPrefix(string(source), "// "+a.Name+": v") {
-			t.Errorf("%s does not begin with what it promises", name)
-		}
 	}
 }

@@ -369,7 +369,7 @@ func TestLoginsEndAndAreRenewed(t *testing.T) {
 // The answer to a failed login waits, and nobody else does.
 func TestFailuresWait(t *testing.T) {
 	const delay = time.Second // the growth is the damper's own test
-	d := openDoor(t, func(c *Config) { c.FailureDelay = delay })
+	d := openDoor(t, func(c *Config) { c.Damper = auth.NewDamper(delay) })
 	l, good := d.dial(t), d.dial(t)
 	l.handshake("PLAIN", 1)
 	begin := time.Now()

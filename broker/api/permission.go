@@ -133,9 +133,11 @@ var permissions = []struct {
 	{permission{44, auth.Cluster, auth.AlterConfigs}, "CLUSTER_AUTHORIZATION_FAILED for the settings of a broker"},
 	{permission{47, auth.Group, auth.Delete}, "GROUP_AUTHORIZATION_FAILED"},
 	{permission{47, auth.Topic, auth.Read}, "TOPIC_AUTHORIZATION_FAILED for its partitions"},
+	{permission{48, auth.Cluster, auth.DescribeConfigs}, "CLUSTER_AUTHORIZATION_FAILED"},
 	{permission{50, auth.Cluster, auth.Describe}, "CLUSTER_AUTHORIZATION_FAILED"},
 	{permission{51, auth.Cluster, auth.Alter}, "CLUSTER_AUTHORIZATION_FAILED for each user"},
 	{permission{60, auth.Cluster, auth.Describe}, "no operations on the cluster, where they are asked for"},
+	{permission{61, auth.Topic, auth.Read}, "TOPIC_AUTHORIZATION_FAILED for its partitions"},
 	{permission{75, auth.Topic, auth.Describe}, "TOPIC_AUTHORIZATION_FAILED where it was named, left out of all topics"},
 }
 

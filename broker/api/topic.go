@@ -1,21 +1,6 @@
 package api
 
-import (
-	"strings"
-
-	"millrace/broker/catalog"
-)
-
-// reserved says whether a topic belongs to the broker: clients may read it, but neither produce to it, create, alter
-// nor delete it. As at Apache Kafka this is a list of names and not every name with underscores: Debezium, for one,
-// keeps its heartbeats in `__debezium-heartbeat.…`.
-func reserved(name string) bool {
-	switch name {
-	case "__consumer_offsets", "__transaction_state", "__cluster_metadata", "__share_group_state":
-		return true
-	}
-	return strings.HasPrefix(name, "__millrace") || strings.HasPrefix(name, "__mqtt_")
-}
+import "millrace/broker/catalog"
 
 // replica is a partition as the catalog and this board know it.
 type replica struct {

@@ -180,6 +180,10 @@ func trials(tb testing.TB) []trial {
 			"DescribeUserScramCredentials", 0, func(*catalog.Topic) kmsg.Request { return &kmsg.DescribeUserSCRAMCredentialsRequest{} },
 			func(r kmsg.Response) int16 { return r.(*kmsg.DescribeUserSCRAMCredentialsResponse).ErrorCode }, 31, one(mayCluster(auth.Describe)), false,
 		},
+		{
+			"DescribeClientQuotas", 1, func(*catalog.Topic) kmsg.Request { return &kmsg.DescribeClientQuotasRequest{} },
+			func(r kmsg.Response) int16 { return r.(*kmsg.DescribeClientQuotasResponse).ErrorCode }, 31, one(mayCluster(auth.DescribeConfigs)), false,
+		},
 		{"AlterUserScramCredentials", 0, func(*catalog.Topic) kmsg.Request {
 			return &kmsg.AlterUserSCRAMCredentialsRequest{Deletions: []kmsg.AlterUserSCRAMCredentialsRequestDeletion{{Name: "x", Mechanism: 1}}}
 		}, func(r kmsg.Response) int16 {
@@ -190,6 +194,11 @@ func trials(tb testing.TB) []trial {
 		}, func(r kmsg.Response) int16 {
 			return zeroIs31(r.(*kmsg.DescribeClusterResponse).ClusterAuthorizedOperations)
 		}, 31, one(mayCluster(auth.Describe)), false},
+		{"DescribeProducers", 0, func(*catalog.Topic) kmsg.Request {
+			return &kmsg.DescribeProducersRequest{Topics: []kmsg.DescribeProducersRequestTopic{{Topic: "t", Partitions: []int32{0}}}}
+		}, func(r kmsg.Response) int16 {
+			return r.(*kmsg.DescribeProducersResponse).Topics[0].Partitions[0].ErrorCode
+		}, 29, one(mayTopic(auth.Read)), false},
 		{"DescribeTopicPartitions", 0, func(*catalog.Topic) kmsg.Request {
 			return &kmsg.DescribeTopicPartitionsRequest{Topics: []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: "t"}}}
 		}, func(r kmsg.Response) int16 { return r.(*kmsg.DescribeTopicPartitionsResponse).Topics[0].ErrorCode }, 29, one(mayTopic(auth.Describe)), false},

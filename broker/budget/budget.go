@@ -18,13 +18,16 @@ var ErrExhausted = errors.New("budget: shares exceed the total")
 // ErrTooLarge is returned by Acquire when the share could never hold what is asked for.
 var ErrTooLarge = errors.New("budget: larger than the share")
 
-// Budget is a total of bytes from which shares are carved, once, when the program is put together.
+// Budget is a total of bytes from which shares are carved, once, when the program is put together. What is not carved is
+// the pot, of which elastic shares take when they need more than their own.
 // It is safe for concurrent use.
 type Budget struct {
 	total int64
 
-	mu     sync.Mutex
-	carved int64 // Invariant: the sum of the shares' sizes, 0 <= carved <= total.
+	mu     sync.Mutex // guards the shares too: what one gives back may be what another waits for
+	carved int64      // Invariant: the sum of what the shares have for themselves, 0 <= carved <= total.
+	// lent is what shares have taken of the pot. Invariant: 0 <= lent, and lent <= total-carved but for what was overdrawn.
+	lent   int64
 	shares []*Share
 }
 
@@ -36,22 +39,26 @@ func (b *Budget) Total() int64 { return b.total }
 
 // Share carves size bytes out of the budget under a name that is not used yet. It returns ErrExhausted when less is
 // left.
-func (b *Budget) Share(name string, size int64) (*Share, error) {
+func (b *Budget) Share(name string, size int64) (*Share, error) { return b.Elastic(name, size, size) }
+
+// Elastic carves least bytes as Share does, for a share that may take more, up to most, as long as others leave it in the
+// pot. Who waits for no more than least is served in the end, whatever others do; more may never come.
+func (b *Budget) Elastic(name string, least, most int64) (*Share, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if slices.ContainsFunc(b.shares, func(s *Share) bool { return s.name == name }) {
 		return nil, fmt.Errorf("budget: share %q exists", name)
 	}
-	if size < 0 || size > b.total-b.carved {
-		return nil, fmt.Errorf("share %q of %d bytes, %d of %d left: %w", name, size, b.total-b.carved, b.total, ErrExhausted)
+	if most < least || least < 0 || least > b.total-b.carved || b.lent > b.total-b.carved-least {
+		return nil, fmt.Errorf("share %q of %d to %d bytes, %d of %d left: %w", name, least, most, b.total-b.carved, b.total, ErrExhausted)
 	}
-	s := &Share{name: name, size: size}
-	b.carved += size
+	s := &Share{budget: b, name: name, least: least, most: most}
+	b.carved += least
 	b.shares = append(b.shares, s)
 	return s, nil
 }
 
-// Left is the number of bytes not carved yet.
+// Left is the number of bytes not carved yet: the pot.
 func (b *Budget) Left() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -72,11 +79,14 @@ func (b *Budget) Gauges() []Gauge {
 
 // Share is a part of the budget. Who takes from it gives back exactly what was taken. It is safe for concurrent use.
 type Share struct {
-	name string
-	size int64
+	budget *Budget
+	name   string
+	// least it has for itself, and never more than most.
+	least, most int64
 
-	mu sync.Mutex
-	// Invariant: 0 <= used, and used <= size but for what was overdrawn.
+	// What follows is guarded by budget.mu.
+
+	// Invariant: 0 <= used, and used <= most but for what was overdrawn.
 	used, peak int64
 	refused    int64
 	// waiters queue in order: a large request is not starved by small ones that would fit before it.
@@ -85,13 +95,13 @@ type Share struct {
 
 type waiter struct {
 	n     int64
-	ready chan struct{} // closed under mu once n is counted as used
+	ready chan struct{} // closed under budget.mu once n is counted as used
 }
 
 // Gauge is a reading of one share, in bytes but for the counts.
 type Gauge struct {
 	Name    string
-	Size    int64
+	Size    int64 // the most it may have
 	Used    int64
 	Peak    int64 // the most that was ever used at once
 	Waiting int   // Acquire calls that wait now
@@ -101,114 +111,138 @@ type Gauge struct {
 // Name is what the share was carved as.
 func (s *Share) Name() string { return s.name }
 
-// Size is the number of bytes the share holds.
-func (s *Share) Size() int64 { return s.size }
+// Size is the number of bytes the share has for itself: who waits for no more gets it in the end.
+func (s *Share) Size() int64 { return s.least }
+
+// Most is the number of bytes it may have at all, as long as others leave them. Who waits for more than Size bounds the
+// wait by its context.
+func (s *Share) Most() int64 { return s.most }
 
 // Used is the number of bytes taken now.
 func (s *Share) Used() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
 	return s.used
 }
 
 // Gauge reads the share.
 func (s *Share) Gauge() Gauge {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Gauge{s.name, s.size, s.used, s.peak, s.waiters.Len(), s.refused}
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	return Gauge{s.name, s.most, s.used, s.peak, s.waiters.Len(), s.refused}
 }
 
 // TryAcquire takes n bytes if they are there and nobody waits for them, and reports whether it did.
 func (s *Share) TryAcquire(n int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.take(n) {
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	if s.waiters.Len() == 0 && s.take(n) {
 		return true
 	}
 	s.refused++
 	return false
 }
 
-// Acquire takes n bytes, waiting in line until they are there. It returns ErrTooLarge at once when the share is
-// smaller than n, and the context's error when that ends first; then nothing was taken.
+// Acquire takes n bytes, waiting in line until they are there. It returns ErrTooLarge at once when n is more than Most,
+// and the context's error when that ends first; then nothing was taken.
 func (s *Share) Acquire(ctx context.Context, n int64) error {
-	if n > s.size {
-		return fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.size, ErrTooLarge)
+	if n > s.most {
+		return fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.most, ErrTooLarge)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	if s.take(n) {
-		s.mu.Unlock()
+	mu := &s.budget.mu
+	mu.Lock()
+	if s.waiters.Len() == 0 && s.take(n) {
+		mu.Unlock()
 		return nil
 	}
 	w := &waiter{n, make(chan struct{})}
 	place := s.waiters.PushBack(w)
-	s.mu.Unlock()
+	mu.Unlock()
 
 	select {
 	case <-w.ready:
 		return nil
 	case <-ctx.Done():
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	mu.Lock()
+	defer mu.Unlock()
 	select {
 	case <-w.ready: // granted while the context ended: give it back
-		s.used -= n
+		s.give(n)
 	default:
 		s.waiters.Remove(place)
+		s.grant() // those behind may fit where this one did not
 	}
-	s.grant() // those behind may fit where this one did not
 	return ctx.Err()
 }
 
 // Overdraw takes n bytes whether they are there or not, for what exists already: state that was loaded from the disk.
-// Until as much is given back nobody else gets any.
+// Until as much is given back nobody gets any of what is missing.
 func (s *Share) Overdraw(n int64) {
 	if n < 0 {
 		panic(fmt.Sprintf("budget: %d bytes asked of share %q", n, s.name))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.used += n
-	s.peak = max(s.peak, s.used)
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	s.add(n)
 }
 
 // Release gives back n bytes taken before. It panics when more is given back than was taken.
 func (s *Share) Release(n int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
 	if n < 0 || n > s.used {
 		panic(fmt.Sprintf("budget: %d bytes released to share %q with %d used", n, s.name, s.used))
 	}
-	s.used -= n
-	s.grant()
+	s.give(n)
 }
 
-// take counts n as used if it fits and nobody is in line. It panics on a negative n.
+// take counts n as used if it fits. It panics on a negative n.
 func (s *Share) take(n int64) bool {
 	if n < 0 {
 		panic(fmt.Sprintf("budget: %d bytes asked of share %q", n, s.name))
 	}
-	if s.waiters.Len() > 0 || n > s.size-s.used {
+	b := s.budget
+	if n > s.most-s.used || n > s.least-s.used && s.borrowed(s.used+n)-s.borrowed(s.used) > b.total-b.carved-b.lent {
 		return false
 	}
+	s.add(n)
+	return true
+}
+
+// borrowed is what comes of the pot when used bytes are taken.
+func (s *Share) borrowed(used int64) int64 { return max(0, used-s.least) }
+
+// add counts n, which may be negative, as used.
+func (s *Share) add(n int64) {
+	s.budget.lent += s.borrowed(s.used+n) - s.borrowed(s.used)
 	s.used += n
 	s.peak = max(s.peak, s.used)
-	return true
+}
+
+// give takes n back and serves whoever waited for it.
+func (s *Share) give(n int64) {
+	lent := s.budget.lent
+	s.add(-n)
+	s.grant()
+	if s.budget.lent == lent {
+		return
+	}
+	for _, other := range s.budget.shares {
+		other.grant()
+	}
 }
 
 // grant serves the front of the line as far as there is room.
 func (s *Share) grant() {
 	for e := s.waiters.Front(); e != nil; e = s.waiters.Front() {
 		w := e.Value.(*waiter)
-		if w.n > s.size-s.used {
+		if !s.take(w.n) {
 			return
 		}
-		s.used += w.n
-		s.peak = max(s.peak, s.used)
 		s.waiters.Remove(e)
 		close(w.ready)
 	}

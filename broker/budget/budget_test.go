@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -200,6 +201,36 @@ bef00000-bef21000 rw-p 00000000 00:00 0 [stack]
 	}
 }
 
+func TestCleanPages(t *testing.T) {
+	const smaps = `00400000-00c00000 r-xp 00000000 b3:02 4242                       /usr/bin/mill race
+Size:               8192 kB
+Rss:                6412 kB
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+00c00000-01000000 r--p 00800000 b3:02 4242                       /usr/bin/mill race
+Anonymous:            12 kB
+01000000-01400000 r--p 00c00000 b3:02 4242                       /usr/bin/mill race
+Size:               4096 kB
+Anonymous:             0 kB
+01400000-01500000 rw-p 01000000 b3:02 4242                       /usr/bin/mill race
+Anonymous:             0 kB
+01500000-01600000 rw-p 00000000 00:00 0
+Anonymous:             0 kB
+b6f00000-b6f21000 r-xp 00000000 b3:02 17                         /lib/ld.so
+Anonymous:             0 kB
+bef00000-bef21000 r--p 00000000 00:00 0                          [vvar]
+Anonymous:             0 kB
+`
+	got, err := CleanPages(strings.NewReader(smaps), "/usr/bin/mill race")
+	want := []Range{{0x400000, 0x800000}, {0x1000000, 0x400000}} // what a linker has written is not
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("CleanPages = %#x, %v; want %#x", got, err, want)
+	}
+	if _, err := CleanPages(strings.NewReader("zz-10 r-xp 0 b3:02 1 /x\n"), "/x"); err == nil {
+		t.Error("nonsense was taken for a mapping")
+	}
+}
+
 func TestOverdrawnIsPaidBackFirst(t *testing.T) {
 	s, err := New(10).Share("state", 10)
 	if err != nil {
@@ -214,4 +245,123 @@ func TestOverdrawnIsPaidBackFirst(t *testing.T) {
 		t.Errorf("%d used after 6 of 15 came back", s.Used())
 	}
 	s.Release(10)
+}
+
+func elastic(t *testing.T, b *Budget, name string, least, most int64) *Share {
+	t.Helper()
+	s, err := b.Elastic(name, least, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestElasticSharesTakeOfThePotWhatIsThere(t *testing.T) {
+	b := New(100)
+	bodies, clients := elastic(t, b, "bodies", 20, 60), elastic(t, b, "connections", 0, 50)
+	if b.Left() != 80 {
+		t.Fatalf("%d in the pot, want 80", b.Left())
+	}
+	if !bodies.TryAcquire(60) || bodies.TryAcquire(1) {
+		t.Error("want 60, its own 20 and 40 of the pot, and then no more")
+	}
+	if clients.TryAcquire(41) || !clients.TryAcquire(40) {
+		t.Error("want the 40 that are left in the pot, and not 41")
+	}
+	bodies.Release(41) // one of its own, and all it had of the pot
+	if !clients.TryAcquire(10) || clients.TryAcquire(1) {
+		t.Error("want 10 more, and then no more: 50 is the most")
+	}
+	if !bodies.TryAcquire(1 + 30) {
+		t.Error("what is its own, and what is left in the pot, are not there")
+	}
+	if _, err := b.Share("late", 1); !errors.Is(err, ErrExhausted) {
+		t.Errorf("carved out of what is lent: %v", err)
+	}
+	if g := b.Gauges(); g[0].Size != 60 || g[0].Used != 50 || g[1].Used != 50 || bodies.Size() != 20 {
+		t.Errorf("%+v", g)
+	}
+	bodies.Release(50)
+	clients.Release(50)
+	if b.lent != 0 {
+		t.Errorf("%d are still lent", b.lent)
+	}
+}
+
+// What stays may take all of the pot: what passes still has its own.
+func TestAnEmptyPotStopsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(100)
+		bodies, state := elastic(t, b, "bodies", 20, 60), elastic(t, b, "state", 0, 200)
+		state.Overdraw(110) // loaded from the disk
+		if state.TryAcquire(1) || !bodies.TryAcquire(15) {
+			t.Fatal("want nothing of the pot, and 15 of its own")
+		}
+		if err := bodies.Acquire(t.Context(), 61); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("more than it may have: %v", err)
+		}
+		done := make(chan error, 2)
+		go func() { done <- bodies.Acquire(t.Context(), 20) }()
+		synctest.Wait()
+		go func() { done <- bodies.Acquire(t.Context(), 5) }()
+		synctest.Wait()
+		state.Release(20) // paid back, nothing is there
+		synctest.Wait()
+		if len(done) != 0 {
+			t.Fatal("served from an overdrawn pot")
+		}
+		state.Release(30) // 20 are there now: the first fits, with the 5 of its own
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		bodies.Release(40)
+		state.Release(60)
+		if b.lent != 0 {
+			t.Errorf("%d are still lent", b.lent)
+		}
+	})
+}
+
+func TestElasticSharesNeverExceedTheTotal(t *testing.T) {
+	b := New(1000)
+	shares := []*Share{elastic(t, b, "a", 100, 600), elastic(t, b, "b", 100, 1000), elastic(t, b, "c", 50, 50), elastic(t, b, "d", 10, 900)}
+	var all sync.WaitGroup
+	for i := range int64(8) {
+		all.Go(func() {
+			s := shares[i%4]
+			for j := range int64(2000) {
+				n := (i*31 + j*17) % 251
+				if j%2 == 0 {
+					n = min(n, s.Size())
+					if err := s.Acquire(t.Context(), n); err != nil {
+						t.Error(err)
+						return
+					}
+				} else if !s.TryAcquire(n) {
+					continue
+				}
+				b.mu.Lock()
+				used, lent := int64(0), int64(0)
+				for _, s := range shares {
+					used += s.used
+					lent += s.borrowed(s.used)
+					if s.used > s.most {
+						t.Errorf("%s: %d used of at most %d", s.name, s.used, s.most)
+					}
+				}
+				if used > b.total || lent != b.lent || lent > b.total-b.carved {
+					t.Errorf("%d used, %d lent, counted %d", used, lent, b.lent)
+				}
+				b.mu.Unlock()
+				s.Release(n)
+			}
+		})
+	}
+	all.Wait()
+	if b.lent != 0 {
+		t.Errorf("%d are still lent", b.lent)
+	}
 }

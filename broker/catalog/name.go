@@ -31,6 +31,17 @@ func legal(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '_' || c == '-'
 }
 
+// Reserved says whether a topic belongs to the broker: clients may read it, but neither produce to it, create, alter nor
+// delete it. As at Apache Kafka this is a list of names and not every name with underscores: Debezium, for one, keeps its
+// heartbeats in `__debezium-heartbeat.…`.
+func Reserved(name string) bool {
+	switch name {
+	case "__consumer_offsets", "__transaction_state", "__cluster_metadata", "__share_group_state":
+		return true
+	}
+	return strings.HasPrefix(name, "__millrace") || strings.HasPrefix(name, "__mqtt_")
+}
+
 // InternalName tells whether a topic belongs to the broker itself: clients may read it and not delete it.
 func InternalName(name string) bool { return strings.HasPrefix(name, "__") }
 

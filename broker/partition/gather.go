@@ -43,6 +43,10 @@ func (p *Partition) AppendRecords(recs []record.Record, o AppendOptions, done fu
 	}
 	now := p.store.nowMS()
 	cfg := p.config.Load()
+	if o.InSync > 0 && int64(o.InSync) < cfg.MinInSyncReplicas {
+		refuse(fmt.Errorf("%d in sync, want %d: %w", o.InSync, cfg.MinInSyncReplicas, ErrNotEnoughReplicas))
+		return
+	}
 	size := int64(record.HeaderSize)
 	for i := range recs {
 		r := &recs[i]

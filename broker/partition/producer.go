@@ -222,3 +222,18 @@ func (p *Partition) LastProducerID() int64 {
 	}
 	return last
 }
+
+// Producers are the producers the partition remembers, by id, each with its last batch below the high watermark.
+func (p *Partition) Producers() []segment.ProducerState {
+	high := p.High()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.producers.snapshot(high)
+}
+
+// ProducerCount is how many producers the partition remembers.
+func (p *Partition) ProducerCount() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.producers.byID)
+}

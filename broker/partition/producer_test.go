@@ -132,3 +132,30 @@ func TestARecordThatDecompressesToMoreThanATopicTakesIsRefused(t *testing.T) {
 		t.Errorf("end %d", p.End())
 	}
 }
+
+func TestProducersAreTold(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	for seq, id := range []int64{9, 5} {
+		if _, err := partitiontest.AppendBatch(p, produced(id, 3, int32(seq), "x", "y")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Journal.Hold()
+	results := make(chan partition.AppendResult, 1)
+	p.Append(produced(7, 0, 0, "not durable"), partition.AppendOptions{Epoch: -1}, func(r partition.AppendResult) { results <- r })
+	got := p.Producers()
+	if len(got) != 2 || got[0].ID != 5 || got[0].Epoch != 3 || got[0].LastSequence != 2 || got[0].LastOffset != 3 || got[0].TxnFirstOffset != -1 || got[1].ID != 9 {
+		t.Errorf("%+v", got)
+	}
+	if n := p.ProducerCount(); n != 3 {
+		t.Errorf("%d producers are remembered, want 3", n)
+	}
+	w.Journal.Release()
+	if r := <-results; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if got := p.Producers(); len(got) != 3 || got[1].ID != 7 {
+		t.Errorf("when it is durable: %+v", got)
+	}
+}

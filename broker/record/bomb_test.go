@@ -239,6 +239,9 @@ func TestManyBombsAtOnce(t *testing.T) {
 
 // TestAZstdWindowIsWhatABatchNeeds: what a frame names beyond that is not believed.
 func TestAZstdWindowIsWhatABatchNeeds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long under the race detector, and has one goroutine")
+	}
 	src := make([]byte, 6<<20)
 	if _, err := rand.NewChaCha8([32]byte{1}).Read(src); err != nil {
 		t.Fatal(err)

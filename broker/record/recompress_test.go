@@ -66,8 +66,12 @@ func TestRecompressKeepsEverythingButTheCodec(t *testing.T) {
 }
 
 func TestRecompressIsBounded(t *testing.T) {
+	size := 3 << 20
+	if testing.Short() {
+		size = 1 << 20
+	}
 	for _, from := range codecs[1:] {
-		b := bomb(t, from, 8, 3<<20)
+		b := bomb(t, from, 8, size)
 		for _, to := range codecs {
 			if to == from {
 				continue
@@ -82,7 +86,9 @@ func TestRecompressIsBounded(t *testing.T) {
 			if err == nil && len(out) > most {
 				t.Errorf("%v to %v: %d bytes", from, to, len(out))
 			}
-			if n > 6<<20 {
+			// The libraries of LZ4 and Snappy get what they work in from a pool for every block. Under the race detector a pool
+			// drops a quarter of what it is given, so that there the sum of it says nothing of what is held at once.
+			if n > 6<<20 && !raced {
 				t.Errorf("%v to %v: %d bytes allocated", from, to, n)
 			}
 			t.Logf("%v to %v: %d bytes, %d allocated, %v", from, to, len(out), n, err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -293,6 +294,9 @@ func TestValidate(t *testing.T) {
 
 func TestDecompressionIsBounded(t *testing.T) {
 	bomb := make([]byte, 8<<20)
+	if testing.Short() {
+		bomb = bomb[:2<<20]
+	}
 	for _, codec := range codecs[1:] {
 		packed, err := codec.Compress(nil, bomb)
 		if err != nil {
@@ -334,7 +338,7 @@ func TestBuilderReusesItsMemory(t *testing.T) {
 	for _, codec := range []Codec{None, Zstd, LZ4, Snappy} {
 		b := NewBuilder(codec)
 		value := bytes.Repeat([]byte("reading "), 40)
-		allocs := testing.AllocsPerRun(200, func() {
+		batch := func() {
 			b.Reset()
 			for i := range int64(10) {
 				b.Add(i, value[:8], value, nil)
@@ -342,9 +346,16 @@ func TestBuilderReusesItsMemory(t *testing.T) {
 			if _, err := b.Build(); err != nil {
 				t.Fatal(err)
 			}
-		})
-		if allocs > 4 {
-			t.Errorf("%v: %v allocations a batch", codec, allocs)
+		}
+		// The median, not the mean: the collector empties the pool of encoders now and then, and under the race detector a
+		// pool drops a quarter of what it is given. Most batches find theirs all the same.
+		allocs := make([]float64, 201)
+		for i := range allocs {
+			allocs[i] = testing.AllocsPerRun(1, batch)
+		}
+		slices.Sort(allocs)
+		if most := allocs[len(allocs)/2]; most > 4 {
+			t.Errorf("%v: %v allocations a batch", codec, most)
 		}
 	}
 }

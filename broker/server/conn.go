@@ -34,7 +34,7 @@ type conn struct {
 	net    *net.TCPConn
 	raw    syscall.RawConn
 	tls    *tls.Conn // nil where the listener has none
-	taken  int64     // of Config.TLS
+	taken  int64     // of Config.Connections
 	in     input
 	first  [1]byte // what a read of an idle TLS connection reads into
 
@@ -78,8 +78,8 @@ func (c *conn) run() {
 	c.drain()
 	c.in.drop()
 	closing := c.close()
-	if c.taken > 0 {
-		c.server.config.TLS.Release(c.taken)
+	if room := c.server.config.Connections; room != nil {
+		room.Release(c.taken)
 	}
 	if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled) {
 		err = nil

@@ -79,8 +79,9 @@ type Config struct {
 	Bodies *budget.Share
 	// Copies is where response bytes come from that cannot be sent straight from a file.
 	Copies *budget.Share
-	// TLS is where the memory of TLS connections comes from; one that gets none is refused. nil: not bounded.
-	TLS *budget.Share
+	// Connections is where the memory of connections comes from; one that gets none is closed at once. nil: only
+	// MaxConnections bounds it.
+	Connections *budget.Share
 	// RequestMax is `socket.request.max.bytes`: the largest frame, default 100 MiB. No more than 2 MiB of one is held at
 	// once, or one batch: larger ones, which only Produce may have, are served partition by partition.
 	RequestMax int
@@ -296,7 +297,10 @@ func (s *Server) open(nc *net.TCPConn, of *Listener) (*conn, error) {
 	if len(s.conns) >= s.config.MaxConnections {
 		return nil, fmt.Errorf("max.connections is %d", s.config.MaxConnections)
 	}
-	c := &conn{server: s, net: nc, raw: rc, listener: of, session: auth.NewSession(of.Protocol, auth.Anonymous, hostOf(nc.RemoteAddr()))}
+	if room := s.config.Connections; room != nil && !room.TryAcquire(connectionCost) {
+		return nil, errNoRoom
+	}
+	c := &conn{server: s, taken: connectionCost, net: nc, raw: rc, listener: of, session: auth.NewSession(of.Protocol, auth.Anonymous, hostOf(nc.RemoteAddr()))}
 	c.asked(s.config.Login)
 	c.turn.L = &c.mu
 	s.conns[c] = struct{}{}

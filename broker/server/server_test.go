@@ -59,7 +59,7 @@ func TestAFullConnectionIsMuted(t *testing.T) {
 	}
 	h.wait(t, 0, 1)
 	// The third is not served, and holds no body, whatever time passes: it is taken up by the reply alone.
-	if used := bodies.Used(); used != 2*128<<10 {
+	if used := bodies.Used(); used != 2*80<<10 { // 64 KiB and the frame's head
 		t.Errorf("%d bytes are held for two requests", used)
 	}
 	h.reply(0)
@@ -336,5 +336,33 @@ func TestCloseDoesNotWaitForSlowReaders(t *testing.T) {
 	}
 	if took := time.Since(at); took >= hurried { // what a peer had for every piece of an answer
 		t.Errorf("closing took %v", took)
+	}
+}
+
+// Buffers that are kept for the next request and those in use never take more than the share together, whatever sizes
+// come after another.
+func TestKeptBodiesAreOfTheShare(t *testing.T) {
+	room := share(t, 1<<20)
+	b := &bodies{share: room}
+	take := func(n int) (bodies [][]byte) {
+		for room.TryAcquire(int64(b.cost(n))) {
+			p := b.get(n)
+			if len(p) != n || cap(p) != b.cost(n) || cap(p) > max(classMin, n+n/4) {
+				t.Fatalf("a buffer of %d for %d, cost %d", cap(p), n, b.cost(n))
+			}
+			bodies = append(bodies, p)
+			if all := room.Used() + int64(b.kept); all > room.Size() {
+				t.Fatalf("%d of %d bytes with buffers of %d", all, room.Size(), n)
+			}
+		}
+		return bodies
+	}
+	for _, n := range []int{1, 100 << 10, 513, 300 << 10, 1 << 20, 64<<10 + 60} {
+		for _, p := range take(n) {
+			b.put(p)
+		}
+		if b.kept == 0 {
+			t.Errorf("none of %d bytes is kept", n)
+		}
 	}
 }

@@ -37,11 +37,14 @@ func (l *Listener) asks() bool {
 // asked begins the time the peer has to say who it is.
 func (c *conn) asked(d time.Duration) { c.by = c.server.config.Now().Add(d) }
 
-// tlsCost is what a TLS connection takes, in bytes: crypto/tls keeps the buffer of the largest record it has read. A test
-// measures it.
-const tlsCost = 40 << 10
+// What an idle connection takes, in bytes: its goroutine's stack and what belongs to it, and what TLS adds, where
+// crypto/tls keeps the buffer of the largest record it has read. Tests measure both.
+const (
+	connectionCost = 5<<10 + 512
+	tlsCost        = 35 << 10
+)
 
-var errNoRoom = errors.New("no memory for another TLS connection")
+var errNoRoom = errors.New("memory.limit has no room for another connection")
 
 // pipe is the connection below TLS. Its write deadlines are the server's alone: crypto/tls would wait five seconds for a
 // peer to take the end of the stream.
@@ -55,12 +58,12 @@ func (c *conn) secure() error {
 	if !c.listener.Protocol.TLS() {
 		return nil
 	}
-	if room := c.server.config.TLS; room != nil {
+	if room := c.server.config.Connections; room != nil {
 		if !room.TryAcquire(tlsCost) {
 			c.server.refused.Add(1)
 			return errNoRoom
 		}
-		c.taken = tlsCost
+		c.taken += tlsCost
 	}
 	if err := c.server.place(); err != nil {
 		return err

@@ -240,8 +240,8 @@ func TestHalfHandshakesGiveWay(t *testing.T) {
 // What TLS connections take is counted, and one that has no room is refused.
 func TestTLSConnectionsAreCounted(t *testing.T) {
 	ca := authtest.NewAuthority(t)
-	room := share(t, 2*tlsCost)
-	s, plain := open(t, &fake{respond}, func(c *Config) { c.TLS = room })
+	room := share(t, 2*tlsCost+4*connectionCost)
+	s, plain := open(t, &fake{respond}, func(c *Config) { c.Connections = room })
 	addr := secured(t, s, ca, auth.SSL, tls.NoClientCert)
 	config := &tls.Config{RootCAs: ca.Pool()}
 	first, second := dialTLS(t, addr, config), dialTLS(t, addr, config)
@@ -316,7 +316,7 @@ func TestIdleTLSConnectionsAreSmall(t *testing.T) {
 	}
 	each := (both - (heap() - before)) / n
 	t.Logf("%d bytes for an idle TLS connection", each)
-	if each > tlsCost*5/4 { // the race detector takes its part
+	if each > (connectionCost+tlsCost)*5/4 { // the race detector takes its part
 		t.Errorf("an idle TLS connection costs %d bytes", each)
 	}
 }

@@ -141,6 +141,10 @@ var incrementalAlterConfigsShape = []field{
 	i8,                                  // validate only
 }
 
+var describeClientQuotasShape = []field{
+	array(str, i8, str), i8, // entity type, match type, name; strict
+}
+
 var describeUserScramCredentialsShape = []field{array(str)}
 
 var alterUserScramCredentialsShape = []field{
@@ -149,6 +153,8 @@ var alterUserScramCredentialsShape = []field{
 }
 
 var describeClusterShape = []field{i8, i8.since(1), i8.since(2)}
+
+var describeProducersShape = []field{array(str, arrayOf(i32))}
 
 var describeTopicPartitionsShape = []field{
 	array(str),

@@ -80,9 +80,11 @@ var apis = []API{
 	{42, "DeleteGroups", 0, 2, 0, 2, adminFrameMax, func() kmsg.Request { return new(kmsg.DeleteGroupsRequest) }, deleteGroupsShape},
 	{44, "IncrementalAlterConfigs", 0, 1, 0, 1, adminFrameMax, func() kmsg.Request { return new(kmsg.IncrementalAlterConfigsRequest) }, incrementalAlterConfigsShape},
 	{47, "OffsetDelete", 0, 0, 0, 1, adminFrameMax, func() kmsg.Request { return new(kmsg.OffsetDeleteRequest) }, offsetDeleteShape},
+	{48, "DescribeClientQuotas", 0, 1, 0, 1, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeClientQuotasRequest) }, describeClientQuotasShape},
 	{50, "DescribeUserScramCredentials", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeUserSCRAMCredentialsRequest) }, describeUserScramCredentialsShape},
 	{51, "AlterUserScramCredentials", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.AlterUserSCRAMCredentialsRequest) }, alterUserScramCredentialsShape},
 	{60, "DescribeCluster", 0, 2, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeClusterRequest) }, describeClusterShape},
+	{61, "DescribeProducers", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeProducersRequest) }, describeProducersShape},
 	{75, "DescribeTopicPartitions", 0, 0, 0, 0, adminFrameMax, func() kmsg.Request { return new(kmsg.DescribeTopicPartitionsRequest) }, describeTopicPartitionsShape},
 }
 

@@ -139,9 +139,11 @@ type Route struct {
 	Line      int    // in the file, for messages
 }
 
-// HTTP is the page for health and figures.
+// HTTP is the door for plain HTTP: records, health and figures.
 type HTTP struct {
-	Listener string // "127.0.0.1:8080"; empty: none
+	Listener       string // "127.0.0.1:8080", "https://0.0.0.0:8443"; empty: none
+	Authentication string // "auto", "basic" or "none", see HTTPLogin
+	MaxConnections int    // open at once
 }
 
 // Bus is one [[bus]].
@@ -208,7 +210,7 @@ func Default() *Config {
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
 			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
 		},
-		HTTP: HTTP{Listener: "127.0.0.1:8080"},
+		HTTP: HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
 			"retention.ms":    "604800000",
 			"retention.bytes": "1073741824",

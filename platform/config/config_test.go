@@ -350,6 +350,47 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// An HTTP listener that others can reach encrypts and asks, or says loudly that it does not.
+func TestWhoIsAskedOverHTTP(t *testing.T) {
+	const tls = "\n[security]\ntls.cert.file = 'c'\ntls.key.file = 'k'\nclient.ca.file = 'ca'"
+	sasl, insecure := "[broker]\nlisteners = ['SASL_SSL://0.0.0.0:1']\n", "[broker]\ninsecure.allow.anyone.on.the.network = true\n"
+	for _, tt := range []struct {
+		file  string
+		login bool
+		part  string // of the mistake
+	}{
+		{"[http]\nlistener = '127.0.0.1:0'", false, ""},
+		{"[http]\nlistener = 'http://[::1]:0'", false, ""},
+		{"[http]\nlistener = ''", false, ""},
+		{"[http]\nauthentication = 'basic'", true, ""},
+		{sasl + tls, true, ""},
+		{sasl + "[http]\nauthentication = 'none'" + tls, false, ""},
+		{sasl + "[http]\nlistener = 'https://0.0.0.0:1'" + tls, true, ""},
+		{"[http]\nlistener = 'https://0.0.0.0:1'\nauthentication = 'basic'" + tls, true, ""},
+		{"[broker]\nssl.client.auth = 'required'\n[http]\nlistener = 'https://0.0.0.0:1'" + tls, false, ""},
+		{insecure + "[http]\nlistener = '0.0.0.0:1'", false, ""},
+		{insecure + "[http]\nlistener = 'http://0.0.0.0:1'\nauthentication = 'basic'", true, ""},
+		{"[http]\nlistener = '0.0.0.0:1'", false, "is not loopback and does not encrypt"},
+		{sasl + "[http]\nlistener = 'http://0.0.0.0:1'" + tls, true, "is not loopback and does not encrypt"},
+		{"[http]\nlistener = 'https://0.0.0.0:1'" + tls, false, "is not loopback and asks nobody who they are"},
+		{sasl + "[http]\nlistener = 'https://0.0.0.0:1'\nauthentication = 'none'" + tls, false, "asks nobody who they are"},
+		{"[http]\nlistener = 'https://127.0.0.1:1'", false, "needs tls.cert.file"},
+		{"[http]\nlistener = 'ftp://127.0.0.1:1'", false, "speaks http://, https:// only"},
+		{"[http]\nlistener = '127.0.0.1:http'", false, "the port is a number"},
+		{"[http]\nlistener = '127.0.0.1'", false, "no port"},
+	} {
+		c, err := Parse("m.toml", []byte(tt.file), board, Checks{})
+		switch {
+		case tt.part != "":
+			if err == nil || !strings.Contains(err.Error(), "http.listener: ") || !strings.Contains(err.Error(), tt.part) {
+				t.Errorf("%s: %v, want %s", tt.file, err, tt.part)
+			}
+		case err != nil || c.HTTPLogin() != tt.login:
+			t.Errorf("%s: login %v, %v", tt.file, c != nil && c.HTTPLogin(), err)
+		}
+	}
+}
+
 func TestWhoIsAskedAndWhoNeedsPermission(t *testing.T) {
 	tls := "\n[security]\ntls.cert.file = 'c'\ntls.key.file = 'k'\nclient.ca.file = 'ca'"
 	for _, tt := range []struct {

@@ -62,12 +62,20 @@ var tables = []struct {
 		}
 	}},
 	{"http", func(c *Config) []setting {
-		return []setting{{"listener", text(&c.HTTP.Listener, func(s string) error {
-			if s == "" {
-				return nil
-			}
-			return Loopback(s)
-		}), false}}
+		h := &c.HTTP
+		return []setting{
+			{"listener", text(&h.Listener, func(s string) error {
+				switch {
+				case s == "":
+					return nil
+				case strings.Contains(s, "://"):
+					return address("http", "https")(s)
+				}
+				return address("http")("http://" + s)
+			}), false},
+			{"authentication", choice(&h.Authentication, "auto", "basic", "none"), false},
+			{"max_connections", number(&h.MaxConnections, 8, 10_000), false},
+		}
 	}},
 }
 

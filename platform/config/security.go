@@ -29,11 +29,56 @@ func (b *Broker) Asks(listener string) bool {
 // as one listener can tell who somebody is.
 func (b *Broker) Authorizes() bool {
 	if b.Authorizer == "auto" {
-		return slices.ContainsFunc(b.Listeners, func(l string) bool {
-			return strings.HasPrefix(Protocol(l), "SASL_") || Protocol(l) == "SSL" && b.ClientAuth != "none"
-		})
+		return b.tells()
 	}
 	return b.Authorizer == "on"
+}
+
+// tells says whether a Kafka listener can tell who somebody is.
+func (b *Broker) tells() bool {
+	return slices.ContainsFunc(b.Listeners, func(l string) bool {
+		return strings.HasPrefix(Protocol(l), "SASL_") || Protocol(l) == "SSL" && b.ClientAuth != "none"
+	})
+}
+
+// HTTPLogin says whether the HTTP door asks for a login of who shows no certificate. "auto" does as soon as a Kafka
+// listener can tell who somebody is.
+func (c *Config) HTTPLogin() bool {
+	if c.HTTP.Authentication == "auto" {
+		return c.Broker.tells()
+	}
+	return c.HTTP.Authentication == "basic"
+}
+
+// HTTPS says whether the HTTP door has TLS.
+func (c *Config) HTTPS() bool { return Protocol(c.HTTP.Listener) == "HTTPS" }
+
+// HTTPAsks says whether nobody is served records over HTTP who has not shown who they are.
+func (c *Config) HTTPAsks() bool {
+	return c.HTTPLogin() || c.HTTPS() && c.Broker.ClientAuth == "required"
+}
+
+// httpTrouble is what is wrong with the HTTP door among the rest, "" for nothing.
+func (c *Config) httpTrouble() string {
+	l := c.HTTP.Listener
+	if l == "" {
+		return ""
+	}
+	if _, err := splitAddress(HostPort(l)); err != nil {
+		return err.Error()
+	}
+	switch local := Loopback(HostPort(l)) == nil; {
+	case c.HTTPS() && (c.Security.CertFile == "" || c.Security.KeyFile == ""):
+		return "https:// needs tls.cert.file and tls.key.file in [security]"
+	case local || c.Broker.Insecure:
+	case !c.HTTPS():
+		return fmt.Sprintf("%q is not loopback and does not encrypt what HTTP sends with every request, the password: use https://, or, "+
+			"if everybody on the way may know it, insecure.allow.anyone.on.the.network = true in [broker]", l)
+	case !c.HTTPAsks():
+		return fmt.Sprintf("%q is not loopback and asks nobody who they are: use authentication = \"basic\" (or ssl.client.auth = \"required\"), or, "+
+			"if everybody who reaches this board may read and write everything, insecure.allow.anyone.on.the.network = true in [broker]", l)
+	}
+	return ""
 }
 
 // security checks what the keys about it say together.
@@ -66,6 +111,9 @@ func (c *Config) security() (list []trouble) {
 	}
 	if slices.ContainsFunc(b.Listeners, func(l string) bool { return strings.HasPrefix(Protocol(l), "SASL_") }) && len(b.Mechanisms) == 0 {
 		add("broker.sasl.enabled.mechanisms", "a listener with SASL needs one at least")
+	}
+	if text := c.httpTrouble(); text != "" {
+		add("http.listener", "%s", text)
 	}
 	return list
 }

@@ -52,6 +52,7 @@ var rows = []row{
 	{"9", (*bench).produceOne},
 	{"8", (*bench).produceBulk},
 	{"10", (*bench).fetch},
+	{"11", (*bench).endToEnd},
 	{"12", (*bench).start},
 	{"2", (*bench).wear},
 	{"14", (*bench).wheel},
@@ -226,7 +227,7 @@ func (b *bench) child(kind string, args, result any) error {
 
 // runChild is the other side of child.
 func runChild(args []string) error {
-	kinds := map[string]func(in []byte) (any, error){"produce": childProduce, "fetch": childFetch}
+	kinds := map[string]func(in []byte) (any, error){"produce": childProduce, "fetch": childFetch, "endtoend": childEndToEnd}
 	run, ok := kinds[args[0]]
 	if !ok || len(args) != 2 {
 		return fmt.Errorf("no client %q", args)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"millrace/testbench/lane"
 )
 
 // startLimit is how long a start may take before the test gives up. Starts are benchmarked elsewhere; this only ends a
@@ -37,7 +38,7 @@ func newProcess(t *testing.T) *process {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	p.kafka, p.mqtt = freeAddress(t), freeAddress(t)
+	p.kafka, p.mqtt = lane.FreeAddress(t), lane.FreeAddress(t)
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.kill()
@@ -47,22 +48,6 @@ func newProcess(t *testing.T) *process {
 		}
 	})
 	return p
-}
-
-// freeAddress is a loopback address nobody listens at. Clients keep it over restarts, so the kernel cannot choose one
-// anew each time.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}()
-	return l.Addr().String()
 }
 
 // start starts the process and returns when it says that it is ready.

@@ -9,12 +9,17 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"millrace/broker/record"
+	"millrace/testbench/process"
 )
 
 // patience is how long the broker may keep a connection that has gone wrong: it cuts off half requests and readers that
@@ -24,14 +29,26 @@ const patience = 45 * time.Second
 // attack is what many connections do at one door.
 type attack struct {
 	name  string
-	mqtt  bool // the door
+	door  door
 	conns int
 	sends func(conn int) []byte
 	// reads: the peer reads what it is answered, as most do. Otherwise its receive buffer stays full.
 	mute bool
-	// answered: one answer of the broker is a clear error too, and the peer leaves when it has it.
-	answered bool
+	// answered: one answer of the broker is a clear error too, and the peer leaves when it has it. Some of them get one:
+	// whoever is slow with a request while others wait for the memory it holds is cut off.
+	answered *atomic.Int64
 }
+
+// door is where an attack is made.
+type door int
+
+const (
+	atKafka door = iota
+	atMQTT
+	atHTTP
+)
+
+func (d door) of(p *process.Process) string { return []string{p.Kafka, p.MQTT, p.HTTP}[d] }
 
 // run connects once, misbehaves, and returns nil when the broker has ended it as it must.
 func (a *attack) run(address string, conn int) (err error) {
@@ -55,13 +72,50 @@ func (a *attack) run(address string, conn int) (err error) {
 	if a.mute {
 		return hungUp(c)
 	}
-	if a.answered {
+	if a.answered != nil {
 		var one [8]byte
-		_, err := io.ReadFull(c, one[:])
-		return err
+		if _, err := io.ReadFull(c, one[:]); err != nil {
+			return ended(err)
+		}
+		a.answered.Add(1)
+		return nil
 	}
 	_, err = io.Copy(io.Discard, c)
 	return ended(err)
+}
+
+// attackAll makes those of the attacks that are wanted, all at once, and returns when the broker has ended each.
+func attackAll(t *testing.T, p *process.Process, list []attack) {
+	t.Helper()
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	var all sync.WaitGroup
+	for _, a := range list {
+		if !wanted.MatchString(a.name) {
+			continue
+		}
+		for i := range a.conns {
+			all.Go(func() {
+				if err := a.run(a.door.of(p), i); err != nil {
+					t.Errorf("%s (connection %d): %v", a.name, i, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	t.Logf("the last hostile connection ended after %v", time.Since(begin).Round(time.Millisecond))
+	for _, a := range list {
+		if a.answered == nil || !wanted.MatchString(a.name) {
+			continue
+		}
+		t.Logf("%s: %d of %d were answered", a.name, a.answered.Load(), a.conns)
+		if a.answered.Load() == 0 {
+			t.Errorf("%s: nobody was answered", a.name)
+		}
+	}
 }
 
 // ended is nil when an error means that the broker closed the connection.
@@ -215,32 +269,32 @@ func attacks(backlog string) []attack {
 		{name: "Kafka: unknown keys", conns: 20, sends: func(i int) []byte { return kafkaFrame(int16(900+i), 0, make([]byte, 90)) }},
 		{name: "Kafka: negative key", conns: 5, sends: always(kafkaFrame(-1, 0, make([]byte, 90)))},
 		{name: "Kafka: Metadata of the future", conns: 5, sends: always(kafkaFrame(3, 99, make([]byte, 90)))},
-		{name: "Kafka: ApiVersions of the future", conns: 5, sends: always(kafkaFrame(18, 99, make([]byte, 90))), answered: true},
+		{name: "Kafka: ApiVersions of the future", conns: 5, sends: always(kafkaFrame(18, 99, make([]byte, 90))), answered: new(atomic.Int64)},
 		{name: "Kafka: two billion topics, Metadata v9", conns: 10, sends: always(kafkaFrame(3, 9, append(append([]byte{0}, uvarint...), make([]byte, 60)...)))},
 		{name: "Kafka: two billion topics, Produce v8", conns: 10, sends: always(kafkaFrame(0, 8, append(produce, make([]byte, 60)...)))},
 		{name: "Kafka: two billion topics, Fetch v11", conns: 10, sends: always(kafkaFrame(1, 11, append(fetch, make([]byte, 60)...)))},
 		{name: "Kafka: half a length", conns: 20, sends: always([]byte{0, 0})},
 		{name: "Kafka: half a Produce of 1 MiB", conns: 24, sends: always(half)},
-		{name: "Kafka: records of 48 MiB", conns: 9, sends: func(i int) []byte { return bombs[i%len(bombs)] }, answered: true},
-		{name: "Kafka: windows of 8 MiB", conns: 20, sends: always(produces(backlog, 1, wide())), answered: true},
-		{name: "Kafka: half a Produce of 20 MiB", conns: 8, sends: always(produces(backlog, 20, noise(6, 1<<20), noise(7, 1<<20), noise(8, 1<<20)))},
+		{name: "Kafka: records of 48 MiB", conns: 24, sends: func(i int) []byte { return bombs[i%len(bombs)] }, answered: new(atomic.Int64)},
+		{name: "Kafka: windows of 8 MiB", conns: 50, sends: always(produces(backlog, 1, wide())), answered: new(atomic.Int64)},
+		{name: "Kafka: half a Produce of 20 MiB", conns: 24, sends: always(produces(backlog, 20, noise(6, 1<<20), noise(7, 1<<20), noise(8, 1<<20)))},
 		{name: "Kafka: fetches nobody reads", conns: 30, sends: always(fetches(backlog, 40)), mute: true},
 
-		{name: "MQTT: noise", mqtt: true, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},
-		{name: "MQTT: noise after CONNECT", mqtt: true, conns: 20, sends: func(i int) []byte {
+		{name: "MQTT: noise", door: atMQTT, conns: 20, sends: func(i int) []byte { return noise(i, 64<<10) }},
+		{name: "MQTT: noise after CONNECT", door: atMQTT, conns: 20, sends: func(i int) []byte {
 			return append(append(mqttConnect(fmt.Sprint("noise", i), 10), 0xf0), noise(i, 64<<10)...)
 		}},
-		{name: "MQTT: never CONNECT", mqtt: true, conns: 50, sends: always(nil)},
-		{name: "MQTT: half a CONNECT", mqtt: true, conns: 20, sends: always(mqttConnect("half", 10)[:9])},
-		{name: "MQTT: CONNECT of 200 MiB", mqtt: true, conns: 10, sends: always(append([]byte{0x10, 0xff, 0xff, 0xff, 0x63}, noise(3, 1<<20)...))},
-		{name: "MQTT: CONNECT of 1 MiB without an end", mqtt: true, conns: 20, sends: always(append([]byte{0x10, 0xff, 0xff, 0x3c}, noise(4, 900<<10)...))},
-		{name: "MQTT: PUBLISH of 200 MiB", mqtt: true, conns: 10, sends: func(i int) []byte {
+		{name: "MQTT: never CONNECT", door: atMQTT, conns: 50, sends: always(nil)},
+		{name: "MQTT: half a CONNECT", door: atMQTT, conns: 20, sends: always(mqttConnect("half", 10)[:9])},
+		{name: "MQTT: CONNECT of 200 MiB", door: atMQTT, conns: 10, sends: always(append([]byte{0x10, 0xff, 0xff, 0xff, 0x63}, noise(3, 1<<20)...))},
+		{name: "MQTT: CONNECT of 1 MiB without an end", door: atMQTT, conns: 20, sends: always(append([]byte{0x10, 0xff, 0xff, 0x3c}, noise(4, 900<<10)...))},
+		{name: "MQTT: PUBLISH of 200 MiB", door: atMQTT, conns: 10, sends: func(i int) []byte {
 			return append(append(mqttConnect(fmt.Sprint("large", i), 10), 0x32, 0xff, 0xff, 0xff, 0x63), noise(3, 1<<20)...)
 		}},
-		{name: "MQTT: half a PUBLISH of 1 MiB", mqtt: true, conns: 20, sends: func(i int) []byte {
+		{name: "MQTT: half a PUBLISH of 1 MiB", door: atMQTT, conns: 20, sends: func(i int) []byte {
 			return append(append(mqttConnect(fmt.Sprint("half", i), 2), 0x32, 0xff, 0xff, 0x3c), noise(5, 900<<10)...)
 		}},
-		{name: "MQTT: a subscriber that never reads", mqtt: true, conns: 30, sends: func(i int) []byte {
+		{name: "MQTT: a subscriber that never reads", door: atMQTT, conns: 30, sends: func(i int) []byte {
 			return append(mqttConnect(fmt.Sprint("mute", i), 10), mqttSubscribe("#")...)
 		}},
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -53,31 +52,8 @@ func TestHostileClients(t *testing.T) {
 	honests.Go(func() { produceAndConsume(working, t, p, counts[0], counts[1]) })
 	honests.Go(func() { publishAndReceive(working, t, p, counts[2], counts[3]) })
 
-	idle := append(idleKafka(t, p), idleMQTT(t, p)...)
-	attack := time.Now()
-	var attackers sync.WaitGroup
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range attacks(backlog) {
-		if !wanted.MatchString(a.name) {
-			continue
-		}
-		address := p.Kafka
-		if a.mqtt {
-			address = p.MQTT
-		}
-		for i := range a.conns {
-			attackers.Go(func() {
-				if err := a.run(address, i); err != nil {
-					t.Errorf("%s (connection %d): %v", a.name, i, err)
-				}
-			})
-		}
-	}
-	attackers.Wait()
-	t.Logf("the last hostile connection ended after %v", time.Since(attack).Round(time.Millisecond))
+	idle := append(idleKafka(t, p, idlers), idleMQTT(t, p, idlers)...)
+	attackAll(t, p, attacks(backlog))
 	for _, c := range idle {
 		c.alive(t)
 	}
@@ -167,9 +143,9 @@ func dial(t *testing.T, address string) net.Conn {
 }
 
 // idleKafka are clients that have said who they are, as all do first.
-func idleKafka(t *testing.T, p *process.Process) (list []idler) {
+func idleKafka(t *testing.T, p *process.Process, n int) (list []idler) {
 	t.Helper()
-	for range idlers {
+	for range n {
 		c := idler{dial(t, p.Kafka), kafkaFrame(18, 0, nil), readFrame}
 		c.alive(t)
 		list = append(list, c)
@@ -198,9 +174,9 @@ func readPong(r io.Reader) error {
 }
 
 // idleMQTT are clients with a session and a subscription.
-func idleMQTT(t *testing.T, p *process.Process) (list []idler) {
+func idleMQTT(t *testing.T, p *process.Process, n int) (list []idler) {
 	t.Helper()
-	for i := range idlers {
+	for i := range n {
 		c := idler{dial(t, p.MQTT), []byte{0xc0, 0}, readPong}
 		name := fmt.Sprint("idle-", i)
 		if _, err := c.Write(append(mqttConnect(name, 0), mqttSubscribe(name+"/#")...)); err != nil {

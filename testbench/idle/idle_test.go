@@ -1,6 +1,9 @@
 package idle
 
 import (
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -8,6 +11,7 @@ import (
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"millrace/bridge/mqtt/packet"
 	"millrace/testbench/process"
 )
 
@@ -111,3 +115,53 @@ func TestAnIdleBoardIsIdle(t *testing.T) {
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+// TestIdleClientsAreSmall is row 4 of the goals: what a connected MQTT client with two subscriptions costs.
+func TestIdleClientsAreSmall(t *testing.T) {
+	const (
+		clients, first = 2000, 500
+		clientMax      = 8 << 10 // bytes
+	)
+	p := process.Start(t, "")
+	idleClients(t, p, 0, first) // the code they need is there now
+	before := rss(t, p)
+	idleClients(t, p, first, clients-first)
+	// What the collector has not given back yet is no client's: the least of some looks counts.
+	resident := rss(t, p)
+	for range 50 {
+		<-time.After(100 * time.Millisecond)
+		resident = min(resident, rss(t, p))
+	}
+	each := (resident - before) / (clients - first)
+	t.Logf("%d bytes for an idle client with two subscriptions, %.1f MiB with %d of them", each, mib(resident), clients)
+	if each > clientMax {
+		t.Errorf("%d bytes for each, want at most %d", each, clientMax)
+	}
+}
+
+// idleClients connects n MQTT clients with two subscriptions each, numbered from first on, until the test ends.
+func idleClients(t *testing.T, p *process.Process, first, n int) {
+	t.Helper()
+	for i := range n {
+		id := fmt.Sprint("device-", first+i)
+		c, err := net.Dial("tcp", p.MQTT)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() }) // it has nothing to lose
+		out := (&packet.Connect{Version: packet.V5, ClientID: id, CleanStart: true, KeepAlive: 600}).Append(nil, packet.V5)
+		out = (&packet.Subscribe{ID: 1, Filters: []packet.Subscription{{Filter: "cmd/" + id + "/#"}, {Filter: "all/+"}}}).Append(out, packet.V5)
+		if _, err := c.Write(out); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []byte{0x20, 0x90} { // CONNACK, SUBACK
+			var head [2]byte
+			if _, err := io.ReadFull(c, head[:]); err != nil || head[0] != want {
+				t.Fatalf("client %d: %x, %v; want %x", first+i, head, err, want)
+			}
+			if _, err := io.CopyN(io.Discard, c, int64(head[1])); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

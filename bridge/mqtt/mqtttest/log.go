@@ -28,6 +28,7 @@ type Log struct {
 	err      error
 	readErr  error
 	reads    int64
+	read     func(topic string, offset int64)
 	offline  []string
 }
 
@@ -211,6 +212,14 @@ func (l *Log) tell(p *partition) {
 	}
 }
 
+// AfterRead makes every read from now on call fn before it returns, without a lock of the log; nil ends that. A fn that
+// waits holds the reader up between what it has read and what it makes of it.
+func (l *Log) AfterRead(fn func(topic string, offset int64)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.read = fn
+}
+
 // Reads is the number of bytes ReadBatches has returned.
 func (l *Log) Reads() int64 {
 	l.mu.Lock()
@@ -322,6 +331,17 @@ func (p *partition) AppendRecords(recs []record.Record, _ bool, done func(int64,
 }
 
 func (p *partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
+	dst, err := p.readBatches(dst, offset, maxBytes)
+	p.log.mu.Lock()
+	fn := p.log.read
+	p.log.mu.Unlock()
+	if fn != nil {
+		fn(p.topic, offset)
+	}
+	return dst, err
+}
+
+func (p *partition) readBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
 	l := p.log
 	l.mu.Lock()
 	defer l.mu.Unlock()

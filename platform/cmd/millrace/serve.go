@@ -42,7 +42,7 @@ func (c *command) serve() *cobra.Command {
 	flags.StringVar(&f.file, "config", "", "configuration file")
 	flags.StringVar(&f.kafka, "kafka", "", "Kafka address, or PROTOCOL://address; default: 127.0.0.1:9092")
 	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address; default: 127.0.0.1:1883")
-	flags.StringVar(&f.http, "http", "", "address for health and figures; default: 127.0.0.1:8080; empty: none")
+	flags.StringVar(&f.http, "http", "", "HTTP address for records, health and figures, or https://address; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
 	flags.BoolVar(&f.forget, "forget-front", false, "once: go on without the records that a missing or foreign FRAM acknowledged")
@@ -75,12 +75,10 @@ func (f *serveFlags) settings() (*config.Config, error) {
 		cfg.MQTT.Listeners = []string{"tcp://" + f.mqtt}
 	}
 	if f.changed("http") {
-		if f.http != "" {
-			if err := config.Loopback(f.http); err != nil {
-				return nil, fail(exitUsage, "--http: %w", err)
-			}
-		}
 		cfg.HTTP.Listener = f.http
+		if err := cfg.CheckListeners(); err != nil {
+			return nil, fail(exitUsage, "--http: %w", err)
+		}
 	}
 	return cfg, nil
 }
@@ -110,7 +108,7 @@ func (c *command) board(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := c.ready(b.Addresses(), f); err != nil {
+	if err := c.ready(b.Addresses(), cfg, f); err != nil {
 		return closed(err, b)
 	}
 	tell(logger, systemd.Ready("serving "+strings.Join(b.Addresses().Kafka, " ")))
@@ -151,13 +149,17 @@ func reload(b *broker.Broker, f *serveFlags, logger *slog.Logger) {
 }
 
 // ready prints where it serves, and with a simulated sensor two lines to paste.
-func (c *command) ready(a broker.Addresses, f serveFlags) error {
+func (c *command) ready(a broker.Addresses, cfg *config.Config, f serveFlags) error {
 	if c.format == "json" {
 		return c.json(map[string]any{"ready": true, "kafka": a.Kafka, "mqtt": a.MQTT, "http": a.HTTP})
 	}
 	line := fmt.Sprintf("millrace is ready: kafka %s, mqtt %s", strings.Join(a.Kafka, " "), strings.Join(a.MQTT, " "))
 	if len(a.HTTP) > 0 {
-		line += ", http://" + a.HTTP[0]
+		scheme := "http"
+		if cfg.HTTPS() {
+			scheme = "https"
+		}
+		line += ", " + scheme + "://" + a.HTTP[0]
 	}
 	if _, err := fmt.Fprintln(c.out, line); err != nil || !f.sim {
 		return err

@@ -1,7 +1,6 @@
 package java
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -19,24 +18,19 @@ import (
 	"millrace/testbench/client/kafka"
 )
 
-const groups = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
-
 // fields are the lines of a table with the spaces between its columns made one.
 func fields(out string) string {
 	return regexp.MustCompile(`[ \t]+`).ReplaceAllString(out, " ")
 }
 
 // group runs the tool of groups, which must succeed, and returns what it prints.
-func group(t *testing.T, b *board.Board, args ...string) string {
-	t.Helper()
-	var complaints bytes.Buffer
-	cmd := kafka.Command(t, groups, append([]string{"--bootstrap-server", b.Kafka()}, args...)...)
-	cmd.Stderr = &complaints
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("groups %v: %v\n%s%s", args, err, out, complaints.Bytes())
+func (s *shell) group(args ...string) string {
+	s.t.Helper()
+	out, complaints, code := s.tools.Run("", groups, append(append([]string{}, s.to...), args...)...)
+	if code != 0 {
+		s.t.Fatalf("groups %v: exit code %d\n%s%s", args, code, out, complaints)
 	}
-	return fields(string(out))
+	return fields(out)
 }
 
 // numbered are n records, "record 0" and on, one a line.
@@ -56,66 +50,62 @@ func sorted(out string) string {
 }
 
 // read has a console consumer of a group read n records, and returns them.
-func read(t *testing.T, b *board.Board, n int, more ...string) string {
-	t.Helper()
-	cmd := kafka.Command(t, consumer, append([]string{
-		"--bootstrap-server", b.Kafka(), "--topic", "t", "--group", "g", "--max-messages", fmt.Sprint(n), "--timeout-ms", "30000",
-	}, more...)...)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("consume: %v\n%s", err, out)
+func (s *shell) read(n int, more ...string) string {
+	s.t.Helper()
+	args := append(append([]string{}, s.to...), "--topic", "t", "--group", "g", "--max-messages", fmt.Sprint(n), "--timeout-ms", "30000")
+	out, complaints, code := s.tools.Run("", consumer, append(args, more...)...)
+	if code != 0 {
+		s.t.Fatalf("consume: exit code %d\n%s%s", code, out, complaints)
 	}
-	return string(out)
+	return out
 }
 
 func TestConsumerGroupTool(t *testing.T) {
-	kafka.Jars(t)
 	b := board.Start(t, board.QuickGroups)
-	says(t, b, "", topics, []string{"--create", "--topic", "t", "--partitions", "1"}, "Created topic t.")
-	says(t, b, numbered(0, 100), producer, []string{"--topic", "t"})
+	s := newShell(t, b)
+	s.says("", topics, []string{"--create", "--topic", "t", "--partitions", "1"}, "Created topic t.")
+	s.says(numbered(0, 100), producer, []string{"--topic", "t"})
 
 	// A group reads a part, then the rest, each record once and in order; also over a restart of the broker.
-	if got := read(t, b, 40, "--from-beginning"); got != numbered(0, 40) {
+	if got := s.read(40, "--from-beginning"); got != numbered(0, 40) {
 		t.Errorf("the first 40 records are\n%s", got)
 	}
-	b.Restart()
-	if got := read(t, b, 60); got != numbered(40, 60) {
+	b.RestartInPlace()
+	if got := s.read(60); got != numbered(40, 60) {
 		t.Errorf("the other 60 records are\n%s", got)
 	}
-	says(t, b, numbered(100, 5), producer, []string{"--topic", "t"})
-	if out := group(t, b, "--list"); strings.TrimSpace(out) != "g" {
+	s.says(numbered(100, 5), producer, []string{"--topic", "t"})
+	if out := s.group("--list"); strings.TrimSpace(out) != "g" {
 		t.Errorf("list: %s", out)
 	}
-	if out := group(t, b, "--describe", "--group", "g"); !strings.Contains(out, "g t 0 100 105 5 - - -") {
+	if out := s.group("--describe", "--group", "g"); !strings.Contains(out, "g t 0 100 105 5 - - -") {
 		t.Errorf("describe:\n%s", out)
 	}
-	if out := group(t, b, "--describe", "--group", "g", "--state"); !strings.Contains(out, "Empty 0") {
+	if out := s.group("--describe", "--group", "g", "--state"); !strings.Contains(out, "Empty 0") {
 		t.Errorf("describe --state:\n%s", out)
 	}
-	if out := group(t, b, "--reset-offsets", "--group", "g", "--topic", "t", "--to-offset", "7", "--dry-run"); !strings.Contains(out, "g t 0 7") {
+	if out := s.group("--reset-offsets", "--group", "g", "--topic", "t", "--to-offset", "7", "--dry-run"); !strings.Contains(out, "g t 0 7") {
 		t.Errorf("reset, tried:\n%s", out)
 	}
-	if out := group(t, b, "--describe", "--group", "g"); !strings.Contains(out, "g t 0 100 105 5") {
+	if out := s.group("--describe", "--group", "g"); !strings.Contains(out, "g t 0 100 105 5") {
 		t.Errorf("a reset that was only tried moved offsets:\n%s", out)
 	}
-	if out := group(t, b, "--reset-offsets", "--group", "g", "--topic", "t", "--to-earliest", "--execute"); !strings.Contains(out, "g t 0 0") {
+	if out := s.group("--reset-offsets", "--group", "g", "--topic", "t", "--to-earliest", "--execute"); !strings.Contains(out, "g t 0 0") {
 		t.Errorf("reset:\n%s", out)
 	}
-	if got := read(t, b, 105); got != numbered(0, 105) {
+	if got := s.read(105); got != numbered(0, 105) {
 		t.Errorf("after the reset it reads\n%s", got)
 	}
-	if out := group(t, b, "--delete-offsets", "--group", "g", "--topic", "t"); !strings.Contains(out, "t 0 Successful") {
+	if out := s.group("--delete-offsets", "--group", "g", "--topic", "t"); !strings.Contains(out, "t 0 Successful") {
 		t.Errorf("delete-offsets:\n%s", out)
 	}
-	if out := group(t, b, "--delete", "--group", "g"); !strings.Contains(out, "was successful") {
+	if out := s.group("--delete", "--group", "g"); !strings.Contains(out, "was successful") {
 		t.Errorf("delete:\n%s", out)
 	}
-	if out := group(t, b, "--list"); strings.TrimSpace(out) != "" {
+	if out := s.group("--list"); strings.TrimSpace(out) != "" {
 		t.Errorf("after all are deleted:\n%s", out)
 	}
-	if out, err := tool(t, b, "", groups, "--describe", "--group", "g"); err == nil && !strings.Contains(out, "GroupIdNotFoundException") {
-		t.Errorf("describe a group that is gone:\n%s", out)
-	}
+	s.refused("", groups, []string{"--describe", "--group", "g"}, "GroupIdNotFoundException")
 }
 
 // Three console consumers of Java share a topic under two assignors; the second comes while the first reads, the third
