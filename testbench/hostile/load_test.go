@@ -35,7 +35,7 @@ func TestMemoryIsFlat(t *testing.T) {
 	newTopics(t, p)
 	p.Stop()
 	p.Start()
-	fresh := resident(t, p)
+	fresh := resting(t, p)
 	confined := confine(t, p, cgroupMax)
 	fill(t, p)
 
@@ -97,17 +97,17 @@ func TestMemoryIsFlat(t *testing.T) {
 	}
 	p.Stop()
 	p.Start()
-	resting := resident(t, p)
-	t.Logf("at rest %.1f MiB with %d MiB of backlog, %.1f without", float64(resting)/(1<<20), *depth>>20, float64(fresh)/(1<<20))
-	if resting > fresh+restingMax {
-		t.Errorf("a backlog of %d MiB adds %.1f MiB, want at most %d", *depth>>20, float64(resting-fresh)/(1<<20), restingMax>>20)
+	loaded := resting(t, p)
+	t.Logf("at rest %.1f MiB with %d MiB of backlog, %.1f without", float64(loaded)/(1<<20), *depth>>20, float64(fresh)/(1<<20))
+	if loaded > fresh+restingMax {
+		t.Errorf("a backlog of %d MiB adds %.1f MiB, want at most %d", *depth>>20, float64(loaded-fresh)/(1<<20), restingMax>>20)
 	}
 }
 
-// resident is the process's memory of this moment, in bytes.
-func resident(t *testing.T, p *process.Process) int64 {
+// resting is the memory of a process that does nothing, beside its program, in bytes.
+func resting(t *testing.T, p *process.Process) int64 {
 	t.Helper()
-	n, err := p.PID().RSS()
+	n, err := p.PID().Anonymous()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,10 @@ func (p PID) CPU() (time.Duration, error) {
 // RSS is the process's resident memory in bytes.
 func (p PID) RSS() (int64, error) { return field(p.path("status"), "VmRSS") }
 
+// Anonymous is the part of RSS that is the process's own, in bytes: its heap and stacks, not the pages of its program, of
+// which more are mapped the more of it runs.
+func (p PID) Anonymous() (int64, error) { return field(p.path("status"), "RssAnon") }
+
 // Switches is how often the threads of the process have been put on and off a CPU, wanted or not. A thread that ends
 // takes its count with it.
 func (p PID) Switches() (int64, error) {

@@ -10,6 +10,9 @@ func TestAProcessCanBeSeenFromOutside(t *testing.T) {
 	if n, err := self.RSS(); err != nil || n < 1<<20 {
 		t.Errorf("RSS %d bytes, %v", n, err)
 	}
+	if n, err := self.Anonymous(); err != nil || n < 1<<18 {
+		t.Errorf("%d bytes of its own, %v", n, err)
+	}
 	if n, err := self.Switches(); err != nil || n < 1 {
 		t.Errorf("%d switches, %v", n, err)
 	}
