@@ -2,7 +2,7 @@
 // their data on one disk, and prints one table: medians, ratios, and the goals they are held against. README.md tells
 // what each row does, and shows a table.
 //
-//	go run ./testbench/bench            the whole table, about eight minutes
+//	go run ./testbench/bench            the whole table, about ten minutes
 //	go run ./testbench/bench -quick     less of everything, at most 90 seconds
 //	go run ./testbench/bench -rows 7,9  some rows
 package main
@@ -82,7 +82,7 @@ func run() (err error) {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Minute)
 	defer cancel()
 	b := &bench{ctx: ctx, quick: *quick, out: os.Stderr, binary: *binary}
 	if b.dir = *dir; b.dir == "" {
