@@ -93,6 +93,8 @@ type Lane struct {
 	// Idle says that members come, go, and lose the broker only while there is nothing to read: the library's reader reads on
 	// while its partitions move or the broker is away, and what it then commits comes too late, so that records come again.
 	Idle bool
+	// Late says that what a member has read is committed when it gives the partition away or leaves, and else not for long.
+	Late bool
 }
 
 // within is the time of one drill.
