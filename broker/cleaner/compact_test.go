@@ -411,6 +411,31 @@ func TestRecordsWithoutAKeyGo(t *testing.T) {
 	expect(t, p, "1 k=1")
 }
 
+// A topic that is compacted and deleted keeps the last value of a key until retention.ms is over; one that is compacted
+// keeps it for good, whatever retention says.
+func TestBothPolicies(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		topic := compacted()
+		topic.CleanupDelete, topic.MinCleanableRatio, topic.RetentionMS, topic.RetentionBytes = both, 0, 3_600_000, -1
+		w, p := begin(t, topic)
+		c := sweeper(w, 0, 0)
+		put(t, w, p, "once=1", "twice=1", "twice=2")
+		roll(t, w, p)
+		pass(t, c)
+		w.Clock = w.Clock.Add(50 * time.Minute)
+		put(t, w, p, "young=1")
+		pass(t, c)
+		expect(t, p, "0 once=1", "2 twice=2", "4 young=1")
+		w.Clock = w.Clock.Add(20 * time.Minute)
+		pass(t, c)
+		want := []string{"0 once=1", "2 twice=2", "4 young=1"}
+		if both {
+			want = want[2:]
+		}
+		expect(t, p, want...)
+	}
+}
+
 // A full disk does not wait for the end of a compaction.
 func TestRetentionHasItsTurnInTheMiddleOfACompaction(t *testing.T) {
 	topic := compacted()
