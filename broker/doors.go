@@ -37,6 +37,7 @@ func (b *Broker) openKafka() error {
 	}
 	handler := api.New(api.Config{
 		Catalog: b.topics, Logs: api.FromStore(b.store), Waits: b.waits, Groups: b.groups, MetadataMax: s.Broker.OffsetMetadataMax,
+		FetchMax: s.Broker.FetchMaxBytes,
 		Ensure: func(ctx context.Context, topic string) error {
 			_, err := b.Ensure(ctx, topic)
 			return err

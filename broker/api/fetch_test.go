@@ -183,6 +183,15 @@ func TestFetchKeepsToMaxBytes(t *testing.T) {
 	}
 }
 
+// The broker's own limit holds whatever is asked for.
+func TestFetchKeepsToTheBrokersMaxBytes(t *testing.T) {
+	size := len(batch(t, record.None, "a"))
+	b := open(t, func(c *Config) { c.FetchMax = 3 * size })
+	req := fetching(filled(b, "t", 3, "a", "b"), 0, 0, 0)
+	req.MaxBytes = 1 << 20
+	wantValues(t, ask[*kmsg.FetchResponse](b, req, 12), "a", "b", "a")
+}
+
 func TestFetchRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

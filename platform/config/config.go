@@ -52,6 +52,7 @@ type Broker struct {
 
 	MaxConnections     int           // open at once, all listeners together
 	RequestMaxBytes    int           // one request frame
+	FetchMaxBytes      int           // records in one answer
 	ConnectionsMaxIdle time.Duration // a connection that says nothing for so long is closed
 	RetentionCheck     time.Duration // between two looks for segments that have aged out
 	ProducerExpiration time.Duration // an idle idempotent producer is forgotten after this
@@ -195,7 +196,7 @@ func Default() *Config {
 			NodeID: 1, ClusterAlias: "{node}", Listeners: []string{"PLAINTEXT://127.0.0.1:9092"},
 			AdvertisedListeners: []string{}, LogDirs: "/var/lib/millrace",
 			NumPartitions: 1, ReplicationFactor: 1, AutoCreateTopics: true, ProcessRoles: "broker,controller",
-			MaxConnections: 1000, RequestMaxBytes: 100 * mib, ConnectionsMaxIdle: 10 * minute,
+			MaxConnections: 1000, RequestMaxBytes: 100 * mib, FetchMaxBytes: 16 * mib, ConnectionsMaxIdle: 10 * minute,
 			RetentionCheck: 5 * minute, ProducerExpiration: day,
 			Mechanisms:   []string{"SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"},
 			FailureDelay: 100 * time.Millisecond, ClientAuth: "none", MappingRules: []string{"DEFAULT"},

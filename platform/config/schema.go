@@ -93,6 +93,7 @@ func brokerSettings(c *Config) []setting {
 		{"process.roles", choice(&b.ProcessRoles, "broker,controller"), false},
 		{"max.connections", number(&b.MaxConnections, 1, 100_000), false},
 		{"socket.request.max.bytes", size(&b.RequestMaxBytes, 64*kib, 256*mib), false},
+		{"fetch.max.bytes", size(&b.FetchMaxBytes, kib, 64*mib), false},
 		{"connections.max.idle.ms", millis(&b.ConnectionsMaxIdle, second, 30*day), false},
 		{"log.retention.check.interval.ms", millis(&b.RetentionCheck, 10*time.Millisecond, day), false},
 		{"producer.id.expiration.ms", millis(&b.ProducerExpiration, minute, 365*day), false},

@@ -2,6 +2,7 @@
 package franz
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"millrace/platform/config"
 	"millrace/testbench/client/board"
 )
 
@@ -195,6 +197,41 @@ func TestAdmin(t *testing.T) {
 	}
 	if end, err := admin.ListEndOffsets(ctx, "a.b"); err != nil || end["a.b"][0].Offset != 0 {
 		t.Errorf("made anew it is not empty: %+v, %v", end, err)
+	}
+}
+
+// What the board answers at once is bounded by itself, and by the client where it asks for less.
+func TestFetchesAreBounded(t *testing.T) {
+	b := board.Start(t, func(c *config.Config) { c.Broker.FetchMaxBytes = 100 << 10 })
+	w := client(t, b, kgo.DefaultProduceTopic("t"), kgo.AllowAutoTopicCreation(), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	ctx := within(t)
+	const n, size = 10, 30 << 10
+	for i := range n {
+		if err := w.ProduceSync(ctx, &kgo.Record{Value: bytes.Repeat([]byte{byte(i)}, size)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		client kgo.Opt
+		most   int
+	}{{kgo.FetchMaxBytes(50 << 20), 3}, {kgo.FetchMaxBytes(70 << 10), 2}, {kgo.FetchMaxPartitionBytes(1), 1}} {
+		r := client(t, b, tt.client, kgo.ConsumeTopics("t"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+		var got []*kgo.Record
+		for len(got) < n {
+			f := r.PollFetches(ctx)
+			if err := f.Err(); err != nil {
+				t.Fatal(err)
+			}
+			if f.NumRecords() > tt.most {
+				t.Errorf("%d records in one answer, want at most %d", f.NumRecords(), tt.most)
+			}
+			got = append(got, f.Records()...)
+		}
+		for i, r := range got {
+			if r.Offset != int64(i) || !bytes.Equal(r.Value, bytes.Repeat([]byte{byte(i)}, size)) {
+				t.Fatalf("record %d is at %d, %d bytes", i, r.Offset, len(r.Value))
+			}
+		}
 	}
 }
 
