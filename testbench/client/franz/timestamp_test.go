@@ -9,7 +9,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"millrace/broker/record"
 	"millrace/testbench/client/board"
 )
 
@@ -67,15 +69,45 @@ func TestTimestamps(t *testing.T) {
 		}
 	}
 	for _, topic := range []string{"own", "compressed"} {
+		if at := appended(t, b, topic); time.Since(time.UnixMilli(at)).Abs() > time.Minute {
+			t.Errorf("%s: the producer is told %d", topic, at)
+		}
 		if _, err := try(topic, time.UnixMilli(1), now.Add(1000*time.Hour)); err != nil {
 			t.Fatalf("%s: %v", topic, err)
 		}
-		for i, r := range consume(t, b, topic, 2) {
+		for i, r := range consume(t, b, topic, 3) {
 			if since := time.Since(r.Timestamp); r.Attrs.TimestampType() != 1 || since < -time.Minute || since > time.Minute {
 				t.Errorf("%s: record %d has %v of type %d", topic, i, r.Timestamp, r.Attrs.TimestampType())
 			}
 		}
 	}
+}
+
+// appended writes one record and returns when that was, as the answer says: franz-go does not tell.
+func appended(t *testing.T, b *board.Board, topic string) int64 {
+	t.Helper()
+	c := client(t, b)
+	details, err := kadm.NewClient(c).ListTopics(within(t), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := record.NewBuilder(record.None)
+	one.Add(1, nil, []byte("x"), nil)
+	batch, err := one.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := kmsg.NewPtrProduceRequest()
+	req.Acks, req.TimeoutMillis = -1, 10_000
+	req.Topics = []kmsg.ProduceRequestTopic{{Topic: topic, TopicID: details[topic].ID, Partitions: []kmsg.ProduceRequestTopicPartition{{Records: batch}}}}
+	resp, err := req.RequestWith(within(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := resp.Topics[0].Partitions[0]; p.ErrorCode != 0 {
+		t.Fatal(kerr.ErrorForCode(p.ErrorCode))
+	}
+	return resp.Topics[0].Partitions[0].LogAppendTime
 }
 
 // Offsets are found by time, though times are in no order.
