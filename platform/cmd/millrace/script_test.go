@@ -19,13 +19,15 @@ type board struct {
 	cmd  *exec.Cmd
 	log  *bufio.Reader
 	file *os.File
+	said strings.Builder // what was read of the log
 }
 
 func (b *board) end() error {
 	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	return errors.Join(b.cmd.Wait(), b.file.Close())
+	_, err := b.log.WriteTo(&b.said)
+	return errors.Join(err, b.cmd.Wait(), b.file.Close())
 }
 
 var boards = map[*testscript.TestScript]*board{}
@@ -60,11 +62,16 @@ func serveInBackground(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// halt stops the broker with SIGTERM, which must be a clean end.
-func halt(ts *testscript.TestScript, _ bool, _ []string) {
+// halt stops the broker with SIGTERM, which must be a clean end, and wants none of the texts in all that it logged.
+func halt(ts *testscript.TestScript, _ bool, secrets []string) {
 	b := boards[ts]
 	delete(boards, ts)
 	ts.Check(b.end())
+	for _, secret := range secrets {
+		if said := b.said.String(); strings.Contains(said, secret) || !strings.Contains(said, `"msg":`) {
+			ts.Fatalf("%q is in the log, or there is none:\n%s", secret, said)
+		}
+	}
 }
 
 // hup makes the broker read its configuration again and wants the text in its log.
@@ -76,6 +83,7 @@ func hup(ts *testscript.TestScript, _ bool, args []string) {
 		line, err := b.log.ReadString('\n')
 		ts.Check(err)
 		all.WriteString(line)
+		b.said.WriteString(line)
 		if strings.Contains(line, `"configuration`) { // the last line of a reload
 			if !strings.Contains(all.String(), args[0]) {
 				ts.Fatalf("want %q in: %s", args[0], all.String())
