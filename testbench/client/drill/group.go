@@ -38,8 +38,10 @@ type story struct {
 // without them and then under one: each partition has one owner, and every record is read once, in order, byte for byte, by
 // the owner. It does so with each of the lane's assignors.
 func Group(t *testing.T, lane Lane) {
+	t.Helper()
 	for i, assignor := range lane.Assignors {
 		t.Run(assignor, func(t *testing.T) {
+			t.Helper() // what is said is the lane's, not the drill's
 			t.Parallel()
 			s := &story{TB: t, ctx: within(t), lane: lane, assignor: assignor, asked: assignor, b: board.Start(t, board.QuickGroups), l: newLedger(lane.Keeps), members: map[string]func() error{}}
 			if i == 0 {
@@ -53,6 +55,7 @@ func Group(t *testing.T, lane Lane) {
 }
 
 func (s *story) run() {
+	s.Helper()
 	s.write(100)
 	s.join("one")
 	s.settle()
@@ -95,7 +98,7 @@ func (s *story) run() {
 	}
 	s.leave("four")
 	s.drain()
-	s.Logf("%d records of %d partitions were read once and in order, by members that came and went and over restarts of the broker", s.count*partitions, partitions)
+	s.Logf("%d records of %d partitions were read once and in order, by up to three members that came and went and over restarts of the broker", s.count*partitions, partitions)
 }
 
 // write appends n records to each partition.

@@ -11,6 +11,7 @@ import (
 // Login has the client prove who it is by each mechanism, once through TLS: it writes and reads what it may, is told so where
 // it may not, and a wrong password and an unknown user are refused.
 func Login(t *testing.T, lane Lane) {
+	t.Helper()
 	ctx := within(t)
 	b := board.StartSecure(t, board.QuickGroups)
 	l := newLedger(lane.Keeps)
@@ -53,4 +54,5 @@ func Login(t *testing.T, lane Lane) {
 		}
 	}
 	l.check(t)
+	t.Log("let in by each mechanism, with TLS and without; a wrong password, an unknown user and a denied topic are told as such")
 }

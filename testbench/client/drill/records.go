@@ -108,6 +108,7 @@ func allKinds(topic string, partitions int32, random *rand.Rand) []Record {
 // once and in order, to franz-go and to the client itself. Those franz-go has written with these codecs come back to the
 // client too.
 func Records(t *testing.T, lane Lane) {
+	t.Helper()
 	const partitions, seed = 3, 20
 	ctx := within(t)
 	b := board.Start(t, board.QuickGroups)

@@ -86,6 +86,7 @@ func TestRecordsComeBackAsTheyWere(t *testing.T) {
 			}
 		}
 	}
+	t.Log("records of three sizes came back byte for byte, once and in order, with every codec")
 }
 
 // A reader with sessions over many partitions sees every record once, while they are written and after a restart.

@@ -170,6 +170,7 @@ func TestConsoleConsumersShareATopic(t *testing.T) {
 			if got := sorted(all); got != sorted(numbered(0, want)) {
 				t.Errorf("%d lines were read of %d records; not once: %v", strings.Count(all, "\n"), want, notOnce(all, want))
 			}
+			t.Logf("%d records were read once by three console consumers that came one by one", want)
 		})
 	}
 }

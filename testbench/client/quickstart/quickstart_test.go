@@ -149,6 +149,7 @@ func TestGettingStarted(t *testing.T) {
 	if out := script(t, "", topics, "--list", "--bootstrap-server", at); out != "__consumer_offsets\nconnect-test\n" {
 		t.Errorf("at the end there are\n%s", out)
 	}
+	t.Log("create, describe, list, write, two console consumers from the beginning, Connect with files, delete: each says what the page says")
 }
 
 // importAndExport is the page's part with Connect: its files as they come with Apache Kafka, but for the addresses and for
