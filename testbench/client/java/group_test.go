@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -109,7 +110,7 @@ func TestConsumerGroupTool(t *testing.T) {
 }
 
 // Three console consumers of Java share a topic under two assignors; the second comes while the first reads, the third
-// while both do. Together they read every record once.
+// while both do. Together they read every record once, each in order.
 func TestConsoleConsumersShareATopic(t *testing.T) {
 	kafka.Jars(t)
 	for _, assignor := range []string{"RangeAssignor", "CooperativeStickyAssignor"} {
@@ -137,6 +138,7 @@ func TestConsoleConsumersShareATopic(t *testing.T) {
 					t, consumer, "--bootstrap-server", b.Kafka(), "--topic", "t", "--group", "g", "--from-beginning",
 					"--command-property", "partition.assignment.strategy=org.apache.kafka.clients.consumer."+assignor,
 					"--command-property", "heartbeat.interval.ms=300", "--command-property", "auto.commit.interval.ms=200",
+					"--formatter-property", "print.partition=true", "--formatter-property", "print.offset=true",
 				)}
 				r.cmd.Stdout = &r.out
 				if err := r.cmd.Start(); err != nil {
@@ -161,19 +163,33 @@ func TestConsoleConsumersShareATopic(t *testing.T) {
 				if r.out.Len() == 0 {
 					t.Errorf("consumer %d read nothing", i+1)
 				}
+				next := map[string]int{}
 				for line := range strings.Lines(r.out.String()) {
-					if !strings.HasPrefix(line, "Processed a total of ") { // said on an interrupt
-						all += line
+					if strings.HasPrefix(line, "Processed a total of ") { // said on an interrupt
+						continue
 					}
+					at := place.FindStringSubmatch(line)
+					if at == nil {
+						t.Fatalf("consumer %d reads %q", i+1, line)
+					}
+					offset, err := strconv.Atoi(at[2])
+					if err != nil || offset < next[at[1]] {
+						t.Errorf("consumer %d reads %q, and offset %d is next: %v", i+1, line, next[at[1]], err)
+					}
+					next[at[1]] = offset + 1
+					all += at[3]
 				}
 			}
 			if got := sorted(all); got != sorted(numbered(0, want)) {
 				t.Errorf("%d lines were read of %d records; not once: %v", strings.Count(all, "\n"), want, notOnce(all, want))
 			}
-			t.Logf("%d records were read once by three console consumers that came one by one", want)
+			t.Logf("%d records were read once and in order by three console consumers that came one by one", want)
 		})
 	}
 }
+
+// place is a line with where its record is.
+var place = regexp.MustCompile(`(?s)^Partition:(\d+)\tOffset:(\d+)\t(.*)$`)
 
 // notOnce are the lines that are not there exactly once, and should.
 func notOnce(all string, want int) (list []string) {
