@@ -14,7 +14,7 @@ CUTS ?= 20000# power cuts of test-long
 FUZZTIME ?= 20s
 
 # Packages whose tests run once more under the race detector, which needs a C compiler.
-RACE := ./broker/api ./broker/auth ./broker/journal ./broker/partition ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
+RACE := ./broker/api ./broker/auth ./broker/group ./broker/journal ./broker/partition ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
 	./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/pulse
 
 .PHONY: run test test-long test-deps lint fuzz bench build cross clean help go

@@ -54,7 +54,7 @@ func plain(users Users, user string) (Credential, bool) {
 var checking = make(chan struct{}, 1)
 
 // CheckPassword says whether the user exists and has the password. It takes the same time for a user who does not
-// exist, and callers take turns. It is what a login by PLAIN and an MQTT CONNECT ask.
+// exist, and callers take turns. It is what a login by PLAIN asks, and one by HTTP Basic.
 func CheckPassword(users Users, user, password string) bool {
 	c, known := plain(users, user)
 	checking <- struct{}{}

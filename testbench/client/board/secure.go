@@ -94,6 +94,9 @@ func StartSecure(t testing.TB, change func(*config.Config)) *Secure {
 	t.Cleanup(func() {
 		s.log.mu.Lock()
 		defer s.log.mu.Unlock()
+		if s.log.b.Len() == 0 {
+			t.Error("there is no log to look for secrets in")
+		}
 		for _, secret := range []string{Password, s.AdminPassword, "PRIVATE KEY", "wrong password"} {
 			if bytes.Contains(s.log.b.Bytes(), []byte(secret)) {
 				t.Errorf("%q is in the log:\n%s", secret, s.log.b.Bytes())
