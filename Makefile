@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
-SIZE_MAX := 20971520# bytes of one cross-built binary
+SIZE_MAX := 20000000# bytes of one cross-built binary: 20 MB
 DATA ?= ./data
 CUTS ?= 20000# power cuts of test-long
 FUZZTIME ?= 20s

@@ -126,15 +126,31 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 		return dumpSnapshot(raw, emit)
 	case name == "checkpoint.0" || name == "checkpoint.1":
 		return dumpSlot(raw, emit)
-	case name == metaName || name == metaCopy || name == partition.CleanedName || name == "leader-epoch-checkpoint" || name == "partition.metadata":
+	case name == metaName || name == metaCopy || name == partition.CleanedName || name == segment.EpochsName || name == segment.MetadataName:
 		for line := range strings.Lines(string(raw)) {
 			if err := emit(Line{{"line", strings.TrimSuffix(line, "\n")}}); err != nil {
 				return err
 			}
 		}
-		return nil
+		return checkText(fsys, path, raw)
 	}
 	return fmt.Errorf("%s: %w", path, ErrNoDump)
+}
+
+// checkText says what is wrong with a file of text, whose lines are shown whatever they say.
+func checkText(fsys disk.FS, path string, raw []byte) (err error) {
+	switch dir, name := filepath.Split(path); name {
+	case metaName, metaCopy:
+		_, err = parseMeta(raw)
+	case segment.EpochsName:
+		_, err = segment.ReadEpochs(fsys, filepath.Clean(dir))
+	case segment.MetadataName:
+		_, err = segment.ReadMetadata(fsys, filepath.Clean(dir))
+	}
+	if err == nil || errors.Is(err, ErrNewerFormat) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %w", path, ErrDamage, err)
 }
 
 func entryLine(frame uint64, e *journal.Entry) Line {

@@ -181,6 +181,25 @@ func TestDumpSaysWhatIsThereAndWhereItEnds(t *testing.T) {
 	if n, _, err := count(s.Path(), false); n != 10 || !errors.Is(err, ErrDamage) {
 		t.Errorf("damaged: %d lines, %v", n, err)
 	}
+	dir := filepath.Dir(s.Path())
+	for _, name := range []string{filepath.Join(dir, segment.MetadataName), filepath.Join(dir, "..", "..", metaName), filepath.Join(dir, "..", "..", metaCopy)} {
+		if n, _, err := count(name, false); n == 0 || err != nil {
+			t.Errorf("%s: %d lines, %v", name, n, err)
+		}
+		flip(t, name, 9)
+		if n, _, err := count(name, false); n == 0 || !errors.Is(err, ErrDamage) {
+			t.Errorf("%s, damaged: %d lines, %v", name, n, err)
+		}
+	}
+	epochs := filepath.Join(dir, segment.EpochsName)
+	for text, want := range map[string]error{"0\n1\n0 0\n": nil, "0\n2\n0 0\n": ErrDamage} {
+		if err := os.WriteFile(epochs, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := count(epochs, false); n != 3 || !errors.Is(err, want) {
+			t.Errorf("leader epochs %q: %d lines, %v, want %v", text, n, err, want)
+		}
+	}
 	odd := filepath.Join(t.TempDir(), "notes.txt")
 	if err := os.WriteFile(odd, nil, 0o600); err != nil {
 		t.Fatal(err)

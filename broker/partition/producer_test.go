@@ -159,3 +159,23 @@ func TestProducersAreTold(t *testing.T) {
 		t.Errorf("when it is durable: %+v", got)
 	}
 }
+
+// An idle producer is forgotten when producer.id.expiration.ms is over, not before.
+func TestIdleProducersAreForgotten(t *testing.T) {
+	w := partitiontest.New(t)
+	w.Config.ProducerExpireMS = 1000
+	w.Start()
+	p := w.Create("a")
+	if _, err := partitiontest.AppendBatch(p, produced(5, 0, 0, "x")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		after int64 // ms
+		known int
+	}{{1000, 1}, {1001, 0}} {
+		w.Store.Tick(w.Clock.UnixMilli() + tt.after)
+		if n := len(p.Producers()); n != tt.known {
+			t.Errorf("%d producers are known after %d ms, want %d", n, tt.after, tt.known)
+		}
+	}
+}

@@ -254,3 +254,31 @@ func TestCommitsDuringACheckpointAskForNoOther(t *testing.T) {
 		}
 	})
 }
+
+// What was committed is checkpointed by a slow timer, however little it was; a board to which nothing happens writes
+// nothing.
+func TestASlowTimerMakesACheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := &during{}
+		w := partitiontest.New(t)
+		w.FS, w.Real = fs, true
+		w.Config.CheckpointIntervalMS = 60_000
+		w.Start()
+		p := w.Create("a")
+		synctest.Wait()
+		begun, now := fs.slots.Load(), w.Clock.UnixMilli()
+		for _, step := range []struct {
+			appends int
+			after   int64 // ms
+			want    int32
+		}{{1, 59_999, 0}, {0, 60_000, 1}, {0, 600_000, 1}, {1, 600_000, 2}, {0, 700_000, 2}} {
+			partitiontest.Fill(t, p, step.appends)
+			synctest.Wait()
+			w.Store.Tick(now + step.after)
+			synctest.Wait()
+			if n := fs.slots.Load() - begun; n != step.want {
+				t.Errorf("%d checkpoints after %d ms, want %d", n, step.after, step.want)
+			}
+		}
+	})
+}

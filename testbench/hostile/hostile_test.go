@@ -39,12 +39,7 @@ func TestHostileClients(t *testing.T) {
 	p := process.Start(t, configuration)
 	fill(t, p)
 
-	watching, unwatch := context.WithCancel(t.Context())
-	defer unwatch()
-	var watch sync.WaitGroup
-	var peak int64
-	watch.Go(func() { peak = sample(watching, t, p) })
-
+	judge := watchMemory(t, p)
 	working, done := context.WithCancel(t.Context())
 	defer done()
 	var honests sync.WaitGroup
@@ -59,18 +54,13 @@ func TestHostileClients(t *testing.T) {
 	}
 	done()
 	honests.Wait()
-	unwatch()
-	watch.Wait()
 	for _, h := range counts {
 		t.Log(h)
 		if h.count.Load() < 10 {
 			t.Errorf("%s: only %d", h.name, h.count.Load())
 		}
 	}
-	t.Logf("at most %.1f MiB resident", float64(peak)/(1<<20))
-	if peak > rssMax {
-		t.Errorf("%.1f MiB resident, want at most %d", float64(peak)/(1<<20), rssMax>>20)
-	}
+	judge()
 }
 
 // fill produces what the readers that do not read ask for.
@@ -89,21 +79,39 @@ func fill(t *testing.T, p *process.Process) {
 	}
 }
 
-// sample looks at the resident memory until ctx ends and returns the most it saw.
-func sample(ctx context.Context, t *testing.T, p *process.Process) (peak int64) {
-	tick := time.NewTicker(sampling)
-	defer tick.Stop()
-	for {
-		n, err := p.PID().RSS()
-		if err != nil {
-			t.Error(err)
-			return peak
+// watchMemory looks at the resident memory until judge is called, which holds the most it saw against the limit.
+func watchMemory(t *testing.T, p *process.Process) (judge func()) {
+	t.Helper()
+	watching, unwatch := context.WithCancel(t.Context())
+	var watch sync.WaitGroup
+	t.Cleanup(func() {
+		unwatch()
+		watch.Wait()
+	})
+	var peak int64
+	watch.Go(func() {
+		tick := time.NewTicker(sampling)
+		defer tick.Stop()
+		for watching.Err() == nil {
+			n, err := p.PID().RSS()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			peak = max(peak, n)
+			select {
+			case <-tick.C:
+			case <-watching.Done():
+			}
 		}
-		peak = max(peak, n)
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return peak
+	})
+	return func() {
+		t.Helper()
+		unwatch()
+		watch.Wait()
+		t.Logf("at most %.1f MiB resident", float64(peak)/(1<<20))
+		if peak > rssMax {
+			t.Errorf("%.1f MiB resident, want at most %d", float64(peak)/(1<<20), rssMax>>20)
 		}
 	}
 }

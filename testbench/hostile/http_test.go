@@ -46,11 +46,7 @@ func httpAttacks() []attack {
 func TestHostileHTTP(t *testing.T) {
 	p := process.StartHTTP(t, "")
 	fill(t, p)
-	watching, unwatch := context.WithCancel(t.Context())
-	defer unwatch()
-	var watch sync.WaitGroup
-	var peak int64
-	watch.Go(func() { peak = sample(watching, t, p) })
+	judge := watchMemory(t, p)
 	working, done := context.WithCancel(t.Context())
 	defer done()
 	var honests sync.WaitGroup
@@ -60,8 +56,6 @@ func TestHostileHTTP(t *testing.T) {
 	attackAll(t, p, httpAttacks())
 	done()
 	honests.Wait()
-	unwatch()
-	watch.Wait()
 
 	resp, err := http.Post("http://"+p.HTTP+"/topics/honest/records", "application/json", strings.NewReader(`{"records":[{"value":1}]}`))
 	if err != nil {
@@ -76,8 +70,5 @@ func TestHostileHTTP(t *testing.T) {
 			t.Errorf("%s: only %d", h.name, h.count.Load())
 		}
 	}
-	t.Logf("at most %.1f MiB resident", float64(peak)/(1<<20))
-	if peak > rssMax {
-		t.Errorf("%.1f MiB resident, want at most %d", float64(peak)/(1<<20), rssMax>>20)
-	}
+	judge()
 }

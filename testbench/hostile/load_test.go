@@ -39,11 +39,7 @@ func TestMemoryIsFlat(t *testing.T) {
 	confined := confine(t, p, cgroupMax)
 	fill(t, p)
 
-	watching, unwatch := context.WithCancel(t.Context())
-	defer unwatch()
-	var watch sync.WaitGroup
-	var peak int64
-	watch.Go(func() { peak = sample(watching, t, p) })
+	judge := watchMemory(t, p)
 
 	begin := time.Now()
 	produceDeep(t, p)
@@ -83,13 +79,8 @@ func TestMemoryIsFlat(t *testing.T) {
 	}
 	leave()
 	members.Wait()
-	unwatch()
-	watch.Wait()
 	t.Logf("%d records into %d partitions, %d for %d groups", spread.Load(), partitions, small.Load(), groups)
-	t.Logf("at most %.1f MiB resident", float64(peak)/(1<<20))
-	if peak > rssMax {
-		t.Errorf("%.1f MiB resident, want at most %d", float64(peak)/(1<<20), rssMax>>20)
-	}
+	judge()
 	if confined != nil {
 		if n := confined.kills(t); n != 0 {
 			t.Errorf("%d kills for want of memory", n)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -88,9 +89,9 @@ func (c *command) config() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			_, err := load(args[0])
 			if c.format == "json" {
-				problems := fmt.Sprint(err)
-				if err == nil {
-					problems = ""
+				problems := []string{}
+				if err != nil {
+					problems = strings.Split(err.Error(), "\n") // a line each
 				}
 				if jsonErr := c.json(map[string]any{"file": args[0], "ok": err == nil, "problems": problems}); jsonErr != nil {
 					return jsonErr

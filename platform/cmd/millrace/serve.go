@@ -148,7 +148,7 @@ func reload(b *broker.Broker, f *serveFlags, logger *slog.Logger) {
 	logger.Info("configuration read", "changed", live, "waiting for a restart", restart)
 }
 
-// ready prints where it serves, and with a simulated sensor two lines to paste.
+// ready prints where it serves, and with a simulated sensor lines to paste.
 func (c *command) ready(a broker.Addresses, cfg *config.Config, f serveFlags) error {
 	if c.format == "json" {
 		return c.json(map[string]any{"ready": true, "kafka": a.Kafka, "mqtt": a.MQTT, "http": a.HTTP})
