@@ -139,6 +139,9 @@ func choose(rng *rand.Rand, files map[string][]byte, places map[string][]place) 
 			i.how, i.to = "cut off", size
 		}
 	}
+	if i.how == "cut out" && i.to == size { // up to the end: what is left may look like a file that was never longer
+		i.how = "cut off"
+	}
 	i.zeros = i.from >= full && i.how != "flip"
 	return i
 }
