@@ -77,7 +77,7 @@ func divide(heap int64) (m *memory, err error) {
 		name        string
 		least, most int64 // per mille of the heap
 	}{
-		{&m.bodies, "bodies", 80, 140},
+		{&m.bodies, "bodies", 80, 110},
 		{&m.copies, "copies", 30, 30},
 		{&m.waiting, "waiting", 20, 20},
 		{&m.gathering, "gathering", 35, 35},
