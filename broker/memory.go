@@ -27,7 +27,7 @@ type memory struct {
 	answers, sessions *budget.Share
 	// groups are members and offsets of consumer groups.
 	groups *budget.Share
-	// connections are those of both doors, with TLS seven times as large.
+	// connections are those of all three doors; TLS makes one several times as large.
 	connections *budget.Share
 	// mqtt are MQTT publishes that are not durable yet, reading and readingSmall its large packets that are still
 	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of

@@ -229,9 +229,15 @@ const connectionCost = 6 << 10
 
 // ServeConn serves one connection in its own goroutine. Over the limits of connections it is closed at once.
 func (s *Server) ServeConn(conn net.Conn) {
-	if err := s.open(conn); err != nil {
-		s.complain("mqtt: connection refused", "remote", conn.RemoteAddr(), "error", errors.Join(err, conn.Close()))
+	err := s.open(conn)
+	if err == nil {
+		return
 	}
+	closing := conn.Close()
+	if errors.Is(err, ErrClosed) && closing == nil { // a stop refuses nobody in particular
+		return
+	}
+	s.complain("mqtt: connection refused", "remote", conn.RemoteAddr(), "error", errors.Join(err, closing))
 }
 
 func (s *Server) open(conn net.Conn) error {
