@@ -39,7 +39,8 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 		if len(s.sessions) >= s.cfg.MaxSessions {
 			return false, errSessions
 		}
-		ss = &session{s: s, id: c.id, cost: sessionCost(c.id)}
+		ss = newSession(s, c.id)
+		ss.cost = sessionCost(c.id)
 		if !s.cfg.State.TryAcquire(ss.cost) {
 			return false, errSessions
 		}
@@ -55,6 +56,10 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	}
 	s.connect(ss, c)
 	return old != nil, nil
+}
+
+func newSession(s *Server, id string) *session {
+	return &session{s: s, id: id, unreleased: unreleased{state: s.cfg.State}}
 }
 
 // takeOver ends the session's connection, if it has one. Under life.
@@ -93,7 +98,11 @@ func (s *Server) connect(ss *session, c *client) {
 	ss.away = 0
 	ss.expiry = c.expiry
 	ss.window = c.window
-	ss.resent, ss.blocked = 0, true
+	ss.keeps = ss.expiry > 0 || ss.stored
+	ss.unsent, ss.blocked = len(ss.inflight), true
+	for i := range ss.inflight {
+		ss.inflight[i].sent = false
+	}
 	known := maps.Clone(ss.lag)
 	subs := slices.Clone(ss.subs)
 	ss.mu.Unlock()
@@ -150,11 +159,15 @@ func (s *Server) detach(ss *session, c *client) {
 	ss.mu.Lock()
 	ss.client = nil
 	ss.replays = nil
+	parked := ss.unpark()
 	if keep {
 		ss.away = int64(len(ss.lag)) * cursorCost
 		s.cfg.State.Overdraw(ss.away)
 	}
 	ss.mu.Unlock()
+	if parked > 0 {
+		s.outlets.gone(parked)
+	}
 	if !keep {
 		s.forget(ss)
 		if ss.stored {
@@ -175,6 +188,7 @@ func (s *Server) forget(ss *session) {
 		delete(s.sessions, ss.id)
 		s.cfg.State.Release(ss.cost + ss.away)
 		ss.cost, ss.away = 0, 0
+		ss.unreleased.end()
 	}
 }
 
@@ -245,4 +259,27 @@ func (s *Server) leave(c *client) {
 		return
 	}
 	s.sendWill(w) // [MQTT-3.1.2-8]
+}
+
+// will is a will message and when it goes out.
+type will struct {
+	*packet.Will
+	client string
+	at     *deadline
+	cost   int64 // of the State budget
+}
+
+// drop gives back what a will held that is not wanted any more, or was sent.
+func (s *Server) drop(w *will) {
+	if w != nil {
+		s.cfg.State.Release(w.cost)
+	}
+}
+
+// delay is the will delay interval (3.1.3.2.2).
+func (w *will) delay() time.Duration {
+	if w.Properties == nil {
+		return 0
+	}
+	return time.Duration(w.Properties.WillDelay) * time.Second
 }

@@ -26,7 +26,7 @@ type client struct {
 	version   packet.Version
 	id        string
 	expiry    uint32 // seconds the session outlives the connection; life guards its change on DISCONNECT
-	window    int    // QoS 1 messages the client takes at once
+	window    int    // QoS 1 and 2 messages the client takes at once
 	maxPacket int    // bytes the client takes
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
@@ -37,6 +37,7 @@ type client struct {
 	will    atomic.Pointer[will]
 	acks    acks
 	aliases map[uint16]string // [MQTT-3.3.2-7]
+	known   bool              // the log has the session, or needs not have it: QoS 2 may be published
 }
 
 func newClient(s *Server, conn net.Conn) *client {
@@ -240,10 +241,14 @@ func (c *client) onAck(p *packet.Ack) error {
 		// A refusal of the client ends the delivery as well [MQTT-4.4.0-2].
 		c.session.acked(c, p.ID)
 	case packet.PUBREC:
-		// We never send QoS 2. The client is told as far as its version can [MQTT-4.3.3-4].
-		c.send(&packet.Ack{Kind: packet.PUBREL, ID: p.ID, Reason: packet.PacketIDNotFound})
+		if !c.session.received(c, p.ID, p.Reason) && !p.Reason.Failed() {
+			// The client is told as far as its version can, and lets go of the identifier.
+			c.send(&packet.Ack{Kind: packet.PUBREL, ID: p.ID, Reason: packet.PacketIDNotFound})
+		}
 	case packet.PUBREL:
-		c.send(&packet.Ack{Kind: packet.PUBCOMP, ID: p.ID, Reason: packet.PacketIDNotFound})
+		return c.onPubrel(p.ID)
+	case packet.PUBCOMP:
+		c.session.completed(c, p.ID)
 	}
 	return nil
 }

@@ -85,19 +85,24 @@ func (a *acks) close() {
 	a.mu.Unlock()
 }
 
-// answer sends the PUBACK of a publish that landed [MQTT-4.3.2-4]; false when the connection has to end instead: 3.1.1
+// answer sends the PUBACK or PUBREC of a publish that landed [MQTT-4.3.2-4] [MQTT-4.3.3-8]; false when the connection has to end instead: 3.1.1
 // has no way to refuse a message but that ([MQTT-3.3.5-2] of 3.1.1), and what was dropped is never acknowledged.
 func (c *client) answer(p *pending) bool {
 	if p.err != nil {
 		c.s.complain("mqtt: publish refused", "client", c.id, "qos", p.qos, "error", p.err)
 	}
+	kind := packet.PUBACK
+	if p.qos == 2 {
+		kind = packet.PUBREC
+	}
 	switch {
 	case p.qos == 0:
 		return true
 	case p.err == nil:
-		c.send(&packet.Ack{Kind: packet.PUBACK, ID: p.id})
+		c.send(&packet.Ack{Kind: kind, ID: p.id})
 	case c.version == packet.V5:
-		ack := &packet.Ack{Kind: packet.PUBACK, ID: p.id, Reason: reasonOf(p.err)}
+		// At QoS 2 the identifier is free again with this [MQTT-4.3.3-9].
+		ack := &packet.Ack{Kind: kind, ID: p.id, Reason: reasonOf(p.err)}
 		if c.reasons { // [MQTT-3.1.2-29]
 			ack.Properties = c.reasonString(p.err.Error())
 		}
@@ -113,7 +118,7 @@ func (c *client) answer(p *pending) bool {
 	return true
 }
 
-// reasonOf is the only translation of a publish's error to its PUBACK.
+// reasonOf is the only translation of a publish's error to its PUBACK or PUBREC.
 func reasonOf(err error) packet.Reason {
 	switch {
 	case errors.Is(err, ErrFull):
@@ -128,36 +133,83 @@ func reasonOf(err error) packet.Reason {
 
 // onPublish sends a publish on its way. size is the packet's.
 func (c *client) onPublish(p *packet.Publish, size int) error {
-	switch {
-	case p.QoS > 1:
-		// CONNACK said so on 5 [MQTT-3.2.2-11]; 3.1.1 has no other answer than closing.
-		return &packet.Error{Reason: packet.QoSNotSupported, Why: "QoS 2 is not offered"}
-	case p.Properties.Has(packet.SubscriptionID):
+	ss := c.session
+	if p.Properties.Has(packet.SubscriptionID) {
 		return &packet.Error{Reason: packet.ProtocolError, Why: "a subscription identifier from a client"} // [MQTT-3.3.4-6]
 	}
 	if err := c.resolveAlias(p); err != nil {
 		return err
 	}
+	if p.QoS == 2 && c.version == packet.V5 && ss.unreleased.full(p.ID) {
+		return &packet.Error{
+			Reason: packet.ReceiveMaximumExceeded,
+			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.s.cfg.ReceiveMaximum, unreleasedMax),
+		}
+	}
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {
 		return nil
 	}
+	done := func(err error) { c.acks.land(n, err) }
+	if p.QoS == 2 {
+		if !ss.unreleased.begin(p.ID, done) {
+			return nil // a repetition: nothing of it is stored [MQTT-4.3.3-10]
+		}
+		id := p.ID
+		done = func(err error) { ss.unreleased.land(id, err) }
+	}
 	m := payload.Message{Topic: p.Topic, Client: c.id, QoS: p.QoS, Retain: p.Retain}
 	take(&m, p.Properties)
 	if c.tooLong(p.Topic) {
-		c.acks.land(n, fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
+		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
 			c.s.cfg.MaxTopicBytes, ErrBadTopic))
 		return nil
 	}
 	if err := c.s.cfg.Inflight.Acquire(c.ctx, int64(size)); err != nil {
-		c.acks.land(n, err)
+		done(err)
 		return nil
 	}
-	c.s.publish(c.ctx, &m, p.Payload, func(err error) {
+	finish := func(err error) {
 		c.s.cfg.Inflight.Release(int64(size))
-		c.acks.land(n, err)
-	})
+		done(err)
+	}
+	if p.QoS == 2 && ss.durable() {
+		c.publishOnce(&m, p, finish)
+	} else {
+		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
+	}
 	return nil
+}
+
+// publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
+// message, all or nothing.
+func (c *client) publishOnce(m *payload.Message, p *packet.Publish, done func(error)) {
+	ss, store := c.session, c.s.store
+	if !c.known {
+		// Identifiers of a session nobody knows would be nobody's: the session is there first.
+		c.s.life.Lock()
+		c.known = ss.stored
+		c.s.life.Unlock()
+		if !c.known {
+			if err := c.saved(); err != nil {
+				done(fmt.Errorf("%w: %w", ErrFull, err))
+				return
+			}
+			c.known = true
+		}
+	}
+	part, err := c.s.own(c.ctx, sessionsTopic)
+	if err != nil {
+		done(err)
+		return
+	}
+	ss.writing.Lock()
+	defer ss.writing.Unlock()
+	if ss.over {
+		done(errSessionOver) // taken over by a clean start
+		return
+	}
+	c.s.publish(c.ctx, m, p.Payload, &Part{part, []record.Record{store.arrival(ss, p.ID)}, func(int64, error) {}}, done)
 }
 
 // tooLong reports whether a topic or filter is over the limits: what a client may make us remember is bounded.
@@ -201,8 +253,9 @@ type scratch struct {
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // publish appends a message to the topic its route says, and to the retained messages when it asks for that. done is
-// called exactly once, perhaps before publish returns: when all of it is durable, or with the first error.
-func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, done func(error)) {
+// called exactly once, perhaps before publish returns: when all of it is durable, or with the first error. with, where it
+// is not nil, lands with all of it or not at all.
+func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, with *Part, done func(error)) {
 	w := scratches.Get().(*scratch)
 	defer scratches.Put(w)
 	if err := s.cfg.Router.Route(m.Topic, m.Client, &w.target); err != nil {
@@ -234,18 +287,40 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 		done(err)
 		s.wg.Done()
 	}
-	if m.Retain {
-		// The retained copy goes first: whoever subscribes now either finds it or gets the live message.
-		finish = both(finish)
-		kept := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
-		if len(body) == 0 {
-			kept.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
-		}
-		s.retained.put(ctx, kept, finish)
+	kept := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
+	if len(body) == 0 {
+		kept.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
 	}
-	p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
+	// The retained copy goes first: whoever subscribes now either finds it or gets the live message.
+	switch {
+	case with != nil:
+		s.publishWith(ctx, m.Retain, kept, *with, Part{p, w.records[:], func(_ int64, err error) { finish(err) }})
+	case m.Retain:
+		finish = both(finish)
+		s.retained.put(ctx, kept, finish)
+		fallthrough
+	default:
+		p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
+	}
 	clear(w.headers)
 	*rec = record.Record{}
+}
+
+// publishWith appends a message, with what lands with it, and its retained copy.
+func (s *Server) publishWith(ctx context.Context, retain bool, kept record.Record, with, message Part) {
+	parts := []Part{with}
+	if retain {
+		part, err := s.retained.begin(ctx, kept, func(error) {})
+		if err != nil {
+			with.Done(0, err)
+			message.Done(0, err)
+			return
+		}
+		if part.Partition != nil {
+			parts = append(parts, part)
+		}
+	}
+	s.cfg.Log.AppendTogether(append(parts, message))
 }
 
 // both calls done once, after two calls, with the first error.
@@ -306,7 +381,7 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 func (s *Server) sendWill(w *will) {
 	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
 	take(&m, w.Properties)
-	s.publish(s.ctx, &m, w.Payload, func(err error) {
+	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {
 		s.drop(w)
 		if err != nil {
 			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)
