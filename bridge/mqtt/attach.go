@@ -18,7 +18,7 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	defer s.life.Unlock()
 	var old *session
 	for old = s.sessions[c.id]; old != nil; old = s.sessions[c.id] {
-		s.takeOver(old, clean)
+		c.before = s.takeOver(old, clean)
 		if old = s.sessions[c.id]; old == nil || !clean {
 			break
 		}
@@ -62,8 +62,8 @@ func newSession(s *Server, id string) *session {
 	return &session{s: s, id: id, unreleased: unreleased{state: s.cfg.State}}
 }
 
-// takeOver ends the session's connection, if it has one. Under life.
-func (s *Server) takeOver(ss *session, clean bool) {
+// takeOver ends the session's connection, if it has one, and returns it. Under life.
+func (s *Server) takeOver(ss *session, clean bool) *client {
 	ss.mu.Lock()
 	c := ss.client
 	ss.mu.Unlock()
@@ -73,7 +73,7 @@ func (s *Server) takeOver(ss *session, clean bool) {
 			ss.will = nil
 			s.sendWill(w) // the session ends, and the will with it at the latest [MQTT-3.1.3-9]
 		}
-		return
+		return nil
 	}
 	w := c.takeWill()
 	c.end(packet.SessionTakenOver, "another connection has the same client identifier")
@@ -85,6 +85,7 @@ func (s *Server) takeOver(ss *session, clean bool) {
 	default:
 		s.drop(w) // 3.1.4: not when the session goes on and the delay has not passed
 	}
+	return c
 }
 
 // connect makes c the session's connection and puts its subscriptions to work. Under life.

@@ -37,7 +37,10 @@ type client struct {
 	will    atomic.Pointer[will]
 	acks    acks
 	aliases map[uint16]string // [MQTT-3.3.2-7]
-	known   bool              // the log has the session, or needs not have it: QoS 2 may be published
+	known   bool              // the log has the session: QoS 2 may be published
+
+	reader sync.WaitGroup // until the goroutine that reads has acted on the last packet
+	before *client        // whom this one has taken the session from
 }
 
 func newClient(s *Server, conn net.Conn) *client {
@@ -48,6 +51,7 @@ func newClient(s *Server, conn net.Conn) *client {
 	c.out.cond = sync.NewCond(&c.out.mu)
 	c.acks.c = c
 	c.acks.cond = sync.NewCond(&c.acks.mu)
+	c.reader.Add(1)
 	return c
 }
 
@@ -60,6 +64,7 @@ func (c *client) roomAgain() {
 func (c *client) run() {
 	defer c.cancel()
 	err := c.serve()
+	c.reader.Done()
 	c.refuse(err)
 	c.s.leave(c)
 	c.acks.close()
@@ -160,6 +165,11 @@ func (c *client) serve() error {
 	}
 	if err := c.connect(frame); err != nil {
 		return err
+	}
+	if c.before != nil {
+		// What it is still busy with, a publish that is not staged yet, comes before what this one sends.
+		c.before.reader.Wait()
+		c.before = nil
 	}
 	c.in.greeted()
 	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {

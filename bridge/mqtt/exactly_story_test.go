@@ -20,6 +20,7 @@ import (
 func (w *world) crash(n int) {
 	w.t.Helper()
 	left := w.log.Cut(n)
+	w.log.Release()
 	if err := w.server().Close(); err != nil { // on the old log
 		w.t.Fatal(err)
 	}
