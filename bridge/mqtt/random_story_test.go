@@ -33,15 +33,15 @@ func randomStory(w *world, seed uint64) {
 	w.cfg.MaxOutput = 1024
 	w.log.NumPartitions = 1 + r.IntN(3)
 	version := func() packet.Version { return packet.V311 + packet.Version(r.IntN(2)) }
-	var all journal
-	l := &listener{journal: &all, w: w, v: version(), next: map[string]int{}, held: map[uint16]bool{}}
+	all := &journal{w: w}
+	l := &listener{journal: all, v: version(), next: map[string]int{}, held: map[uint16]bool{}}
 	var talkers []*talker
 	for i := range 2 {
-		talkers = append(talkers, &talker{journal: &all, w: w, v: version(), id: fmt.Sprint("talker", i), next: map[string]int{}})
+		talkers = append(talkers, &talker{journal: all, v: version(), id: fmt.Sprint("talker", i), next: map[string]int{}})
 	}
 	defer func() {
 		if w.t.Failed() {
-			w.t.Logf("seed %d, window %d, %d partitions, %v:\n%s", seed, w.cfg.MaxInflight, w.log.NumPartitions, l.v, &all)
+			w.t.Logf("seed %d, window %d, %d partitions, %v:\n%s", seed, w.cfg.MaxInflight, w.log.NumPartitions, l.v, all)
 		}
 		w.log.Release() // so that the server can close
 	}()

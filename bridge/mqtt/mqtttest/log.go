@@ -31,6 +31,7 @@ type Log struct {
 	read     func(topic string, offset int64)
 	offline  []string
 	lose     func(topic string, r record.Record) bool
+	stop     int      // commits after which hold begins; 0: never
 	history  []commit // everything that became durable, in order
 }
 
@@ -129,6 +130,13 @@ func (l *Log) Cut(n int) *Log {
 	return left
 }
 
+// StopAfter holds every commit from the n-th on, as Hold does.
+func (l *Log) StopAfter(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stop = n
+}
+
 // Lose makes the log say of records that they are durable, and not keep them: those for which fn is true, until nil.
 func (l *Log) Lose(fn func(topic string, r record.Record) bool) {
 	l.mu.Lock()
@@ -188,7 +196,7 @@ func (l *Log) Hold() {
 func (l *Log) Release() {
 	l.mu.Lock()
 	held := l.held
-	l.held, l.hold = nil, false
+	l.held, l.hold, l.stop = nil, false, 0
 	l.mu.Unlock()
 	for _, commit := range held {
 		commit()
@@ -415,6 +423,9 @@ func (l *Log) AppendTogether(parts []mqtt.Part) {
 		}
 	}
 	l.mu.Lock()
+	if l.stop > 0 && len(l.history) >= l.stop {
+		l.hold, l.stop = true, 0
+	}
 	if l.hold {
 		l.held = append(l.held, step)
 		l.mu.Unlock()
