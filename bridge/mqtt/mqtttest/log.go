@@ -192,13 +192,18 @@ func (l *Log) Hold() {
 	l.hold = true
 }
 
-// Release commits what Hold kept, in order, and lets the rest through.
+// Release commits what Hold kept, in order, with what comes meanwhile behind it, and lets the rest through.
 func (l *Log) Release() {
-	l.mu.Lock()
-	held := l.held
-	l.held, l.hold, l.stop = nil, false, 0
-	l.mu.Unlock()
-	for _, commit := range held {
+	for {
+		l.mu.Lock()
+		if len(l.held) == 0 {
+			l.hold, l.stop = false, 0
+			l.mu.Unlock()
+			return
+		}
+		commit := l.held[0]
+		l.held = l.held[1:]
+		l.mu.Unlock()
 		commit()
 	}
 }
