@@ -88,7 +88,7 @@ func (a *agent) live(ctx context.Context, greeted func(), take func(packet.Packe
 				open = false
 			}
 		}
-		conn.Close()       //nolint:errcheck // it has ended already, or ends here
+		conn.Close()        //nolint:errcheck // it has ended already, or ends here
 		for range packets { // what came last is lost, as anything on a connection may be
 		}
 		reading.Wait()
