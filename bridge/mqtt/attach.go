@@ -195,7 +195,7 @@ func (s *Server) forget(ss *session) {
 
 // What is remembered costs about this much memory, in bytes: a session; a subscription, which is also in the index; one
 // partition of the cursor of a session that is away; a retained message's place in the index.
-func sessionCost(id string) int64     { return 768 + 2*int64(len(id)) }
+func sessionCost(id string) int64     { return 960 + 2*int64(len(id)) }
 func filterCost(filter string) int64  { return 320 + 2*int64(len(filter)) }
 func retainedCost(topic string) int64 { return 160 + int64(len(topic)) }
 
