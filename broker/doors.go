@@ -9,7 +9,6 @@ import (
 	"syscall"
 
 	"millrace/bridge/mqtt"
-	"millrace/bridge/route"
 	"millrace/broker/api"
 	"millrace/broker/auth"
 	"millrace/broker/partition"
@@ -168,7 +167,7 @@ func advertised(listeners []string) (map[auth.Protocol]api.Endpoint, error) {
 
 func (b *Broker) openMQTT(context.Context) error {
 	s := b.config.Settings
-	router, err := newRouter(s.MQTT.Routes)
+	router, err := NewRouter(&s.MQTT)
 	if err != nil {
 		return err
 	}
@@ -193,17 +192,6 @@ func (b *Broker) openMQTT(context.Context) error {
 		})
 	}
 	return nil
-}
-
-func newRouter(routes []config.Route) (*route.Router, error) {
-	rules := make([]route.Rule, len(routes))
-	for i, r := range routes {
-		rules[i] = route.Rule{Name: fmt.Sprintf("on line %d", r.Line), Filter: r.Filter, Topic: r.Topic, Key: r.Key}
-		if r.Partition >= 0 {
-			rules[i].Partition = &r.Partition
-		}
-	}
-	return route.New(rules, nil)
 }
 
 // listenLoopback listens where nobody but this machine can reach: nobody is asked who they are yet.

@@ -128,15 +128,24 @@ type MQTT struct {
 	MaxPacketSize  int // bytes
 	ReceiveMaximum int // unacknowledged publishes a client may have in flight
 	ConnectTimeout time.Duration
-	Routes         []Route // in order, before the built-in "#" to topic "mqtt"
+	Routes         []Route   // in order, before the built-in "#" to topic "mqtt"
+	Reverses       []Reverse // in order, before the built-in ones
 }
 
 // Route sends what matches an MQTT filter to a topic.
 type Route struct {
-	Filter    string // "sensors/{site}/+/{kind}": captures in braces
-	Topic     string // "sensors.{kind}"
-	Key       string // "" is "{mqtt.topic}"
-	Partition int32  // -1: by the key
+	Filter    string            // "sensors/{site}/+/{kind}": captures in braces
+	Topic     string            // "sensors.{kind}"
+	Key       string            // "" is "{mqtt.topic}"
+	Partition int32             // -1: by the key
+	Headers   map[string]string // added to the record
+	Line      int               // in the file, for messages
+}
+
+// Reverse names the MQTT topic of records that did not come over MQTT.
+type Reverse struct {
+	Topic     string // "sensors.{kind}": captures in braces
+	MQTTTopic string // "sensors/{kafka.key}/{kind}"
 	Line      int    // in the file, for messages
 }
 
