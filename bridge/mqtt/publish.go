@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -225,6 +226,9 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 		return true
 	})
 	own := len(w.headers)
+	if n := len(w.target.Headers); n > 0 {
+		w.headers = append(w.headers, record.Header{Key: payload.Added, Value: strconv.AppendInt(nil, int64(n), 10)})
+	}
 	for _, h := range w.target.Headers {
 		w.headers = append(w.headers, record.Header{Key: h.Key, Value: []byte(h.Value)})
 	}

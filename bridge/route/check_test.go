@@ -33,6 +33,7 @@ func TestWhatCannotBeIsNamedWithAWayOut(t *testing.T) {
 		{"long topic", []Rule{{Filter: "a/{b}", Topic: "{b}" + strings.Repeat("x", 250)}}, nil, "250 characters, and 249 are"},
 		{"unknown capture", []Rule{{Filter: "{a}/{b}/+", Topic: "{c}"}}, nil, "uses {c}, which nothing defines; there are a, b, mqtt.topic, mqtt.client"},
 		{"header", []Rule{{Filter: "a", Topic: "x", Headers: []Header{{"mqtt.qos", "1"}}}}, nil, `choose another`},
+		{"headers without end", []Rule{{Filter: "a", Topic: "x", Headers: make([]Header, 65)}}, nil, "65 headers, and 64 are allowed"},
 		{"header no string", []Rule{{Filter: "a", Topic: "x", Headers: []Header{{"a\x00", "1"}}}}, nil, `not a string`},
 		{"all problems", []Rule{{Filter: "", Topic: "x"}, {Filter: "a", Topic: "x y"}}, []Reverse{{"", "", ""}}, "reverse route #1: topic is empty"},
 
@@ -63,7 +64,7 @@ func TestWhatCannotBeIsNamedWithAWayOut(t *testing.T) {
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
-			if problems := (Problems)(nil); err != nil && !errors.As(err, &problems) {
+			if problems := Problems(nil); err != nil && !errors.As(err, &problems) {
 				t.Errorf("%T", err)
 			}
 		})
@@ -88,13 +89,11 @@ func TestTooManyCaptures(t *testing.T) {
 // A rule is refused as one that can never match exactly when no topic is its own: all topics of the small alphabet, and
 // one letter that no rule has, are tried.
 func TestShadowedIsExact(t *testing.T) {
-	var all []string
-	for _, one := range []string{"a", "b", "", "$s", "z"} {
-		all = append(all, one)
-	}
-	for level := 0; level < 5; level++ {
-		for _, t := range all[len(all)-pow(5, level+1):] {
-			for _, one := range []string{"a", "b", "", "$s", "z"} {
+	names := []string{"a", "b", "", "$s", "z"}
+	all := slices.Clone(names)
+	for level := range 5 {
+		for _, t := range all[len(all)-pow(len(names), level+1):] {
+			for _, one := range names {
 				all = append(all, t+"/"+one)
 			}
 		}

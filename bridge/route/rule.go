@@ -75,6 +75,9 @@ func compile(in Rule) (rule, error) {
 			return c, fmt.Errorf("partition %d is negative; leave it out to have the key choose", c.partition)
 		}
 	}
+	if n := len(in.Headers); n > payload.MaxAdded {
+		return c, fmt.Errorf("it adds %d headers, and %d are allowed", n, payload.MaxAdded)
+	}
 	for _, h := range in.Headers {
 		if strings.HasPrefix(h.Key, payload.Prefix) {
 			return c, fmt.Errorf("header %q: names that start with %q are the server's own; choose another", h.Key, payload.Prefix)
