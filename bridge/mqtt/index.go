@@ -41,7 +41,7 @@ func (x *index) interest(topic string) *interest {
 	if i == nil {
 		i = new(interest)
 		for f := range x.filters {
-			if x.router.Reaches(f, topic) {
+			if reaches(x.router, f, topic) {
 				i.n.Add(1)
 			}
 		}
@@ -65,7 +65,7 @@ func (x *index) count(filter string, d int) {
 	}
 	if n == 0 || n == 1 && d == 1 {
 		for topic, i := range x.topics {
-			if x.router.Reaches(filter, topic) {
+			if reaches(x.router, filter, topic) {
 				i.n.Add(int32(d))
 			}
 		}

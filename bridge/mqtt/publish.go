@@ -238,6 +238,19 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 		done(err)
 		s.wg.Done()
 	}
+	if topic := certificate(m.Topic); topic != "" && len(body) > 0 {
+		// A birth is kept as it passes through [tck-id-conformance-mqtt-aware-store], as a retained message
+		// [tck-id-conformance-mqtt-aware-nbirth-mqtt-retain] [tck-id-conformance-mqtt-aware-dbirth-mqtt-retain].
+		birth := *m
+		birth.Topic, birth.Retain = topic, true
+		kept := record.Record{Timestamp: rec.Timestamp, Key: []byte(topic), Value: body}
+		birth.Headers(func(key string, value []byte) bool {
+			kept.Headers = append(kept.Headers, record.Header{Key: key, Value: value})
+			return true
+		})
+		finish = both(finish)
+		s.retained.put(ctx, kept, finish)
+	}
 	if m.Retain {
 		// The retained copy goes first: whoever subscribes now either finds it or gets the live message.
 		finish = both(finish)
