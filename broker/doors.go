@@ -12,6 +12,7 @@ import (
 	"millrace/broker/api"
 	"millrace/broker/auth"
 	"millrace/broker/partition"
+	"millrace/broker/poll"
 	"millrace/broker/server"
 	"millrace/platform/config"
 )
@@ -19,6 +20,9 @@ import (
 // openDoors opens the listeners, the last thing of a start that a client can see.
 func (b *Broker) openDoors(ctx context.Context) error {
 	b.damper = auth.NewDamper(b.config.Settings.Broker.FailureDelay)
+	if err := b.openPoller(); err != nil {
+		return err
+	}
 	if err := b.openKafka(); err != nil {
 		return err
 	}
@@ -26,6 +30,20 @@ func (b *Broker) openDoors(ctx context.Context) error {
 		return err
 	}
 	return b.openHTTP()
+}
+
+// waitersMax is how many clients may wait without a goroutine; more keep theirs.
+const waitersMax = 16 << 10
+
+// openPoller opens what silent clients of both doors wait at.
+func (b *Broker) openPoller() (err error) {
+	if b.poller, err = poll.New(poll.Config{Waiters: waitersMax, NowMS: b.pulse.Now, Wake: b.pulse.Wake}); err != nil {
+		return err
+	}
+	b.owns(b.poller.Close)
+	b.pulse.Register(b.poller)
+	b.owns(func() error { b.pulse.Unregister(b.poller); return nil })
+	return nil
 }
 
 func (b *Broker) openKafka() error {
@@ -55,7 +73,7 @@ func (b *Broker) openKafka() error {
 	})
 	b.OnAdvance(func(p *partition.Partition) { handler.Advance(p.TopicID(), p.Index()) })
 	b.kafka = server.New(server.Config{
-		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections,
+		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections, Poller: b.poller,
 		RequestMax: s.Broker.RequestMaxBytes, MaxConnections: s.Broker.MaxConnections, Idle: s.Broker.ConnectionsMaxIdle,
 		AllowRemote: s.Broker.Insecure,
 		Now:         b.config.Now, Logger: b.log.With("component", "kafka"),
@@ -173,7 +191,7 @@ func (b *Broker) openMQTT(context.Context) error {
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
-		Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
+		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
 	}); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/route"
+	"millrace/broker/poll"
 )
 
 // Config is all a Server is made of. Zero values mean what the comments say.
@@ -24,6 +25,10 @@ type Config struct {
 	Now    func() time.Time // nil: time.Now
 	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
 	After func(d time.Duration, f func()) (stop func() bool)
+	// Poller is where connections wait without a goroutine that have been silent for Silence, 0: 200 ms. nil: each keeps
+	// its own.
+	Poller  *poll.Poller
+	Silence time.Duration
 	// What all connections together may hold, in bytes; nil: only the limits of each bound it. Connections are the
 	// connections themselves, one without room is closed at once. Inflight are publishes
 	// not yet durable, Reading packets over 64 KiB that are still arriving and ReadingSmall those from 4 KiB to there,
@@ -99,6 +104,9 @@ func (c *Config) fill() error {
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = 10 * time.Second
 	}
+	if c.Silence <= 0 {
+		c.Silence = 200 * time.Millisecond
+	}
 	if c.CheckpointInterval <= 0 {
 		c.CheckpointInterval = time.Minute
 	}
@@ -111,7 +119,7 @@ type Server struct {
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // every goroutine and every append on its way
+	wg     sync.WaitGroup // every connection, every other goroutine and every append on its way
 
 	mu        sync.Mutex // guards what follows; held for map work only
 	closed    bool
@@ -253,14 +261,18 @@ func (s *Server) open(conn net.Conn) error {
 	}
 	c := newClient(s, conn)
 	s.clients[c] = struct{}{}
-	s.wg.Go(func() {
-		c.run()
-		s.mu.Lock()
-		delete(s.clients, c)
-		s.mu.Unlock()
-		s.cfg.Connections.Release(connectionCost)
-	})
+	s.wg.Add(1)
+	go c.run()
 	return nil
+}
+
+// gone is the last a connection does.
+func (s *Server) gone(c *client) {
+	s.mu.Lock()
+	delete(s.clients, c)
+	s.mu.Unlock()
+	s.cfg.Connections.Release(connectionCost)
+	s.wg.Done()
 }
 
 // complain logs what a peer did or met, one line a second at most: whoever repeats it must not fill the log, which lies on
