@@ -189,10 +189,15 @@ func (b *Broker) openMQTT(context.Context) error {
 	if err != nil {
 		return err
 	}
+	sysInterval := s.MQTT.SysInterval
+	if sysInterval == 0 {
+		sysInterval = -1 // none, where the door means its default
+	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
 		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
+		SysInterval: sysInterval, Version: b.config.Version,
 	}); err != nil {
 		return err
 	}

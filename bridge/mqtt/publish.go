@@ -94,6 +94,9 @@ func (c *client) answer(p *pending) bool {
 	}
 	switch {
 	case p.qos == 0:
+		if p.err != nil {
+			c.s.traffic.publishDropped.Add(1)
+		}
 		return true
 	case p.err == nil:
 		c.send(&packet.Ack{Kind: packet.PUBACK, ID: p.id})
@@ -139,6 +142,8 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	if err := c.resolveAlias(p); err != nil {
 		return err
 	}
+	c.s.traffic.publishReceived.Add(1)
+	c.s.traffic.publishBytesReceived.Add(int64(len(p.Payload)))
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {
 		return nil

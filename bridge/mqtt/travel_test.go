@@ -129,8 +129,8 @@ func TestAnyPublishTravelsWithoutLoss(t *testing.T) {
 func (p *peer) next() *packet.Publish {
 	for {
 		select {
-		case pkt := <-p.got:
-			if got, ok := pkt.(*packet.Publish); ok {
+		case pkt, open := <-p.got:
+			if got, ok := pkt.(*packet.Publish); ok || !open {
 				return got
 			}
 		default:

@@ -128,8 +128,9 @@ type MQTT struct {
 	MaxPacketSize  int // bytes
 	ReceiveMaximum int // unacknowledged publishes a client may have in flight
 	ConnectTimeout time.Duration
-	Routes         []Route   // in order, before the built-in "#" to topic "mqtt"
-	Reverses       []Reverse // in order, before the built-in ones
+	SysInterval    time.Duration // between figures under $SYS; 0: none
+	Routes         []Route       // in order, before the built-in "#" to topic "mqtt"
+	Reverses       []Reverse     // in order, before the built-in ones
 }
 
 // Route sends what matches an MQTT filter to a topic.
@@ -218,7 +219,7 @@ func Default() *Config {
 		Memory:  Memory{Limit: 48 * mib},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
-			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
+			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second, SysInterval: 10 * second,
 		},
 		HTTP: HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{

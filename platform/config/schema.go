@@ -50,6 +50,7 @@ var tables = []struct {
 			{"max_packet_size", size(&m.MaxPacketSize, 1*kib, 256*mib), false},
 			{"receive_maximum", number(&m.ReceiveMaximum, 1, 65535), false},
 			{"connect_timeout", span(&m.ConnectTimeout, 100*time.Millisecond, 10*minute), false},
+			{"sys_interval", span(&m.SysInterval, 0, day), false},
 		}
 	}},
 	{"security", func(c *Config) []setting {
