@@ -45,7 +45,7 @@ func TestWhatCannotBeIsNamedWithAWayOut(t *testing.T) {
 		{"reverse to a $-topic", nil, []Reverse{{"", "a", "$SYS/{kafka.key}"}}, "server's own"},
 		{"reverse to a wildcard", nil, []Reverse{{"", "{a}", "x/+/{a}"}}, "no topic name"},
 		{"reverse with an unknown name", nil, []Reverse{{"", "{a}", "{b}"}}, "there are a, kafka.topic, kafka.key, kafka.partition"},
-		{"reverse with too many", nil, []Reverse{{"", strings.Repeat("{a}.", 3), "x"}}, "uses {a}, which nothing defines; a capture has a plain name of its own"},
+		{"reverse with a name twice", nil, []Reverse{{"", strings.Repeat("{a}.", 3), "x"}}, "uses {a}, which nothing defines; a capture has a plain name of its own"},
 		{"reverse of two ends", nil, []Reverse{{"", "x.{a}{b}", "{a}"}}, "maps two ways"},
 
 		{"there and back", []Rule{{Filter: "s/{site}/{kind}", Topic: "s.{kind}", Key: "{site}"}}, []Reverse{{"", "s.{kind}", "s/{kafka.key}/{kind}"}}, ""},
