@@ -124,7 +124,7 @@ func (c *command) routeForth(router *route.Router, m *config.MQTT, topic string,
 	for _, h := range r.Headers {
 		rows = append(rows, "header\t"+h.Key+": "+printable([]byte(h.Value)))
 	}
-	rows = append(rows, "seen as\t"+topic)
+	rows = append(rows, "seen as\t"+printable([]byte(topic)))
 	if r.Back != nil {
 		rows = append(rows, "born in Kafka\t"+printable([]byte(r.Back.MQTT))+", by rule "+r.Back.rule())
 	}
