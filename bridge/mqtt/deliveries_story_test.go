@@ -386,3 +386,37 @@ func TestAParkedMessageTakesRoomLikeAnyOther(t *testing.T) {
 		w.log.Release()
 	})
 }
+
+func TestABirthOfQoS2IsKeptInTheSameGroupAndDeliveredOnce(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		const node = "spBv1.0/G1/NBIRTH/E1"
+		edge := w.connect(v, "edge", keep).send(pub("x", "0", 2, 1))
+		edge.wants("connack 0x00", "pubrec 1 0x00")
+		a := w.connect(v, "aware", keep).send(sub2(1, "$sparkplug/certificates/#"))
+		a.wants("connack 0x00", "suback 1 [0x02]")
+		birth := pub(node, "b", 2, 2)
+		birth.Retain = true
+		edge.send(birth) // both topics are new
+		edge.wants("pubrec 2 0x00")
+		a.wants(`publish $sparkplug/certificates/` + node + ` "b" q2 id1`)
+		second := pub(node, "c", 2, 3)
+		second.Retain = true
+		w.log.Hold()
+		edge.send(second)
+		edge.wants()
+		if n := w.log.Held(); n != 1 {
+			w.t.Errorf("%d commits", n)
+		}
+		w.log.Release()
+		edge.wants("pubrec 3 0x00")
+		a.wants(`publish $sparkplug/certificates/` + node + ` "c" q2 id2`)
+		a.send(pubrec(1), pubrec(2))
+		a.wants("pubrel 1 0x00", "pubrel 2 0x00")
+		a.send(pubcomp(1), pubcomp(2))
+		synctest.Wait()
+		w.crashNow()
+		w.connect(v, "aware", keep).wants("connack 0x00 present", "pubrel 1 0x00", "pubrel 2 0x00")
+		w.connect(v, "late").send(sub2(1, node, "$sparkplug/certificates/"+node)).wants("connack 0x00", "suback 1 [0x02 0x02]",
+			`publish `+node+` "c" q2 id1 retain`, `publish $sparkplug/certificates/`+node+` "c" q2 id2 retain`)
+	})
+}

@@ -180,13 +180,8 @@ func (ss *session) completed(c *client, id uint16) {
 // was behind when the server crashed. Under ss.mu.
 func (ss *session) had(st *stream, offset int64) bool { return offset < ss.exact.handed[st] }
 
-// hand notes that the message at offset is the client's. Retained messages come by no cursor. Under ss.mu.
-func (ss *session) hand(st *stream, offset int64) {
-	if st.topic != retainedTopic {
-		ss.handTo(st, offset+1)
-	}
-}
-
+// handTo notes that what lies before end is the client's, as far as it comes by the cursor: what is sent because of a new
+// subscription does not. Under ss.mu.
 func (ss *session) handTo(st *stream, end int64) {
 	if ss.exact.handed == nil {
 		ss.exact.handed = make(map[*stream]int64, 1)

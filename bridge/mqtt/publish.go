@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,6 +98,9 @@ func (c *client) answer(p *pending) bool {
 	}
 	switch {
 	case p.qos == 0:
+		if p.err != nil {
+			c.s.traffic.publishDropped.Add(1)
+		}
 		return true
 	case p.err == nil:
 		c.send(&packet.Ack{Kind: kind, ID: p.id})
@@ -146,6 +150,8 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.s.cfg.ReceiveMaximum, unreleasedMax),
 		}
 	}
+	c.s.traffic.publishReceived.Add(1)
+	c.s.traffic.publishBytesReceived.Add(int64(len(p.Payload)))
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {
 		return nil
@@ -278,6 +284,9 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		return true
 	})
 	own := len(w.headers)
+	if n := len(w.target.Headers); n > 0 {
+		w.headers = append(w.headers, record.Header{Key: payload.Added, Value: strconv.AppendInt(nil, int64(n), 10)})
+	}
 	for _, h := range w.target.Headers {
 		w.headers = append(w.headers, record.Header{Key: h.Key, Value: []byte(h.Value)})
 	}
@@ -287,36 +296,59 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		done(err)
 		s.wg.Done()
 	}
-	kept := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
-	if len(body) == 0 {
-		kept.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+	// What is kept goes first: whoever subscribes now either finds it or gets the live message.
+	var kept []record.Record
+	if topic := certificate(m.Topic); topic != "" && len(body) > 0 {
+		// A birth is kept as it passes through [tck-id-conformance-mqtt-aware-store], as a retained message
+		// [tck-id-conformance-mqtt-aware-nbirth-mqtt-retain] [tck-id-conformance-mqtt-aware-dbirth-mqtt-retain].
+		birth := *m
+		birth.Topic, birth.Retain = topic, true
+		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(topic), Value: body}
+		birth.Headers(func(key string, value []byte) bool {
+			copied.Headers = append(copied.Headers, record.Header{Key: key, Value: value})
+			return true
+		})
+		kept = append(kept, copied)
 	}
-	// The retained copy goes first: whoever subscribes now either finds it or gets the live message.
-	switch {
-	case with != nil:
-		s.publishWith(ctx, m.Retain, kept, *with, Part{p, w.records[:], func(_ int64, err error) { finish(err) }})
-	case m.Retain:
-		finish = both(finish)
-		s.retained.put(ctx, kept, finish)
-		fallthrough
-	default:
+	if m.Retain {
+		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
+		if len(body) == 0 {
+			copied.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+		}
+		kept = append(kept, copied)
+	}
+	if with != nil {
+		s.publishWith(ctx, kept, *with, Part{p, w.records[:], func(_ int64, err error) { finish(err) }})
+	} else {
+		for _, r := range kept {
+			finish = both(finish)
+			s.retained.put(ctx, r, finish)
+		}
 		p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
 	}
 	clear(w.headers)
 	*rec = record.Record{}
 }
 
-// publishWith appends a message, with what lands with it, and its retained copy.
-func (s *Server) publishWith(ctx context.Context, retain bool, kept record.Record, with, message Part) {
+// publishWith appends a message, what is kept of it as retained messages, and what lands with it.
+func (s *Server) publishWith(ctx context.Context, kept []record.Record, with, message Part) {
 	parts := []Part{with}
-	if retain {
-		part, err := s.retained.begin(ctx, kept, func(error) {})
+	for _, r := range kept {
+		part, err := s.retained.begin(ctx, r, func(error) {})
 		if err != nil {
-			with.Done(0, err)
-			message.Done(0, err)
+			for _, begun := range append(parts, message) {
+				begun.Done(0, err)
+			}
 			return
 		}
-		if part.Partition != nil {
+		switch last := parts[len(parts)-1]; {
+		case part.Partition == nil: // nothing to do
+		case part.Partition == last.Partition:
+			parts[len(parts)-1] = Part{last.Partition, append(last.Records, part.Records...), func(base int64, err error) {
+				last.Done(base, err)
+				part.Done(base+int64(len(last.Records)), err)
+			}}
+		default:
 			parts = append(parts, part)
 		}
 	}

@@ -155,7 +155,11 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 		return done
 	}
 	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
-	return ss.send(st, m, qos, asIs && m.props.Retain, ids)
+	result := ss.send(st, m, qos, asIs && m.props.Retain, ids)
+	if result == done && qos == 2 && ss.keeps {
+		ss.handTo(st, m.offset+1)
+	}
+	return result
 }
 
 // send sends m, if there is room. Under ss.mu, with a client.
@@ -195,9 +199,6 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 	if qos > 0 {
 		ss.inflight = append(ss.inflight, d)
 	}
-	if parks {
-		ss.hand(st, m.offset)
-	}
 	return done
 }
 
@@ -209,6 +210,8 @@ func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, i
 		return tooLarge
 	}
 	ss.park(func([]byte) []byte { return p })
+	c.s.traffic.publishSent.Add(1)
+	c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
 	return done
 }
 

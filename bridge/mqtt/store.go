@@ -282,9 +282,9 @@ func (o *store) restore(id string, m *remembered) {
 		o.remove(ss, o.logged(ss))
 		return
 	}
-	away, err := decodeSession(m.session, ss, o.find)
+	away, err := decodeSession(m.session, ss, o.s.streams.find)
 	if err == nil && m.table != nil {
-		err = decodeTable(m.table, ss, o.find)
+		err = decodeTable(m.table, ss, o.s.streams.find)
 	}
 	if err != nil {
 		// Half a session would lose messages silently; without one the client hears that it has none.
@@ -306,13 +306,6 @@ func (o *store) restore(id string, m *remembered) {
 		since = time.UnixMilli(away)
 	}
 	o.s.expireLater(ss, since)
-}
-
-func (o *store) find(key streamKey) *stream {
-	if st := o.s.retained.stream(); st != nil && key == (streamKey{st.part.ID(), st.index}) {
-		return st
-	}
-	return o.s.streams.find(key)
 }
 
 // checkpointLater writes the cursors of sessions that moved, every CheckpointInterval, and forgets deleted topics.
