@@ -45,9 +45,7 @@ type client struct {
 	acks    acks
 	aliases map[uint16]string // [MQTT-3.3.2-7]
 	known   bool              // the log has the session: QoS 2 may be published
-
-	reader sync.WaitGroup // until the goroutine that reads has acted on the last packet
-	before *client        // whom this one has taken the session from
+	before  *client           // whom this one has taken the session from
 }
 
 func newClient(s *Server, conn net.Conn) *client {
@@ -61,7 +59,6 @@ func newClient(s *Server, conn net.Conn) *client {
 	c.out.cond = sync.NewCond(&c.out.mu)
 	c.acks.c = c
 	c.acks.cond = sync.NewCond(&c.acks.mu)
-	c.reader.Add(1)
 	return c
 }
 
@@ -115,7 +112,6 @@ func (c *client) run() {
 
 func (c *client) finish(err error) {
 	defer c.cancel()
-	c.reader.Done()
 	c.refuse(err)
 	c.s.leave(c)
 	c.acks.close()
@@ -214,7 +210,11 @@ func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []u
 // serve reads packets until the connection ends or is silent, which is errSilent. nil means the client said DISCONNECT.
 func (c *client) serve() error {
 	if c.session == nil {
-		if err := c.greet(); err != nil {
+		if !c.acks.enter() {
+			return net.ErrClosed
+		}
+		err := c.greet()
+		if c.acks.leave(); err != nil {
 			return err
 		}
 		c.heard = c.s.cfg.Now()
@@ -229,7 +229,11 @@ func (c *client) serve() error {
 		if err != nil {
 			return err
 		}
-		if done, err := c.handle(p, len(frame)); done || err != nil {
+		if !c.acks.enter() {
+			return net.ErrClosed
+		}
+		done, err := c.handle(p, len(frame))
+		if c.acks.leave(); done || err != nil {
 			return err
 		}
 		c.out.wait()
@@ -253,7 +257,7 @@ func (c *client) greet() error {
 	}
 	if c.before != nil {
 		// What it is still busy with, a publish that is not staged yet, comes before what this one sends.
-		c.before.reader.Wait()
+		c.before.acks.idle()
 		c.before = nil
 	}
 	c.in.greeted()

@@ -26,11 +26,36 @@ type acks struct {
 	c *client
 
 	mu   sync.Mutex
-	cond *sync.Cond // waits for room
+	cond *sync.Cond // waits for room, and for the end of acting
 	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
 	ring        []pending
 	first, next uint64
 	closed      bool // nothing is sent any more
+	acting      bool // a packet is acted on
+}
+
+// enter begins to act on a packet; false when the connection has ended. leave ends it.
+func (a *acks) enter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.acting = a.c.ctx.Err() == nil
+	return a.acting
+}
+
+func (a *acks) leave() {
+	a.mu.Lock()
+	a.acting = false
+	a.cond.Broadcast()
+	a.mu.Unlock()
+}
+
+// idle waits until no packet is acted on. Where the connection has ended none will be.
+func (a *acks) idle() {
+	a.mu.Lock()
+	for a.acting {
+		a.cond.Wait()
+	}
+	a.mu.Unlock()
 }
 
 type pending struct {

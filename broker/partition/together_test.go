@@ -77,6 +77,9 @@ func TestNoCutLeavesOnePartWithoutTheOther(t *testing.T) {
 			last := part(b, "b1", &got)
 			last.Done = func(partition.AppendResult) { close(done) }
 			partition.AppendTogether([]partition.Part{part(a, strings.Repeat("x", 5000), &got), last}, anyEpoch)
+			if n := w.Journal.Staged(); n != 1 {
+				t.Errorf("%d groups: they might land in two frames", n)
+			}
 			w.Journal.Release()
 			<-done
 			w.Kill()
