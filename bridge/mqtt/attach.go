@@ -2,8 +2,6 @@ package mqtt
 
 import (
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"millrace/bridge/mqtt/packet"
@@ -59,7 +57,9 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 }
 
 func newSession(s *Server, id string) *session {
-	return &session{s: s, id: id, unreleased: unreleased{state: s.cfg.State}}
+	ss := &session{id: id, unreleased: unreleased{state: s.cfg.State}}
+	ss.s, ss.to = s, ss
+	return ss
 }
 
 // takeOver ends the session's connection, if it has one, and returns it. Under life.
@@ -95,8 +95,6 @@ func (s *Server) connect(ss *session, c *client) {
 	ss.epoch++
 	c.epoch = ss.epoch
 	ss.held = true // until CONNACK is sent
-	s.cfg.State.Release(ss.away)
-	ss.away = 0
 	ss.expiry = c.expiry
 	ss.window = c.window
 	ss.keeps = ss.expiry > 0 || ss.stored
@@ -104,29 +102,12 @@ func (s *Server) connect(ss *session, c *client) {
 	for i := range ss.inflight {
 		ss.inflight[i].sent = false
 	}
-	known := maps.Clone(ss.lag)
-	subs := slices.Clone(ss.subs)
+	own, shared := ss.own(), ss.shared()
 	ss.mu.Unlock()
-	for _, sub := range subs {
-		s.index.add(sub)
+	ss.follow(own)
+	for _, sub := range shared {
+		sub.group.enter(sub)
 	}
-	// A partition made while the session was away is read from its start. That of one made from now on is offered to it.
-	reached := s.streams.reached(filtersOf(subs)...)
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	for _, st := range reached {
-		if _, ok := known[st]; !ok {
-			ss.fallBehind(st, st.part.Start())
-		}
-	}
-}
-
-func filtersOf(subs []*subscription) []string {
-	filters := make([]string, len(subs))
-	for i, sub := range subs {
-		filters[i] = sub.filter
-	}
-	return filters
 }
 
 // detach takes the connection from the session and fixes its cursors. Under life.
@@ -136,35 +117,20 @@ func (s *Server) detach(ss *session, c *client) {
 		ss.mu.Unlock()
 		return
 	}
-	// From here on no scan takes the session out of lag, and nothing is sent past what is noted there.
 	ss.held = true
 	ss.epoch++
-	subs := slices.Clone(ss.subs)
+	own, shared := ss.own(), ss.shared()
 	keep := ss.expiry > 0
 	ss.mu.Unlock()
-	if keep {
-		// While the tail reader stands still at pos, a session that is not behind has everything before it.
-		for _, st := range s.streams.reached(filtersOf(subs)...) {
-			st.mu.Lock()
-			ss.mu.Lock()
-			if _, behind := ss.lag[st]; !behind {
-				ss.fallBehind(st, st.pos)
-			}
-			ss.mu.Unlock()
-			st.mu.Unlock()
-		}
-	}
-	for _, sub := range subs {
-		s.index.remove(sub)
+	ss.rest(own, keep)
+	for _, sub := range shared {
+		sub.group.leave(sub)
 	}
 	ss.mu.Lock()
 	ss.client = nil
 	ss.replays = nil
 	parked := ss.unpark()
-	if keep {
-		ss.away = int64(len(ss.lag)) * cursorCost
-		s.cfg.State.Overdraw(ss.away)
-	}
+	ss.giveBack()
 	ss.mu.Unlock()
 	if parked > 0 {
 		s.outlets.gone(parked)
@@ -190,6 +156,14 @@ func (s *Server) forget(ss *session) {
 		s.cfg.State.Release(ss.cost + ss.away)
 		ss.cost, ss.away = 0, 0
 		ss.unreleased.end()
+		ss.mu.Lock()
+		shared := ss.shared()
+		ss.giveBack()
+		ss.abandon()
+		ss.mu.Unlock()
+		for _, sub := range shared {
+			s.part(sub)
+		}
 	}
 }
 

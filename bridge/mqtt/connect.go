@@ -102,12 +102,10 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3).
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
-		Present: packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum,
-			packet.SharedAvailable),
+		Present:           packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum),
 		ReceiveMaximum:    uint16(c.s.cfg.ReceiveMaximum),
 		MaximumPacketSize: uint32(c.s.cfg.MaxPacketSize),
 		TopicAliasMaximum: uint16(c.s.cfg.TopicAliases),
-		SharedAvailable:   0,
 	}
 }
 

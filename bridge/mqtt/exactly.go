@@ -98,6 +98,11 @@ func (ss *session) landed(n uint64, table bool, err error) {
 		return
 	}
 	x.durable = max(x.durable, n)
+	for i := range ss.inflight {
+		if d := &ss.inflight[i]; d.group != nil && d.qos == 2 && d.record <= x.durable {
+			d.group.handed.ended(d.at()) // it is this client's now
+		}
+	}
 	if !table && n > x.tabled {
 		x.table = false // the session's own record says it all, and came with the end of the table
 	}

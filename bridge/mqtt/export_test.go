@@ -9,7 +9,7 @@ import (
 func TellsOfPubrec(value []byte) bool {
 	ss := new(session)
 	st := new(stream)
-	return decodeTable(value, ss, func(streamKey) *stream { return st }) == nil &&
+	return decodeTable(value, ss, finder{func(streamKey) *stream { return st }, aGroup}) == nil &&
 		slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.released })
 }
 
@@ -33,3 +33,6 @@ func WaitScanned(s *Server, topic string, index int32) {
 		runtime.Gosched()
 	}
 }
+
+// aGroup finds a group of any name.
+func aGroup(key string) *group { return &group{key: key} }

@@ -92,7 +92,7 @@ var versionOne = []byte("\x01\x3c\x00\x09" + "\x01" + "0123456789abcdef\x03" + "
 func TestSessionsOfTheFirstVersionAreRead(t *testing.T) {
 	st := &stream{index: 3, part: fixedPartition{}}
 	ss := &session{}
-	if _, err := decodeSession(versionOne, ss, func(streamKey) *stream { return st }); err != nil {
+	if _, err := decodeSession(versionOne, ss, finder{func(streamKey) *stream { return st }, aGroup}); err != nil {
 		t.Fatal(err)
 	}
 	if want := (delivery{st: st, offset: 4, id: 9, qos: 1}); len(ss.inflight) != 1 || ss.inflight[0] != want || ss.lag[st] != 5 ||
@@ -104,9 +104,16 @@ func TestSessionsOfTheFirstVersionAreRead(t *testing.T) {
 // FuzzSessionRecord: a session record never panics the decoder, and what decodes encodes to something that decodes the same.
 func FuzzSessionRecord(f *testing.F) {
 	st := &stream{index: 3, part: fixedPartition{}}
-	find := func(streamKey) *stream { return st }
-	ss := &session{expiry: 60, lastID: 9, lag: map[*stream]int64{st: 5}, inflight: []delivery{
+	groups := make(map[string]*group)
+	find := finder{func(streamKey) *stream { return st }, func(key string) *group {
+		if groups[key] == nil {
+			groups[key] = aGroup(key)
+		}
+		return groups[key]
+	}}
+	ss := &session{expiry: 60, lastID: 9, reader: reader{lag: map[*stream]int64{st: 5}}, inflight: []delivery{
 		{st: st, offset: 4, id: 9, qos: 1}, {st: st, offset: 5, id: 10, qos: 2}, {id: 11, qos: 2, released: true},
+		{st: st, offset: 6, id: 12, qos: 2, group: find.group("$share/g/a")},
 	}}
 	ss.handTo(st, 6)
 	ss.subs = []*subscription{{filter: "a/#", qos: 1, noLocal: true, asIs: true, retain: 2, id: 77, starts: []position{{st, 8}}}}

@@ -41,6 +41,8 @@ type Config struct {
 	MaxSessions        int           // with or without a connection; 0: 10000
 	MaxPacketSize      int           // bytes; 0: 1000 KiB
 	MaxSubscriptions   int           // of one session; 0: 256
+	MaxGroups          int           // shared subscriptions that differ; 0: 1000
+	MaxGroupMembers    int           // of one of them, connected or not; 0: 1000
 	MaxTopicLevels     int           // of a topic or filter; 0: 64
 	MaxTopicBytes      int           // of a topic or filter; 0: 1024
 	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
@@ -88,6 +90,8 @@ func (c *Config) fill() error {
 		{&c.MaxSessions, 10_000, 1, 1 << 24, "max_sessions"},
 		{&c.MaxPacketSize, 1000 << 10, 128, packet.MaxRemaining, "max_packet_size"},
 		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
+		{&c.MaxGroups, 1000, 1, 1 << 20, "max_groups"},
+		{&c.MaxGroupMembers, 1000, 1, 1 << 20, "max_group_members"},
 		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
 		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"},
 		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
@@ -134,10 +138,11 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	clients   map[*client]struct{}
 
-	// life serialises attaching, detaching and expiring sessions. Lock order: life, stream.mu, session.mu, index.mu,
-	// output.mu.
+	// life serialises attaching, detaching and expiring sessions. Lock order: life, stream.mu, group.mu, session.mu,
+	// index.mu, output.mu.
 	life     sync.Mutex
 	sessions map[string]*session
+	groups   map[string]*group // by the whole filter
 
 	creating sync.Mutex // one topic is made at a time; taken after life
 
@@ -174,6 +179,7 @@ func New(cfg Config) (*Server, error) {
 		clients:   make(map[*client]struct{}),
 		reading:   make(map[*client]struct{}),
 		sessions:  make(map[string]*session),
+		groups:    make(map[string]*group),
 		index:     newIndex(cfg.Router),
 	}
 	s.arriving[0].budget, s.arriving[1].budget = cfg.Reading, cfg.ReadingSmall
@@ -183,7 +189,7 @@ func New(cfg Config) (*Server, error) {
 	s.sys = &sys{s: s, begun: s.cfg.Now()}
 	s.index.sysAdded = s.sys.arm
 	s.streams = newStreams(s)
-	s.store = &store{s: s}
+	s.store = &store{s: s, groups: groupRecords{there: make(map[string]*group)}}
 	s.store.tables.start(s.store)
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
 	if err := s.ready(); err != nil {
@@ -329,6 +335,8 @@ func (s *Server) Close() error {
 	s.deadlines.close()
 	s.streams.close()
 	s.store.tables.close()
+	s.wg.Wait()
+	s.store.putGroups(s.turned()) // after the last of their members has left
 	s.wg.Wait()
 	s.cancel()
 	return errors.Join(errs...)

@@ -7,11 +7,11 @@ import (
 	"millrace/broker/record"
 )
 
-// wait enters a session that lags in st and may be sent to.
-func (st *stream) wait(ss *session) {
+// wait enters a reader that lags in st and may be sent to.
+func (st *stream) wait(r *reader) {
 	st.waitMu.Lock()
-	if !slices.Contains(st.waiting, ss) {
-		st.waiting = append(st.waiting, ss)
+	if !slices.Contains(st.waiting, r) {
+		st.waiting = append(st.waiting, r)
 	}
 	st.waitMu.Unlock()
 	st.queue()
@@ -29,21 +29,21 @@ func (st *stream) queue() {
 	}
 }
 
-// scanner is one session in a scan.
+// scanner is one reader in a scan.
 type scanner struct {
-	ss    *session
+	r     *reader
 	epoch uint64
 	next  int64
 }
 
-// owns reports whether c still is the one that moves the session's cursor: the session is connected as it was, has
-// room, and no other scan took it further. Under ss.mu.
+// owns reports whether c still is the one that moves the cursor: the reader is attached as it was, has room, and no other
+// scan took it further. Under r.mu.
 func (c *scanner) owns(st *stream) bool {
-	next, behind := c.ss.lag[st]
-	return behind && next == c.next && c.ss.epoch == c.epoch && c.ss.open() && !c.ss.blocked
+	next, behind := c.r.lag[st]
+	return behind && next == c.next && c.r.epoch == c.epoch && c.r.to.open() && !c.r.blocked
 }
 
-// run is one turn of the stream's shared scan: from the furthest behind of the waiting sessions on, each gets what it
+// run is one turn of the stream's shared scan: from the furthest behind of the waiting readers on, each gets what it
 // wants from the offset it is at, until it has no room or is at the tail.
 func (st *stream) run() {
 	st.waitMu.Lock()
@@ -51,13 +51,13 @@ func (st *stream) run() {
 	st.waiting, st.queued = nil, false
 	st.waitMu.Unlock()
 	var in []*scanner
-	for _, ss := range waiting {
-		ss.mu.Lock()
-		next, behind := ss.lag[st]
-		if behind && ss.open() && !ss.blocked {
-			in = append(in, &scanner{ss, ss.epoch, next})
+	for _, r := range waiting {
+		r.mu.Lock()
+		next, behind := r.lag[st]
+		if behind && r.to.open() && !r.blocked {
+			in = append(in, &scanner{r, r.epoch, next})
 		}
-		ss.mu.Unlock()
+		r.mu.Unlock()
 	}
 	held := st.takeChunk()
 	for range turnReads {
@@ -74,11 +74,11 @@ func (st *stream) run() {
 	st.keepChunk(held)
 	// Not through yet: the others in the queue first.
 	for _, c := range in {
-		c.ss.mu.Lock()
+		c.r.mu.Lock()
 		again := c.owns(st)
-		c.ss.mu.Unlock()
+		c.r.mu.Unlock()
 		if again {
-			st.wait(c.ss)
+			st.wait(c.r)
 		}
 	}
 }
@@ -87,15 +87,15 @@ func (st *stream) run() {
 func (st *stream) behind(c *scanner) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	c.ss.mu.Lock()
-	defer c.ss.mu.Unlock()
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
 	if !c.owns(st) {
 		return false
 	}
 	if c.next < st.pos {
 		return true
 	}
-	delete(c.ss.lag, st)
+	delete(c.r.lag, st)
 	return false
 }
 
@@ -140,12 +140,12 @@ func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
 	return in, true
 }
 
-// abandon takes the stream of a deleted topic from the sessions in the scan.
+// abandon takes the stream of a deleted topic from the readers in the scan.
 func (st *stream) abandon(in []*scanner) {
 	for _, c := range in {
-		c.ss.mu.Lock()
-		delete(c.ss.lag, st)
-		c.ss.mu.Unlock()
+		c.r.mu.Lock()
+		delete(c.r.lag, st)
+		c.r.mu.Unlock()
 	}
 }
 
@@ -154,17 +154,17 @@ func (st *stream) park(in []*scanner) bool {
 	st.waitMu.Lock()
 	defer st.waitMu.Unlock()
 	for _, c := range in {
-		if !slices.Contains(st.waiting, c.ss) {
-			st.waiting = append(st.waiting, c.ss)
+		if !slices.Contains(st.waiting, c.r) {
+			st.waiting = append(st.waiting, c.r)
 		}
 	}
 	return false
 }
 
-// take offers m to the scanner's session; false when the session drops out of the scan.
+// take offers m to the scanner's reader; false when it drops out of the scan.
 func (c *scanner) take(st *stream, m *message) bool {
-	c.ss.mu.Lock()
-	defer c.ss.mu.Unlock()
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
 	if m.offset < c.next {
 		return true
 	}
@@ -173,7 +173,7 @@ func (c *scanner) take(st *stream, m *message) bool {
 	}
 	var few [8]*subscription
 	hits := few[:0]
-	for _, sub := range c.ss.subs {
+	for _, sub := range c.r.to.filters() {
 		if matches(sub.filter, m.topic) {
 			hits = append(hits, sub)
 		}
@@ -181,23 +181,23 @@ func (c *scanner) take(st *stream, m *message) bool {
 	if len(hits) == 0 {
 		return true
 	}
-	if c.ss.offer(st, m, hits) == blocked {
-		c.ss.lag[st] = m.offset
+	if c.r.to.offer(st, m, hits) == blocked {
+		c.r.lag[st] = m.offset
 		return false
 	}
 	c.next = m.offset + 1
-	c.ss.lag[st] = c.next
+	c.r.lag[st] = c.next
 	return true
 }
 
 // save moves the cursors of those still in the scan.
 func (st *stream) save(in []*scanner, next int64) {
 	for _, c := range in {
-		c.ss.mu.Lock()
+		c.r.mu.Lock()
 		if c.next < next && c.owns(st) {
 			c.next = next
-			c.ss.lag[st] = next
+			c.r.lag[st] = next
 		}
-		c.ss.mu.Unlock()
+		c.r.mu.Unlock()
 	}
 }

@@ -13,23 +13,16 @@ const never = 0xFFFFFFFF
 
 // session is a cursor over the log with subscriptions, not a queue (4.1).
 type session struct {
-	s  *Server
+	reader
 	id string
 
-	mu sync.Mutex
 	// client is the session's connection, nil while it has none.
 	client *client
-	// epoch counts attachments and their ends; work begun under an older one is void.
-	epoch uint64
 	// held says that nothing may be sent: the connection is not greeted yet, or is being taken away. Then no scan moves the
 	// cursor, and what the tail reader has for the session is noted in lag. Without a connection it means nothing.
 	held   bool
 	expiry uint32 // seconds after the connection ends; 0: with it
 	subs   []*subscription
-	// lag holds the next offset of every partition in which the session is behind the tail reader. While connected, a
-	// partition without an entry is at the tail. Without a connection every partition the filters reach has an entry;
-	// one without is newer than the session's last connection and is read from its start.
-	lag map[*stream]int64
 	// inflight are the QoS 1 and 2 messages not acknowledged, or not completed, in the order sent [MQTT-4.6.0-1].
 	// Invariant: ids are unique and not 0. Of those sent on a connection there are at most window.
 	inflight []delivery
@@ -41,19 +34,13 @@ type session struct {
 	replays []replay // retained messages still to send
 	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9]
 	lastID  uint16
-	blocked bool // something was not sent because the window or the connection had no room
 	queued  bool // in the queue of the scans
 	dirty   bool // the cursor moved since it was written
 	stored  bool // the log has a record of it
-	// cost is what the session and its subscriptions hold of the State budget, away what its cursor does while it has no
-	// connection; life guards both.
-	cost, away int64
-	expires    *deadline
-	will       *will // waits for its delay after the connection ended
-
-	// hits and hitGen are the tail reader's: the subscriptions the message at hand matched.
-	hits   []*subscription
-	hitGen uint64
+	// cost is what the session and its subscriptions hold of the State budget; life guards it.
+	cost    int64
+	expires *deadline
+	will    *will // waits for its delay after the connection ended
 
 	unreleased unreleased
 
@@ -63,10 +50,12 @@ type session struct {
 	over    bool // the session has ended: nothing more is written of it but that; under writing
 }
 
-// subscription is one filter of a session. Its options are constant; a changed subscription is a new one.
+// subscription is one filter of a session, or the one of a group. Its options are constant; a changed subscription is a
+// new one.
 type subscription struct {
-	session *session
-	filter  string
+	session *session // nil: the group's own
+	group   *group   // nil: not shared
+	filter  string   // of a member with $share and the name
 	qos     byte
 	noLocal bool
 	asIs    bool   // retain as published
@@ -87,6 +76,7 @@ type delivery struct {
 	st       *stream // nil when it is released and its topic is gone
 	offset   int64
 	record   uint64 // of exactly: durable with it
+	group    *group // that handed it out, nil: it came by the session's own cursor
 	id       uint16
 	qos      byte
 	sent     bool // on this connection, or parked to be
@@ -124,11 +114,14 @@ type outcome byte
 const (
 	done     outcome = iota // sent, or nothing this session wants
 	blocked                 // no room now, or the connection ended: the message stays in the log and the session behind it
-	tooLarge                // of publish alone: for the session as if it had been delivered [MQTT-3.1.2-25]
+	tooLarge                // for a session as if it had been delivered [MQTT-3.1.2-25]; a group tries the next member
 )
 
-// offer sends m of st to the session when one of subs wants it. Under ss.mu, with a client.
+// offer sends m of st to the session when one of subs wants it. Under ss.mu.
 func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
+	if ss.client == nil {
+		return done
+	}
 	var qos byte
 	want, asIs := false, false
 	var one [4]uint32
@@ -155,15 +148,16 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 		return done
 	}
 	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
-	result := ss.send(st, m, qos, asIs && m.props.Retain, ids)
+	result := ss.send(st, m, packet.Publish{QoS: qos, Retain: asIs && m.props.Retain}, ids, nil)
 	if result == done && qos == 2 && ss.keeps {
 		ss.handTo(st, m.offset+1)
 	}
 	return result
 }
 
-// send sends m, if there is room. Under ss.mu, with a client.
-func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uint32) outcome {
+// send sends m, if there is room, as head says; g is the group that hands it out. Under ss.mu, with a client.
+func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint32, g *group) outcome {
+	qos := head.QoS
 	left, alive := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
 	if !alive {
 		return done // [MQTT-3.3.2-5]
@@ -175,8 +169,7 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		ss.blocked = true
 		return blocked
 	}
-	head := packet.Publish{QoS: qos, Retain: retain}
-	d := delivery{st: st, offset: m.offset, qos: qos, sent: true}
+	d := delivery{st: st, offset: m.offset, qos: qos, group: g, sent: true}
 	if qos > 0 {
 		head.ID = ss.nextID() // [MQTT-2.2.1-4]
 		d.id = head.ID
@@ -193,11 +186,14 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		ss.blocked = true
 		return blocked
 	case tooLarge:
-		return done
+		return tooLarge
 	}
 	ss.dirty = true
 	if qos > 0 {
 		ss.inflight = append(ss.inflight, d)
+		if g != nil {
+			g.handed.out(d.at())
+		}
 	}
 	return done
 }
@@ -251,8 +247,12 @@ func (ss *session) acked(c *client, id uint16) bool {
 
 // settle ends the i-th delivery. Under ss.mu.
 func (ss *session) settle(i int) {
-	if !ss.inflight[i].sent {
+	d := ss.inflight[i]
+	if !d.sent {
 		ss.unsent--
+	}
+	if d.group != nil {
+		d.group.handed.ended(d.at())
 	}
 	if ss.inflight = slices.Delete(ss.inflight, i, i+1); len(ss.inflight) == 0 {
 		ss.inflight = nil
@@ -265,6 +265,14 @@ func (ss *session) settle(i int) {
 
 // open reports whether messages may be sent. Under ss.mu.
 func (ss *session) open() bool { return ss.client != nil && !ss.held }
+
+// filters are all its subscriptions: no topic matches the filter of a shared one as it stands. Under ss.mu.
+func (ss *session) filters() []*subscription { return ss.subs }
+
+// own are the subscriptions that are not shared. Under ss.mu.
+func (ss *session) own() []*subscription {
+	return slices.DeleteFunc(slices.Clone(ss.subs), func(sub *subscription) bool { return sub.group != nil })
+}
 
 // greeted begins the deliveries of a connection whose CONNACK is on its way [MQTT-3.2.0-1], if it still has the session.
 func (ss *session) greeted(c *client) {
@@ -291,7 +299,8 @@ func (ss *session) wakeLocked() {
 	ss.pushLocked()
 }
 
-// pushLocked gives the session's work to the scans: redelivery and retained messages, then every partition it lags in.
+// pushLocked gives the session's work to the scans: redelivery and retained messages, then every partition it lags in, and
+// the groups that wait for room.
 func (ss *session) pushLocked() {
 	if ss.unsent > 0 || len(ss.replays) > 0 {
 		if !ss.queued {
@@ -301,7 +310,12 @@ func (ss *session) pushLocked() {
 		return // the partitions follow when that is done
 	}
 	for st := range ss.lag {
-		st.wait(ss)
+		st.wait(&ss.reader)
+	}
+	for _, sub := range ss.subs {
+		if sub.group != nil {
+			sub.group.wake()
+		}
 	}
 }
 
@@ -438,7 +452,7 @@ func (ss *session) redeliver(m *message) {
 	head := packet.Publish{QoS: d.qos, ID: d.id, Dup: true, Retain: d.st == ss.s.retained.stream()}
 	var ids []uint32
 	for _, sub := range ss.subs {
-		if matches(sub.filter, m.topic) {
+		if sub.group == d.group && (sub.group != nil || matches(sub.filter, m.topic)) {
 			head.Retain = head.Retain || sub.asIs && m.props.Retain
 			if sub.id != 0 {
 				ids = append(ids, sub.id)
@@ -459,8 +473,11 @@ func (ss *session) redeliver(m *message) {
 // giveUp ends the i-th delivery, whose message cannot be sent again. At QoS 2 the client may have had it: until it lets
 // go of the identifier, with PUBREL, another message under it would be taken for a repetition. Under ss.mu.
 func (ss *session) giveUp(i int) {
-	if ss.inflight[i].qos == 2 {
-		ss.inflight[i].released = true
+	if d := &ss.inflight[i]; d.qos == 2 {
+		d.released = true
+		if d.group != nil && ss.keeps {
+			ss.record() // with which the group hears that it is over
+		}
 	} else {
 		ss.settle(i)
 	}
@@ -476,7 +493,7 @@ func (ss *session) replay(offset int64, m *message) bool {
 			ids = []uint32{r.sub.id}
 		}
 		// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
-		if ss.send(ss.s.retained.stream(), m, min(r.sub.qos, m.props.QoS), true, ids) == blocked {
+		if ss.send(ss.s.retained.stream(), m, packet.Publish{QoS: min(r.sub.qos, m.props.QoS), Retain: true}, ids, nil) == blocked {
 			return false
 		}
 	}

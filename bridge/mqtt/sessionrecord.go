@@ -7,17 +7,20 @@ import (
 	"slices"
 )
 
-// The versions of a session's record. The first had no QoS 2.
+// The versions of a session's record. The first had no QoS 2, the second no shared subscriptions.
 const (
-	sessionVersion    = 2
+	sessionVersion    = 3
+	sessionVersionTwo = 2
 	sessionVersionOne = 1
-	tableVersion      = 1
+	tableVersion      = 2
+	tableVersionOne   = 1 // without shared subscriptions
 )
 
 // sessionWriter makes a record that speaks of partitions: a table of them comes before the body, which has their places.
 type sessionWriter struct {
 	places map[*stream]uint64
 	table  []*stream
+	groups []string
 	body   []byte
 }
 
@@ -47,6 +50,7 @@ func (w *sessionWriter) positions(list map[*stream]int64) {
 const (
 	deliveryReleased = 4 // beside the QoS
 	deliveryPlaced   = 8 // the partition and offset follow
+	deliveryShared   = 16
 )
 
 func (w *sessionWriter) deliveries(list []delivery) {
@@ -59,12 +63,31 @@ func (w *sessionWriter) deliveries(list []delivery) {
 		if d.st != nil {
 			flags |= deliveryPlaced
 		}
+		if d.group != nil {
+			flags |= deliveryShared
+		}
 		w.uint(flags)
 		w.uint(uint64(d.id))
 		if d.st != nil {
 			w.at(d.st, d.offset)
 		}
+		if d.group != nil {
+			i := slices.Index(w.groups, d.group.key)
+			if i < 0 {
+				i, w.groups = len(w.groups), append(w.groups, d.group.key)
+			}
+			w.uint(uint64(i))
+		}
 	}
+}
+
+// named puts the groups the deliveries speak of before the body.
+func (w *sessionWriter) named() {
+	names := binary.AppendUvarint(nil, uint64(len(w.groups)))
+	for _, key := range w.groups {
+		names = appendString(names, key)
+	}
+	w.body = append(names, w.body...)
 }
 
 // seal is the record: version, the numbers in head, the table, the body.
@@ -105,6 +128,7 @@ func encodeSession(ss *session, cursors, handed map[*stream]int64, away int64) [
 			w.at(p.st, p.offset)
 		}
 	}
+	w.named()
 	return w.seal(sessionVersion, uint64(ss.expiry), uint64(away), uint64(ss.lastID))
 }
 
@@ -113,15 +137,36 @@ func encodeTable(ss *session) []byte {
 	var w sessionWriter
 	w.positions(ss.exact.handed)
 	w.deliveries(slices.DeleteFunc(slices.Clone(ss.inflight), func(d delivery) bool { return d.qos != 2 }))
+	w.named()
 	return w.seal(tableVersion, uint64(ss.lastID))
 }
 
 var errSession = errors.New("session record is not readable")
 
+// finder turns what a record names into what is there: a partition into its stream, nil when it is gone, and a shared
+// subscription into its group.
+type finder struct {
+	stream func(streamKey) *stream
+	group  func(string) *group
+}
+
 // sessionReader reads uvarints and keeps the first failure.
 type sessionReader struct {
-	p   []byte
-	bad bool
+	p      []byte
+	groups []*group
+	bad    bool
+}
+
+// named is named's inverse.
+func (r *sessionReader) named(find func(string) *group) {
+	for n := r.uint(uint64(len(r.p))); n > 0 && !r.bad; n-- {
+		key := string(r.take(int(r.uint(65535))))
+		if _, _, shared := shareOf(key); !shared {
+			r.bad = true
+		} else if !r.bad {
+			r.groups = append(r.groups, find(key))
+		}
+	}
 }
 
 func (r *sessionReader) uint(limit uint64) uint64 {
@@ -174,10 +219,17 @@ func (r *sessionReader) positions(table []*stream, fn func(*stream, int64)) {
 
 func (r *sessionReader) deliveries(table []*stream) (list []delivery) {
 	for n := r.uint(uint64(len(r.p) / 2)); n > 0 && !r.bad; n-- {
-		flags := r.uint(15)
+		flags := r.uint(31)
 		d := delivery{id: uint16(r.uint(65535)), qos: byte(flags & 3), released: flags&deliveryReleased != 0}
 		if flags&deliveryPlaced != 0 {
 			d.st, d.offset = r.at(table)
+		}
+		if flags&deliveryShared != 0 {
+			if i := r.uint(uint64(len(r.p))); i < uint64(len(r.groups)) {
+				d.group = r.groups[i]
+			} else {
+				r.bad = true
+			}
 		}
 		if d.st == nil { // the message went with its topic; at QoS 2 the client has to let go of the identifier
 			d.released = true
@@ -192,18 +244,21 @@ func (r *sessionReader) deliveries(table []*stream) (list []delivery) {
 	return list
 }
 
-// decodeSession is encodeSession's inverse; find turns the name of a partition into its stream, nil when it is gone:
-// what lay there is gone with it. ss is filled; away is when its connection ended, 0 when it had one.
-func decodeSession(p []byte, ss *session, find func(streamKey) *stream) (away int64, err error) {
+// decodeSession is encodeSession's inverse; what lay in a partition that is gone is gone with it. ss is filled; away is
+// when its connection ended, 0 when it had one.
+func decodeSession(p []byte, ss *session, find finder) (away int64, err error) {
 	r := &sessionReader{p: p}
 	version := r.take(1)[0]
-	if r.bad || version != sessionVersion && version != sessionVersionOne {
+	if r.bad || version < sessionVersionOne || version > sessionVersion {
 		return 0, fmt.Errorf("%w: version %d", errSession, version)
 	}
 	ss.expiry = uint32(r.uint(never))
 	away = int64(r.uint(1 << 62))
 	ss.lastID = uint16(r.uint(65535))
-	table := r.placed(find)
+	table := r.placed(find.stream)
+	if version > sessionVersionTwo {
+		r.named(find.group)
+	}
 	r.positions(table, ss.fallBehind)
 	if version == sessionVersionOne {
 		for n := r.uint(uint64(len(r.p) / 3)); n > 0 && !r.bad; n-- {
@@ -231,13 +286,17 @@ func decodeSession(p []byte, ss *session, find func(streamKey) *stream) (away in
 }
 
 // decodeTable puts a delivery table, which is newer than the session's record, in its place there.
-func decodeTable(p []byte, ss *session, find func(streamKey) *stream) error {
+func decodeTable(p []byte, ss *session, find finder) error {
 	r := &sessionReader{p: p}
-	if v := r.take(1)[0]; r.bad || v != tableVersion {
+	v := r.take(1)[0]
+	if r.bad || v < tableVersionOne || v > tableVersion {
 		return fmt.Errorf("%w: delivery table of version %d", errSession, v)
 	}
 	ss.lastID = uint16(r.uint(65535))
-	table := r.placed(find)
+	table := r.placed(find.stream)
+	if v > tableVersionOne {
+		r.named(find.group)
+	}
 	r.positions(table, ss.handTo)
 	list := r.deliveries(table)
 	if r.bad || len(r.p) != 0 {

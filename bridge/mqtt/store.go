@@ -20,6 +20,7 @@ import (
 type store struct {
 	s      *Server
 	tables tables
+	groups groupRecords
 }
 
 // Keys of the sessions topic: the client identifier, which has no U+0000 in it [MQTT-1.5.4-2], or that and one of these.
@@ -43,10 +44,7 @@ func arrivalKey(client string, id uint16) []byte {
 // lock around it.
 func (s *Server) snapshot(ss *session) (value []byte, n uint64, covered map[*stream]int64) {
 	ss.mu.Lock()
-	filters := make([]string, len(ss.subs))
-	for i, sub := range ss.subs {
-		filters[i] = sub.filter
-	}
+	filters := filtersOf(ss.own())
 	ss.mu.Unlock()
 	cursors := make(map[*stream]int64)
 	for _, st := range s.streams.reached(filters...) {
@@ -93,10 +91,11 @@ func (o *store) put(ss *session, done func(error)) {
 	}
 	value, n, covered := o.s.snapshot(ss)
 	recs := []record.Record{{Key: []byte(ss.id), Value: value}}
-	if o.hasTable(ss) {
+	table, groups := o.beside(ss)
+	if table {
 		recs = append(recs, record.Record{Key: []byte(ss.id + keyDeliveries)})
 	}
-	o.append(recs, func(err error) {
+	o.appendWith(groups, recs, func(err error) {
 		if err == nil {
 			ss.mu.Lock()
 			for st, end := range covered {
@@ -111,10 +110,11 @@ func (o *store) put(ss *session, done func(error)) {
 	})
 }
 
-func (o *store) hasTable(ss *session) bool {
+// beside reports whether the session has a delivery table, and the groups whose records go with its own.
+func (o *store) beside(ss *session) (table bool, groups []*group) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	return ss.exact.table
+	return ss.exact.table, ss.groups()
 }
 
 // putTable writes the session's delivery table, if it has to be.
@@ -132,8 +132,9 @@ func (o *store) putTable(ss *session) {
 	x.made++
 	n := x.made
 	x.busy, x.table, x.tabled = true, true, n
+	groups := ss.groups()
 	ss.mu.Unlock()
-	o.append([]record.Record{{Key: []byte(ss.id + keyDeliveries), Value: value}}, func(err error) {
+	o.appendWith(groups, []record.Record{{Key: []byte(ss.id + keyDeliveries), Value: value}}, func(err error) {
 		if err != nil {
 			o.s.log.Error("mqtt: deliveries could not be written, trying again", "client", ss.id, "error", err)
 		}
@@ -164,15 +165,16 @@ func (o *store) remove(ss *session, done func(error)) {
 	for _, id := range ss.unreleased.all() {
 		recs = append(recs, record.Record{Key: arrivalKey(ss.id, id)})
 	}
-	if o.hasTable(ss) {
+	table, groups := o.beside(ss)
+	if table {
 		recs = append(recs, record.Record{Key: []byte(ss.id + keyDeliveries)})
 	}
 	recs = append(recs, record.Record{Key: []byte(ss.id)}) // last: while it is there, so is the rest
-	for len(recs) > removeMax {
+	for len(recs) > removeMax+1 {                          // the table ends together with what groups say of it
 		o.append(recs[:removeMax], o.logged(ss))
 		recs = recs[removeMax:]
 	}
-	o.append(recs, done)
+	o.appendWith(groups, recs, done)
 }
 
 // removeMax bounds how many records of a session end in one append.
@@ -219,7 +221,7 @@ func (o *store) load() error {
 	if !ok {
 		return nil
 	}
-	known := make(map[string]*remembered)
+	known, groups := make(map[string]*remembered), make(map[string][]byte)
 	of := func(client string) *remembered {
 		if known[client] == nil {
 			known[client] = new(remembered)
@@ -227,6 +229,12 @@ func (o *store) load() error {
 		return known[client]
 	}
 	if err := scanAll(p, func(r *record.Record) {
+		if key, ok := strings.CutPrefix(string(r.Key), keyGroup); ok {
+			if groups[key] = slices.Clone(r.Value); r.Value == nil {
+				delete(groups, key)
+			}
+			return
+		}
 		client, kind, beside := strings.Cut(string(r.Key), "\x00")
 		switch m := of(client); {
 		case !beside:
@@ -244,9 +252,11 @@ func (o *store) load() error {
 	}
 	o.s.life.Lock()
 	defer o.s.life.Unlock()
+	o.restoreGroups(groups)
 	for id, m := range known {
 		o.restore(id, m)
 	}
+	o.settleGroups(groups)
 	return nil
 }
 
@@ -271,7 +281,7 @@ func (m *remembered) arrival(id uint16, there bool) {
 // restore makes the session again that the log remembers. Under life.
 func (o *store) restore(id string, m *remembered) {
 	ss := newSession(o.s, id)
-	ss.stored = true
+	ss.stored, ss.keeps = true, true
 	ss.exact.table = m.table != nil
 	if m.session == nil {
 		// A crash came between its end and that of what is its, or before its beginning: nobody was promised anything.
@@ -282,9 +292,10 @@ func (o *store) restore(id string, m *remembered) {
 		o.remove(ss, o.logged(ss))
 		return
 	}
-	away, err := decodeSession(m.session, ss, o.s.streams.find)
+	find := finder{o.s.streams.find, o.s.group}
+	away, err := decodeSession(m.session, ss, find)
 	if err == nil && m.table != nil {
-		err = decodeTable(m.table, ss, o.s.streams.find)
+		err = decodeTable(m.table, ss, find)
 	}
 	if err != nil {
 		// Half a session would lose messages silently; without one the client hears that it has none.
@@ -297,9 +308,13 @@ func (o *store) restore(id string, m *remembered) {
 	ss.cost = sessionCost(id)
 	for _, sub := range ss.subs {
 		ss.cost += filterCost(sub.filter)
+		if _, _, shared := shareOf(sub.filter); shared {
+			sub.group = o.s.group(sub.filter)
+			sub.group.count(sub)
+		}
 	}
-	ss.away = int64(len(ss.lag)) * cursorCost
-	o.s.cfg.State.Overdraw(ss.cost + ss.away) // it was acknowledged: it is kept whatever the limit says now
+	o.s.cfg.State.Overdraw(ss.cost) // it was acknowledged: it is kept whatever the limit says now
+	ss.restCost()
 	o.s.sessions[id] = ss
 	since := o.s.cfg.Now()
 	if away > 0 {
@@ -327,6 +342,12 @@ func (s *Server) checkpointLater() {
 		for _, ss := range moved {
 			s.store.put(ss, s.store.logged(ss))
 		}
+		for _, g := range s.groups {
+			if swept {
+				g.forgetGone()
+			}
+		}
+		s.store.putGroups(s.turned())
 		s.life.Unlock()
 		s.checkpointLater()
 	})

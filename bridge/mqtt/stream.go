@@ -36,11 +36,11 @@ type stream struct {
 	chunk atomic.Pointer[chunk] // nil while a scan has it, or there is none
 
 	waitMu  sync.Mutex
-	waiting []*session // lag here and may be sent to
-	queued  bool       // in the queue of the scans
+	waiting []*reader // lag here and may be sent to
+	queued  bool      // in the queue of the scans
 }
 
-// job is work for the scans: a stream with sessions behind, or a session with messages to send again.
+// job is work for the scans: a stream with readers behind, or a session or group with messages to send again.
 type job interface{ run() }
 
 // streams owns the readers: one goroutine for all tails, a few for the scans.
@@ -59,7 +59,7 @@ type streams struct {
 
 	kept atomic.Int64 // bytes of all chunks that are kept
 	gaps atomic.Int64 // records, or undecodable batches, that sessions never got
-	hit  uint64       // the tail reader's generation of session.hits
+	hit  uint64       // the tail reader's generation of reader.hits
 }
 
 type streamKey struct {
@@ -228,7 +228,7 @@ type tailReader struct {
 	a    *streams
 	buf  []byte
 	subs []*subscription
-	hit  []*session
+	hit  []*reader
 	m    message
 }
 
@@ -338,7 +338,7 @@ func (a *streams) drop(st *stream) {
 	a.s.index.forget(st.topic)
 }
 
-// deliver offers one record to every session that is at the tail and has a matching subscription.
+// deliver offers one record to every reader that is at the tail and has a matching subscription.
 func (t *tailReader) deliver(st *stream, r *record.Record) {
 	if !t.m.read(t.a.s, st.topic, st.index, r) || !t.m.live(st) {
 		return
@@ -346,30 +346,23 @@ func (t *tailReader) deliver(st *stream, r *record.Record) {
 	t.subs = t.a.s.index.match(t.m.topic, t.subs[:0])
 	t.a.hit++
 	for _, sub := range t.subs {
-		ss := sub.session
-		if ss.hitGen != t.a.hit {
-			ss.hitGen, ss.hits = t.a.hit, ss.hits[:0]
-			t.hit = append(t.hit, ss)
+		r := sub.owner()
+		if r.hitGen != t.a.hit {
+			r.hitGen, r.hits = t.a.hit, r.hits[:0]
+			t.hit = append(t.hit, r)
 		}
-		ss.hits = append(ss.hits, sub)
+		r.hits = append(r.hits, sub)
 	}
-	for _, ss := range t.hit {
-		ss.mu.Lock()
-		if _, behind := ss.lag[st]; ss.client != nil && !behind && ss.offer(st, &t.m, ss.hits) == blocked {
-			ss.fallBehind(st, t.m.offset)
+	for _, r := range t.hit {
+		r.mu.Lock()
+		if _, behind := r.lag[st]; !behind && r.to.offer(st, &t.m, r.hits) == blocked {
+			r.fallBehind(st, t.m.offset)
 		}
-		ss.mu.Unlock()
+		r.mu.Unlock()
 	}
 	clear(t.subs)
 	clear(t.hit)
 	t.hit = t.hit[:0]
-}
-
-func (ss *session) fallBehind(st *stream, offset int64) {
-	if ss.lag == nil {
-		ss.lag = make(map[*stream]int64, 1)
-	}
-	ss.lag[st] = offset
 }
 
 // message reads the one record at offset; nil when the log does not have it any more.

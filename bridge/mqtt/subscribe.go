@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"slices"
-	"strings"
 
 	"millrace/bridge/mqtt/packet"
 )
@@ -75,8 +74,14 @@ func (c *client) refusesFilter(filter string) packet.Reason {
 	switch {
 	case !packet.ValidFilter(filter), c.tooLong(filter):
 		return packet.InvalidTopicFilter
-	case strings.HasPrefix(filter, packet.SharePrefix):
-		return packet.NoSharedSubscriptions // CONNACK said so; 3.1.1 clients hear it here
+	}
+	if shared, valid, ok := shareOf(filter); ok {
+		switch {
+		case !valid:
+			return packet.InvalidTopicFilter
+		case sysFilter(shared):
+			return packet.ImplementationError // the figures are nobody's work, and in no log
+		}
 	}
 	return packet.Success
 }
@@ -99,10 +104,14 @@ func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reas
 	if full {
 		return packet.QuotaExceeded, replay{}, false
 	}
-	if i < 0 {
+	_, _, shared := shareOf(f.Filter)
+	if i < 0 && !shared {
 		c.begin(sub)
 	}
-	if reason := c.enter(sub, i); reason != packet.Success {
+	if reason := c.enter(sub, i, shared); reason != packet.Success || shared { // which is owed no retained messages (4.8.2)
+		if !reason.Failed() {
+			reason = packet.Reason(sub.qos)
+		}
 		return reason, replay{}, false
 	}
 	// Retain handling: 0 always, 1 for new subscriptions only, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11].
@@ -134,9 +143,9 @@ func (c *client) begin(sub *subscription) {
 	}
 }
 
-// enter puts sub into the index and the session, in the place of the i-th when i >= 0. The new one is in the index
-// before the old one is out, so that no message falls between.
-func (c *client) enter(sub *subscription, i int) packet.Reason {
+// enter puts sub into the session, in the place of the i-th when i >= 0, and into the index, or its group. The new one is in
+// the index before the old one is out, so that no message falls between.
+func (c *client) enter(sub *subscription, i int, shared bool) packet.Reason {
 	ss := c.session
 	c.s.life.Lock() // detach takes the session's subscriptions out of the index: not between our two steps
 	defer c.s.life.Unlock()
@@ -150,9 +159,17 @@ func (c *client) enter(sub *subscription, i int) packet.Reason {
 		if !c.s.cfg.State.TryAcquire(filterCost(sub.filter)) {
 			return packet.QuotaExceeded
 		}
+		if shared {
+			if reason := c.s.join(sub); reason != packet.Success {
+				c.s.cfg.State.Release(filterCost(sub.filter))
+				return reason
+			}
+		}
 		ss.cost += filterCost(sub.filter)
 	}
-	c.s.index.add(sub)
+	if !shared {
+		c.s.index.add(sub)
+	}
 	ss.mu.Lock()
 	var old *subscription
 	if i >= 0 {
@@ -163,7 +180,11 @@ func (c *client) enter(sub *subscription, i int) packet.Reason {
 		ss.subs = append(ss.subs, sub)
 	}
 	ss.mu.Unlock()
-	if old != nil {
+	switch {
+	case old == nil:
+	case shared:
+		old.group.replace(old, sub)
+	default:
 		c.s.index.remove(old)
 	}
 	return packet.Success
@@ -204,7 +225,11 @@ func (c *client) unsubscribe(filter string) bool {
 	old.gone = true
 	ss.subs = slices.Delete(ss.subs, i, i+1)
 	ss.mu.Unlock()
-	c.s.index.remove(old)
+	if old.group != nil {
+		c.s.part(old)
+	} else {
+		c.s.index.remove(old)
+	}
 	c.s.cfg.State.Release(filterCost(filter))
 	ss.cost -= filterCost(filter)
 	return true

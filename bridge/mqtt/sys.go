@@ -182,7 +182,7 @@ func (y *sys) greet(sub *subscription) {
 // figures are those of now. Under y.mu.
 func (y *sys) figures() []figure {
 	s := y.s
-	var clients, connected, subscriptions int64
+	var clients, connected, subscriptions, shared int64
 	s.life.Lock()
 	for _, ss := range s.sessions {
 		clients++
@@ -190,7 +190,9 @@ func (y *sys) figures() []figure {
 		if ss.client != nil {
 			connected++
 		}
-		subscriptions += int64(len(ss.subs))
+		n := int64(len(ss.shared()))
+		shared += n
+		subscriptions += int64(len(ss.subs)) - n
 		ss.mu.Unlock()
 	}
 	s.life.Unlock()
@@ -224,6 +226,7 @@ func (y *sys) figures() []figure {
 		{"publish/bytes/received", t.PublishBytesReceived},
 		{"publish/bytes/sent", t.PublishBytesSent},
 		{"subscriptions/count", subscriptions},
+		{"shared_subscriptions/count", shared},
 		{"retained messages/count", kept},
 		{"heap/current", used},
 		{"heap/maximum", y.highest.heap},
