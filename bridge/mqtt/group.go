@@ -148,7 +148,6 @@ func (s *Server) join(sub *subscription) packet.Reason {
 	}
 	g.count(sub)
 	g.enter(sub)
-	g.push()
 	return packet.Success
 }
 
@@ -211,6 +210,7 @@ func (g *group) enter(sub *subscription) {
 	if first {
 		g.follow([]*subscription{g.sub})
 	}
+	g.push()
 }
 
 // leave ends that; with the last one the group rests. Under life.

@@ -164,6 +164,7 @@ func (o *store) restoreGroups(values map[string][]byte) {
 		o.groups.there[key] = g
 		if err := decodeGroup(value, g, o.s.streams.find); err != nil {
 			o.s.log.Error("mqtt: the place of a shared subscription is lost, it goes on at the end of the log", "group", key, "error", err)
+			delete(values, key)
 			delete(o.s.groups, key)
 			o.groups.there[key] = o.s.group(key)
 		}
@@ -178,7 +179,7 @@ func (o *store) settleGroups(values map[string][]byte) {
 			o.owe(g)
 			continue
 		}
-		if values[key] == nil || len(g.past) == 0 {
+		if values[key] == nil {
 			g.begin()
 		}
 	}

@@ -40,7 +40,7 @@ func TestSysByMosquittosNames(t *testing.T) {
 		for name, want := range map[string]string{
 			"version": "millrace version 1.2", "uptime": "3 seconds", "clients/total": "3", "clients/connected": "2", "clients/disconnected": "1",
 			"clients/maximum": "2", "messages/received": "7", "messages/sent": "6", "publish/messages/received": "1", "publish/messages/sent": "0",
-			"publish/messages/dropped": "0", "publish/bytes/received": "4", "publish/bytes/sent": "0", "subscriptions/count": "3", "retained messages/count": "1",
+			"publish/messages/dropped": "0", "publish/bytes/received": "4", "publish/bytes/sent": "0", "subscriptions/count": "3", "shared_subscriptions/count": "0", "retained messages/count": "1",
 		} {
 			if first[name] != want {
 				t.Errorf("%s is %q, want %q", name, first[name], want)
@@ -51,7 +51,7 @@ func TestSysByMosquittosNames(t *testing.T) {
 				t.Errorf("%s is %q", name, first[name])
 			}
 		}
-		if len(first) != 19 {
+		if len(first) != 20 {
 			t.Errorf("%d figures", len(first))
 		}
 		// What came meanwhile: nothing before the interval is over, then what is new.
@@ -62,7 +62,7 @@ func TestSysByMosquittosNames(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		next := a.figures(false)
-		if next["uptime"] != "13 seconds" || next["clients/connected"] != "3" || next["publish/messages/sent"] != "19" || next["version"] != "" || next["retained messages/count"] != "" {
+		if next["uptime"] != "13 seconds" || next["clients/connected"] != "3" || next["publish/messages/sent"] != "20" || next["version"] != "" || next["retained messages/count"] != "" {
 			t.Errorf("a tick brought %v", next)
 		}
 		// A later subscriber gets the retained values, which are those of the tick, and only those it asked for.
