@@ -141,8 +141,17 @@ func (t *talker) drain() (any bool) {
 	return any
 }
 
-// team is what came to the members of a shared subscription, together: how often each of a topic and QoS did.
+// team is what came to the members of a shared subscription, together: how often each of a topic and QoS did. What guests
+// got is apart.
 type team map[string]map[int]int
+
+func (t team) add(key string, n int) int {
+	if t[key] == nil {
+		t[key] = make(map[int]int)
+	}
+	t[key][n]++
+	return t[key][n]
+}
 
 // listener subscribes in a durable session, and keeps what QoS 2 has a receiver keep (4.3.3).
 type listener struct {
@@ -150,6 +159,7 @@ type listener struct {
 	v       packet.Version
 	id      string // empty: durable
 	team    team   // nil: it shares with nobody
+	guest   bool   // of the team: its session ends with its connection, and it takes QoS 1
 	p       *peer
 	answers []*packet.Ack // to what came; not sent yet
 	greeted bool          // CONNACK has come
@@ -163,9 +173,24 @@ type listener struct {
 
 func (l *listener) connect() {
 	l.note("connect %s", l.id)
-	l.p = l.w.connect(l.v, cmp.Or(l.id, "durable"), keep)
+	if l.guest {
+		l.p = l.w.connect(l.v, l.id)
+	} else {
+		l.p = l.w.connect(l.v, cmp.Or(l.id, "durable"), keep)
+	}
 	l.answers, l.last, l.greeted = nil, map[string]int{}, false
 	synctest.Wait()
+}
+
+// share subscribes together with the team.
+func (l *listener) share() {
+	l.note("%s subscribes", l.id)
+	if s := sub2(1, "$share/g/t/#"); l.guest {
+		s.Filters[0].QoS = 1
+		l.p.post(s)
+	} else {
+		l.p.post(s)
+	}
 }
 
 // drain takes what has come and checks it. It reports whether there was anything.
@@ -195,7 +220,7 @@ func (l *listener) take(pkt packet.Packet) {
 		}
 		l.greeted = true
 	case *packet.Suback:
-		l.known = true
+		l.known = !l.guest
 	case *packet.Ack:
 		l.note("got %s", show(p))
 		if p.Kind != packet.PUBREL {
@@ -215,11 +240,16 @@ func (l *listener) publish(m *packet.Publish) {
 	}
 	var qos byte
 	var n int
-	if _, err := fmt.Sscan(string(m.Payload), &qos, &n); err != nil || qos != m.QoS {
+	if _, err := fmt.Sscan(string(m.Payload), &qos, &n); err != nil || qos != m.QoS && !l.guest {
 		l.fault("%s %q came with QoS %d, %v", m.Topic, m.Payload, m.QoS, err)
 	}
 	key := fmt.Sprint(m.Topic, " ", qos)
 	l.note("%s got %s %d id %d dup %v", l.id, key, n, m.ID, m.Dup)
+	if l.guest {
+		l.team.add("guests "+key, n)
+		l.answers = append(l.answers, ack(m.ID))
+		return
+	}
 	if l.team == nil || !m.Dup { // of what another member had first nobody promises an order
 		if last, ok := l.last[key]; ok && n <= last && (qos == 2 || !l.resent) {
 			l.fault("%s: got %d after %d on one connection", key, n, last)
@@ -239,10 +269,7 @@ func (l *listener) publish(m *packet.Publish) {
 		l.held[m.ID] = true
 	}
 	if l.team != nil {
-		if l.team[key] == nil {
-			l.team[key] = make(map[int]int)
-		}
-		if l.team[key][n]++; qos == 2 && l.team[key][n] > 1 {
+		if l.team.add(key, n) > 1 && qos == 2 {
 			l.fault("%s: got %d twice", key, n)
 		}
 		return
@@ -293,7 +320,7 @@ func complete(l *listener, talkers ...*talker) {
 		}
 		for key, n := range t.next {
 			for i := range n {
-				if l.team != nil && l.team[key][i] == 0 {
+				if l.team != nil && l.team[key][i]+l.team["guests "+key][i] == 0 {
 					l.fault("%s: %d of %d never came", key, i, n)
 				}
 			}

@@ -13,7 +13,8 @@ import (
 
 // TestNothingIsLostUnderAnyOrderOfEvents runs a durable subscriber that acknowledges, goes away, comes back, is taken
 // over, and a server that restarts or crashes, in seeded random order, beside two publishers. Every message must arrive,
-// for each topic and QoS in order: with QoS 1 a repeated one only after a resume, with QoS 2 once. A seed fixes the
+// for each topic and QoS in order: with QoS 1 a repeated one only after a resume, with QoS 2 once. Three more share a
+// subscription, one of them a guest whose session ends with its connection: together they get everything. A seed fixes the
 // events, not how the goroutines interleave, so a failure may need many rounds to come again: -test.count, or
 // MILLRACE_STORIES=20000 seeds.
 func TestNothingIsLostUnderAnyOrderOfEvents(t *testing.T) {
@@ -35,6 +36,13 @@ func randomStory(w *world, seed uint64) {
 	version := func() packet.Version { return packet.V311 + packet.Version(r.IntN(2)) }
 	all := &journal{w: w}
 	l := &listener{journal: all, v: version(), next: map[string]int{}, held: map[uint16]bool{}}
+	together := make(team)
+	listeners := []*listener{l} // and those who share, the last of whom is a guest
+	for i := range 3 {
+		listeners = append(listeners, &listener{
+			journal: all, v: version(), id: fmt.Sprint("member", i), team: together, guest: i == 2, held: map[uint16]bool{},
+		})
+	}
 	var talkers []*talker
 	for i := range 2 {
 		talkers = append(talkers, &talker{journal: all, v: version(), id: fmt.Sprint("talker", i), next: map[string]int{}})
@@ -49,6 +57,12 @@ func randomStory(w *world, seed uint64) {
 	l.p.send(sub2(1, "t/#"))
 	synctest.Wait()
 	l.drain()
+	for _, m := range listeners[1:] {
+		m.connect()
+		m.share()
+		synctest.Wait()
+		m.drain()
+	}
 	for _, t := range talkers {
 		t.connect()
 	}
@@ -64,19 +78,27 @@ func randomStory(w *world, seed uint64) {
 	}
 	drain := func() {
 		synctest.Wait()
-		l.drain()
+		for _, l := range listeners {
+			l.drain()
+		}
 		for _, t := range talkers {
 			t.drain()
 		}
 	}
 	back := func() { // the server is another
-		l.connect()
+		for _, l := range listeners {
+			l.connect()
+			if l.guest {
+				l.share()
+			}
+		}
 		for _, t := range talkers {
 			t.connect()
 		}
 	}
-	for range 120 {
-		switch r.IntN(15) {
+	for range 150 {
+		l := listeners[r.IntN(len(listeners))]
+		switch r.IntN(16) {
 		case 0, 1, 2, 3, 4:
 			i := r.IntN(len(talkers))
 			t := talkers[i]
@@ -102,11 +124,17 @@ func randomStory(w *world, seed uint64) {
 				l.drain()
 			}
 			l.connect()
+			if l.guest {
+				l.share()
+			}
 		case 10:
 			l.drain()
 			l.note("take over")
 			old := l.p
 			l.connect() // takes over
+			if l.guest {
+				l.share()
+			}
 			old.conn.Close()
 		case 11:
 			release()
@@ -136,6 +164,13 @@ func randomStory(w *world, seed uint64) {
 			old := t.p
 			t.connect()
 			old.conn.Close()
+		case 15: // the first stays, so that the group does
+			if m := listeners[2+r.IntN(2)]; r.IntN(2) == 0 {
+				m.note("%s unsubscribes", m.id)
+				m.p.post(&packet.Unsubscribe{ID: 2, Filters: []string{"$share/g/t/#"}})
+			} else {
+				m.share()
+			}
 		}
 		if r.IntN(3) == 0 {
 			l.note("wait")
@@ -147,6 +182,7 @@ func randomStory(w *world, seed uint64) {
 		}
 	}
 	release()
-	settle(l, talkers...)
+	settleAll(listeners, talkers...)
 	complete(l, talkers...)
+	complete(listeners[1], talkers...)
 }
