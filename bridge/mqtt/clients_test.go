@@ -250,7 +250,7 @@ func (l *listener) publish(m *packet.Publish) {
 		l.answers = append(l.answers, ack(m.ID))
 		return
 	}
-	if l.team == nil || !m.Dup { // of what another member had first nobody promises an order
+	if l.team == nil { // of what another member had first nobody promises an order
 		if last, ok := l.last[key]; ok && n <= last && (qos == 2 || !l.resent) {
 			l.fault("%s: got %d after %d on one connection", key, n, last)
 		}

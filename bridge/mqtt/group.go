@@ -254,7 +254,7 @@ func (g *group) offer(st *stream, m *message, _ []*subscription) outcome {
 	if g.over || m.offset < g.past[st] {
 		return done
 	}
-	if _, more := g.handed.first(); more || g.hand(st, m, false) == blocked {
+	if _, more := g.handed.first(); more || g.hand(st, m) == blocked {
 		g.blocked = true
 		return blocked
 	}
@@ -263,14 +263,14 @@ func (g *group) offer(st *stream, m *message, _ []*subscription) outcome {
 	return done
 }
 
-// hand gives m to the next member that has room. again says that another may have had it. Under g.mu.
-func (g *group) hand(st *stream, m *message, again bool) outcome {
+// hand gives m to the next member that has room. Under g.mu.
+func (g *group) hand(st *stream, m *message) outcome {
 	for range 2 {
 		result := tooLarge
 		for range g.live {
+			sub := g.live[g.turn%len(g.live)]
 			g.turn = (g.turn + 1) % len(g.live)
-			sub := g.live[g.turn]
-			switch sub.session.share(sub, st, m, again) {
+			switch sub.session.share(sub, st, m) {
 			case done:
 				return done
 			case blocked:
@@ -339,7 +339,7 @@ func (g *group) step(scratch *[]byte) bool {
 	if m == nil {
 		g.s.log.Warn("mqtt: message is no longer in the log", "group", g.key, "topic", p.st.topic, "partition", p.st.index,
 			"offset", p.offset, "error", err)
-	} else if g.hand(p.st, m, true) == blocked {
+	} else if g.hand(p.st, m) == blocked {
 		g.handed.take(p, true)
 		return false
 	}
@@ -379,8 +379,9 @@ func (g *group) pass() {
 	}
 }
 
-// share sends m by the shared subscription sub, if there is room. Under the group's mu.
-func (ss *session) share(sub *subscription, st *stream, m *message, again bool) outcome {
+// share sends m by the shared subscription sub, if there is room. It is a new delivery even when another member had the
+// message: DUP is 0 [MQTT-4.3.2-2] [MQTT-4.3.3-2]. Under the group's mu.
+func (ss *session) share(sub *subscription, st *stream, m *message) outcome {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if ss.client == nil || sub.gone {
@@ -391,9 +392,7 @@ func (ss *session) share(sub *subscription, st *stream, m *message, again bool) 
 	if sub.id != 0 {
 		ids = []uint32{sub.id}
 	}
-	// What another member may have had is a repetition [MQTT-3.3.1-1].
-	head := packet.Publish{QoS: qos, Retain: sub.asIs && m.props.Retain, Dup: again && qos > 0}
-	return ss.send(st, m, head, ids, sub.group)
+	return ss.send(st, m, packet.Publish{QoS: qos, Retain: sub.asIs && m.props.Retain}, ids, sub.group)
 }
 
 // shared are the session's shared subscriptions. Under ss.mu.
