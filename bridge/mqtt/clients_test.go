@@ -291,12 +291,7 @@ func (l *listener) answer(i int) {
 }
 
 // settle goes on until nothing is left to say.
-func settle(l *listener, talkers ...*talker) {
-	l.w.t.Helper()
-	settleAll([]*listener{l}, talkers...)
-}
-
-func settleAll(all []*listener, talkers ...*talker) {
+func settle(all []*listener, talkers ...*talker) {
 	for quiet := false; !quiet; {
 		synctest.Wait()
 		quiet = true

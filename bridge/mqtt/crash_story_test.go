@@ -38,10 +38,10 @@ func crashStory(w *world, v packet.Version, e ending, members int, all *journal)
 	for i, l := range listeners {
 		l.connect()
 		l.p.post(sub2(1, filter))
-		settleAll(listeners[:i+1])
+		settle(listeners[:i+1])
 	}
 	t.connect()
-	settleAll(listeners, t)
+	settle(listeners, t)
 	first = w.log.Commits()
 	if e.stop > 0 {
 		w.log.StopAfter(e.stop)
@@ -55,10 +55,10 @@ func crashStory(w *world, v packet.Version, e ending, members int, all *journal)
 		t.publish("t/a", 2)
 		if i%2 == 0 {
 			t.publish("t/b", 1)
-			settleAll(listeners, t)
+			settle(listeners, t)
 		}
 	}
-	settleAll(listeners, t)
+	settle(listeners, t)
 	last = w.log.Commits()
 	all.note("crash")
 	w.crashNow()
@@ -67,9 +67,9 @@ func crashStory(w *world, v packet.Version, e ending, members int, all *journal)
 		l.connect()
 	}
 	t.connect()
-	settleAll(listeners, t)
+	settle(listeners, t)
 	t.publish("t/a", 2)
-	settleAll(listeners, t)
+	settle(listeners, t)
 	complete(listeners[0], t)
 	return first, last
 }

@@ -112,7 +112,9 @@ func FuzzSessionRecord(f *testing.F) {
 		return groups[key]
 	}}
 	ss := &session{expiry: 60, lastID: 9, reader: reader{lag: map[*stream]int64{st: 5}}, inflight: []delivery{
-		{st: st, offset: 4, id: 9, qos: 1}, {st: st, offset: 5, id: 10, qos: 2}, {id: 11, qos: 2, released: true},
+		{st: st, offset: 4, id: 9, qos: 1},
+		{st: st, offset: 5, id: 10, qos: 2},
+		{id: 11, qos: 2, released: true},
 		{st: st, offset: 6, id: 12, qos: 2, group: find.group("$share/g/a")},
 	}}
 	ss.handTo(st, 6)

@@ -50,22 +50,6 @@ type session struct {
 	over    bool // the session has ended: nothing more is written of it but that; under writing
 }
 
-// subscription is one filter of a session, or the one of a group. Its options are constant; a changed subscription is a
-// new one.
-type subscription struct {
-	session *session // nil: the group's own
-	group   *group   // nil: not shared
-	filter  string   // of a member with $share and the name
-	qos     byte
-	noLocal bool
-	asIs    bool   // retain as published
-	id      uint32 // 0: none
-	retain  byte   // retain handling
-	gone    bool   // replaced or ended; under session.mu
-	// starts are the offsets it begins at, in partitions whose cursor has not passed them yet.
-	starts []position
-}
-
 type position struct {
 	st     *stream
 	offset int64
@@ -87,25 +71,6 @@ type delivery struct {
 type replay struct {
 	sub       *subscription
 	next, end int64 // offsets of the retained topic
-}
-
-// begins is the first offset the subscription wants of st. Under ss.mu.
-func (sub *subscription) begins(st *stream) int64 {
-	for _, p := range sub.starts {
-		if p.st == st {
-			return p.offset
-		}
-	}
-	return 0
-}
-
-// passed drops the start of st once the cursor is at it.
-func (sub *subscription) passed(st *stream, offset int64) {
-	if i := slices.IndexFunc(sub.starts, func(p position) bool { return p.st == st && p.offset <= offset }); i >= 0 {
-		if sub.starts = slices.Delete(sub.starts, i, i+1); len(sub.starts) == 0 {
-			sub.starts = nil
-		}
-	}
 }
 
 // outcome is what became of an offer.

@@ -6,6 +6,41 @@ import (
 	"millrace/bridge/mqtt/packet"
 )
 
+// subscription is one filter of a session, or the one of a group. Its options are constant; a changed subscription is a
+// new one.
+type subscription struct {
+	session *session // nil: the group's own
+	group   *group   // nil: not shared
+	filter  string   // of a member with $share and the name
+	qos     byte
+	noLocal bool
+	asIs    bool   // retain as published
+	id      uint32 // 0: none
+	retain  byte   // retain handling
+	gone    bool   // replaced or ended; under session.mu
+	// starts are the offsets it begins at, in partitions whose cursor has not passed them yet.
+	starts []position
+}
+
+// begins is the first offset the subscription wants of st. Under ss.mu.
+func (sub *subscription) begins(st *stream) int64 {
+	for _, p := range sub.starts {
+		if p.st == st {
+			return p.offset
+		}
+	}
+	return 0
+}
+
+// passed drops the start of st once the cursor is at it.
+func (sub *subscription) passed(st *stream, offset int64) {
+	if i := slices.IndexFunc(sub.starts, func(p position) bool { return p.st == st && p.offset <= offset }); i >= 0 {
+		if sub.starts = slices.Delete(sub.starts, i, i+1); len(sub.starts) == 0 {
+			sub.starts = nil
+		}
+	}
+}
+
 // onSubscribe answers each filter in turn [MQTT-3.8.4-5] [MQTT-3.8.4-6], when a durable session's record of it is
 // durable [MQTT-3.8.4-1].
 func (c *client) onSubscribe(p *packet.Subscribe) error {
