@@ -7,9 +7,19 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 )
 
 var errSessions = errors.New("too many sessions")
+
+// errOwner is returned by attach for an id whose session is another user's, who may be away: it is neither taken over nor
+// ended by somebody else.
+var errOwner = errors.New("the client identifier belongs to another user")
+
+// yields says whether a client may have the session. Under life.
+func (ss *session) yields(c *client) bool {
+	return ss.owner == "" || ss.owner == auth.Anonymous || ss.owner == c.who.Principal
+}
 
 // attach gives the client its session: the one its id has, or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.1.2-6].
 // An older connection with the same id is ended first [MQTT-3.1.4-3]. It returns when what CONNACK says is durable.
@@ -18,6 +28,9 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	defer s.life.Unlock()
 	var old *session
 	for old = s.sessions[c.id]; old != nil; old = s.sessions[c.id] {
+		if !old.yields(c) {
+			return false, errOwner
+		}
 		s.takeOver(old, clean)
 		if old = s.sessions[c.id]; old == nil || !clean {
 			break
@@ -86,6 +99,7 @@ func (s *Server) takeOver(ss *session, clean bool) {
 func (s *Server) connect(ss *session, c *client) {
 	ss.mu.Lock()
 	ss.client, c.session = c, ss
+	ss.owner = c.who.Principal
 	ss.epoch++
 	c.epoch = ss.epoch
 	ss.held = true // until CONNACK is sent

@@ -11,16 +11,18 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 )
 
 // client is one connection. Its one goroutine reads and acts on what it reads; answers and messages go through out.
 type client struct {
-	s      *Server
-	conn   net.Conn
-	in     input
-	out    output
-	ctx    context.Context
-	cancel context.CancelFunc
+	s        *Server
+	conn     net.Conn // a *carrier where the listener has TLS or WebSocket
+	listener *Listener
+	in       input
+	out      output
+	ctx      context.Context
+	cancel   context.CancelFunc
 
 	// Set by CONNECT, constant afterwards.
 	version   packet.Version
@@ -30,20 +32,25 @@ type client struct {
 	maxPacket int    // bytes the client takes
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
-	session   *session // nil before attach
-	epoch     uint64   // of session while it is this connection's
+	who       auth.Session // Principal and Host
+	method    string       // of enhanced authentication
+	session   *session     // nil before attach
+	epoch     uint64       // of session while it is this connection's
 
 	greeted atomic.Bool // CONNACK is on its way
 	will    atomic.Pointer[will]
 	acks    acks
+	again   *auth.Session     // an authentication that is done again
 	aliases map[uint16]string // [MQTT-3.3.2-7]
 }
 
-func newClient(s *Server, conn net.Conn) *client {
-	c := &client{s: s, conn: conn}
+func newClient(s *Server, conn net.Conn, l *Listener) *client {
+	c := &client{s: s, conn: s.newCarrier(conn, l), listener: l, who: auth.Session{Host: hostOf(conn.RemoteAddr())}}
+	conn = c.conn
 	c.in.conn, c.in.c = conn, c
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	c.out = output{conn: conn, all: &s.outlets, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain}
+	_, c.out.slow = conn.(*carrier)
 	c.out.cond = sync.NewCond(&c.out.mu)
 	c.acks.c = c
 	c.acks.cond = sync.NewCond(&c.acks.mu)
@@ -153,6 +160,9 @@ func (c *client) serve() error {
 	if err := c.conn.SetReadDeadline(c.in.until); err != nil {
 		return err
 	}
+	if err := c.open(c.in.until); err != nil {
+		return err
+	}
 	frame, err := c.in.next(c.s.cfg.MaxPacketSize)
 	if err != nil {
 		return err
@@ -203,6 +213,22 @@ func (c *client) serve() error {
 	}
 }
 
+// open does what comes before MQTT.
+func (c *client) open(until time.Time) error {
+	carried, ok := c.conn.(*carrier)
+	if !ok {
+		return nil
+	}
+	cert, err := carried.open(c.s, c.listener, until)
+	if err == nil && cert != nil && c.s.cfg.Principal != nil {
+		c.who.Principal, err = c.s.cfg.Principal(cert)
+	}
+	if err != nil {
+		c.s.complain("mqtt: connection ended", "remote", c.conn.RemoteAddr(), "reason", err)
+	}
+	return err
+}
+
 // limits of the lists in one packet.
 var limits = packet.Limits{Filters: 1024, User: 256}
 
@@ -228,8 +254,7 @@ func (c *client) handle(p packet.Packet, size int) (done bool, err error) {
 		// A second CONNECT is a protocol error [MQTT-3.1.0-2].
 		return false, &packet.Error{Reason: packet.ProtocolError, Why: "a second CONNECT"}
 	case *packet.Auth:
-		// AUTH belongs to an exchange a CONNECT with a method begins; none was accepted [MQTT-4.12.0-6].
-		return false, &packet.Error{Reason: packet.ProtocolError, Why: "AUTH without an authentication method"}
+		return false, c.onAuth(p)
 	}
 	return false, &packet.Error{Reason: packet.ProtocolError, Why: "a " + p.Type().String() + " from a client"}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 )
 
 // never is the session expiry that never comes (3.1.2.11.2).
@@ -18,6 +19,8 @@ type session struct {
 	id string
 
 	mu sync.Mutex
+	// owner is whose session it is: nobody else gets it. Anonymous's is anybody's.
+	owner auth.Principal
 	// client is the session's connection, nil while it has none.
 	client *client
 	// epoch counts attachments and their ends; work begun under an older one is void.
@@ -158,6 +161,9 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		return done // [MQTT-3.3.2-5]
 	}
 	c := ss.client
+	if !c.mayRead(st, m) {
+		return done
+	}
 	if ss.held || ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) {
 		ss.blocked = true
 		return blocked
@@ -369,7 +375,7 @@ func (ss *session) task(epoch uint64) (task, bool) {
 // [MQTT-3.3.1-1]. m is nil when the log has dropped it meanwhile: it is forgotten. Under ss.mu.
 func (ss *session) redeliver(m *message) {
 	d := ss.inflight[ss.resent]
-	if m == nil {
+	if m == nil || !ss.client.mayRead(d.st, m) {
 		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
 		return
 	}
@@ -415,6 +421,7 @@ func (ss *session) replay(offset int64, m *message) bool {
 type will struct {
 	*packet.Will
 	client string
+	who    auth.Session // who left it
 	at     *deadline
 	cost   int64 // of the State budget
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"millrace/broker/auth"
 	"millrace/broker/record"
 )
 
@@ -16,6 +17,9 @@ import (
 type store struct{ s *Server }
 
 const sessionVersion = 1
+
+// ownerHeader is the record header that says whose session it is; a session without one is anybody's.
+const ownerHeader = "owner"
 
 // snapshot is the session's record value. Take no lock around it.
 func (s *Server) snapshot(ss *session) []byte {
@@ -218,6 +222,11 @@ func (o *store) append(ss *session, value []byte, done func(error)) {
 	}
 	o.s.wg.Add(1)
 	rec := record.Record{Timestamp: o.s.cfg.Now().UnixMilli(), Key: []byte(ss.id), Value: value}
+	ss.mu.Lock()
+	if value != nil && ss.owner != "" && ss.owner != auth.Anonymous {
+		rec.Headers = []record.Header{{Key: ownerHeader, Value: []byte(ss.owner)}}
+	}
+	ss.mu.Unlock()
 	p.AppendRecords([]record.Record{rec}, true, func(_ int64, err error) {
 		defer o.s.wg.Done()
 		done(err)
@@ -249,11 +258,18 @@ func (o *store) load() error {
 		return nil
 	}
 	values := make(map[string][]byte)
+	owners := make(map[string]auth.Principal)
 	if err := scanAll(p, func(r *record.Record) {
 		if r.Value == nil {
 			delete(values, string(r.Key))
 		} else {
 			values[string(r.Key)] = slices.Clone(r.Value)
+			delete(owners, string(r.Key))
+			for _, h := range r.Headers {
+				if h.Key == ownerHeader {
+					owners[string(r.Key)] = auth.Principal(h.Value)
+				}
+			}
 		}
 	}); err != nil {
 		return err
@@ -262,7 +278,7 @@ func (o *store) load() error {
 	o.s.life.Lock()
 	defer o.s.life.Unlock()
 	for id, value := range values {
-		ss := &session{s: o.s, id: id, stored: true}
+		ss := &session{s: o.s, id: id, owner: owners[id], stored: true}
 		away, err := decodeSession(value, ss, o.find)
 		if err != nil {
 			// Half a session would lose messages silently; without one the client hears that it has none.
