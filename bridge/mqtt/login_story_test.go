@@ -63,8 +63,13 @@ func TestLogins(t *testing.T) {
 		w.connect(v, "a", as("ann", "open sesame")).wants("connack 0x00")
 		w.connect(v, "nobody").wants(asked, "closed")
 		for _, login := range [][2]string{
-			{"ann", "wrong password"}, {"ann", ""}, {"carl", "open sesame"}, {"", "open sesame"}, {strings.Repeat("x", 300), "y"},
-			{"ann", strings.Repeat("y", 1100)}, {"ann", "open sesame\xff"},
+			{"ann", "wrong password"},
+			{"ann", ""},
+			{"carl", "open sesame"},
+			{"", "open sesame"},
+			{strings.Repeat("x", 300), "y"},
+			{"ann", strings.Repeat("y", 1100)},
+			{"ann", "open sesame\xff"},
 		} {
 			if v == packet.V311 && login[0] == "" {
 				continue // no packet of 3.1.1 has a password without a user
@@ -253,7 +258,9 @@ func TestEnhancedAuthenticationThatFails(t *testing.T) {
 		want string
 	}{
 		{"a method nobody knows", func(w *world) *peer { return w.connect(packet.V5, "a", method("KERBEROS", nil)) }, "connack 0x8C"},
-		{"PLAIN", func(w *world) *peer { return w.connect(packet.V5, "a", method("PLAIN", []byte("\x00ann\x00open sesame"))) }, "connack 0x8C"},
+		{"PLAIN", func(w *world) *peer {
+			return w.connect(packet.V5, "a", method("PLAIN", []byte("\x00ann\x00open sesame")))
+		}, "connack 0x8C"},
 		{"one that is not enabled", func(w *world) *peer {
 			w.cfg.Mechanisms = []auth.Mechanism{auth.ScramSHA512}
 			return w.connect(packet.V5, "a", method(name, nil))
