@@ -84,7 +84,8 @@ func (c *carrier) open(s *Server, l *Listener, until time.Time) (cert *x509.Cert
 			return nil, fmt.Errorf("WebSocket handshake: %w", err)
 		}
 	}
-	return cert, c.Conn.SetDeadline(time.Time{})
+	// From here on read deadlines are those of MQTT, which has until then for its CONNECT.
+	return cert, errors.Join(c.Conn.SetDeadline(time.Time{}), c.SetReadDeadline(until))
 }
 
 func (c *carrier) shake(s *Server) error {
@@ -126,8 +127,8 @@ func (c *carrier) SetDeadline(t time.Time) error {
 
 // Close tells the peer, as long as the write deadline lets it.
 func (c *carrier) Close() error {
-	if c.web != nil {
-		c.web.end(c.stream())
+	if c.web == nil {
+		return c.stream().Close()
 	}
-	return c.stream().Close()
+	return c.web.close(c.stream())
 }

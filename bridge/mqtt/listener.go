@@ -47,7 +47,7 @@ func (l *Listener) cost() int64 {
 const (
 	connectionCost = 6 << 10
 	tlsCost        = 35 << 10
-	webSocketCost  = 20 << 10
+	webSocketCost  = 6 << 10
 )
 
 // ErrClosed is returned by Serve after Close.
@@ -87,23 +87,12 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) accept(l *Listener) error {
 	const least, most = 5 * time.Millisecond, time.Second
 	pause := least
-	tokens, last := l.Rate, s.cfg.Now()
+	turns := turnstile{rate: l.Rate, left: l.Rate, last: s.cfg.Now()}
 	for {
-		if l.Rate > 0 {
-			for tokens <= 0 {
-				each := time.Second / time.Duration(l.Rate)
-				now := s.cfg.Now()
-				n := int(min(max(now.Sub(last)/each, 0), time.Duration(l.Rate)))
-				if tokens += n; n > 0 {
-					last = now
-				} else if !s.pause(max(each, time.Millisecond)) {
-					return ErrClosed
-				}
-				if now.Before(last) { // the clock was set back
-					last = now
-				}
+		for wait := turns.pass(s.cfg.Now()); wait > 0; wait = turns.pass(s.cfg.Now()) {
+			if !s.pause(wait) {
+				return ErrClosed
 			}
-			tokens--
 		}
 		conn, err := l.Accept()
 		switch {
@@ -120,6 +109,33 @@ func (s *Server) accept(l *Listener) error {
 			return err
 		}
 	}
+}
+
+// turnstile lets so many through in a second, after as many at once.
+type turnstile struct {
+	rate, left int       // Invariant: left <= rate
+	last       time.Time // up to when left was filled up
+}
+
+// pass takes one turn, or says how long to wait before asking again.
+func (t *turnstile) pass(now time.Time) (wait time.Duration) {
+	if t.rate <= 0 {
+		return 0
+	}
+	each := time.Second / time.Duration(t.rate)
+	switch n := now.Sub(t.last) / each; {
+	case n < 0: // the clock was set back
+		t.last = now
+	case n >= time.Duration(t.rate-t.left):
+		t.left, t.last = t.rate, now
+	default:
+		t.left, t.last = t.left+int(n), t.last.Add(n*each)
+	}
+	if t.left == 0 {
+		return max(each-now.Sub(t.last), time.Millisecond)
+	}
+	t.left--
+	return 0
 }
 
 // pause waits, and is false when the server closed meanwhile.

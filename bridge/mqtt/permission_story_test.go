@@ -145,6 +145,22 @@ func TestRecordsOfKafkaClientsAreReadByPermission(t *testing.T) {
 	})
 }
 
+// A retained message is read by whoever may read the Kafka topic its publish went to.
+func TestRetainedMessagesAreReadByPermission(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		w.permitted(allow("ann", auth.Read, "alarms"), allow("bob", auth.Read, "mqtt"))
+		p := w.connect(v, "p", as("root", "r"))
+		for i, topic := range []string{"alarms/fire", "state"} {
+			retained := pub(topic, "1", 1, uint16(i+1))
+			retained.Retain = true
+			p.send(retained)
+		}
+		p.wants("connack 0x00", "puback 1 0x00", "puback 2 0x00")
+		w.connect(v, "a", as("ann", "a")).send(sub(1, "#")).wants("connack 0x00", "suback 1 [0x01]", `publish alarms/fire "1" q1 id1 retain`)
+		w.connect(v, "b", as("bob", "b")).send(sub(1, "#")).wants("connack 0x00", "suback 1 [0x01]", `publish state "1" q1 id1 retain`)
+	})
+}
+
 func TestWillsNeedPermission(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		e := w.permitted(allow("ann", auth.Write, "mqtt:w/%c"), allow("bob", auth.Read, "mqtt"))

@@ -146,13 +146,18 @@ func (w *web) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// end is the WebSocket's part of closing.
-func (w *web) end(stream net.Conn) {
-	if w.ws.Load() != nil {
+// close closes the WebSocket and what is below it.
+func (w *web) close(stream net.Conn) error {
+	ws := w.ws.Load()
+	if ws != nil {
 		// Whether it arrives decides nothing: the connection ends after it.
 		_, _ = stream.Write(closeFrame)
 	}
-	w.here.Close() //nolint:errcheck // a pipe's end; it cannot fail
+	err := errors.Join(w.here.Close(), stream.Close())
+	if ws != nil {
+		_ = ws.CloseNow() // it lets go of its memory; what is below it is closed
+	}
+	return err
 }
 
 // answer is the http.ResponseWriter of an upgrade. Its connection is not kept: it becomes a WebSocket or is closed.
