@@ -14,7 +14,7 @@ CUTS ?= 20000# power cuts of test-long
 FUZZTIME ?= 20s
 
 # Packages whose tests run once more under the race detector, which needs a C compiler.
-RACE := ./broker/api ./broker/auth ./broker/group ./broker/journal ./broker/partition ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
+RACE := ./broker/api ./broker/auth ./broker/group ./broker/journal ./broker/partition ./broker/poll ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
 	./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/pulse
 
 .PHONY: run test test-long test-deps lint fuzz bench build cross clean help go
@@ -60,7 +60,7 @@ test: go ## every test; lanes whose tools are missing are skipped loudly, see te
 	exit $$failed
 
 test-long: go ## the long proofs: CUTS=20000 power cuts, as many damaged directories, 50 kill -9
-	MILLRACE_CUTS=$(CUTS) MILLRACE_FLIPS=$(CUTS) MILLRACE_KILLS=50 MILLRACE_LOAD=all go test -timeout 6h -v ./testbench/...
+	MILLRACE_CUTS=$(CUTS) MILLRACE_FLIPS=$(CUTS) MILLRACE_KILLS=50 go test -timeout 6h -v ./testbench/...
 
 test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, Python and Node clients, emulators, FUSE
 	@export PATH="$$PATH:/usr/sbin:/sbin"

@@ -24,6 +24,7 @@ import (
 	"millrace/broker/group"
 	"millrace/broker/journal"
 	"millrace/broker/partition"
+	"millrace/broker/poll"
 	"millrace/broker/purgatory"
 	"millrace/broker/quorum"
 	"millrace/broker/rest"
@@ -66,6 +67,7 @@ type Broker struct {
 	journal *journal.Journal
 	flash   *flash
 	pulse   *pulse.Pulse
+	poller  *poll.Poller // where silent clients wait
 	cleaner *cleaner.Cleaner
 	waits   *purgatory.Purgatory[api.Key]
 	groups  *group.Coordinator

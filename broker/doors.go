@@ -11,6 +11,7 @@ import (
 	"millrace/broker/api"
 	"millrace/broker/auth"
 	"millrace/broker/partition"
+	"millrace/broker/poll"
 	"millrace/broker/server"
 	"millrace/platform/config"
 )
@@ -18,6 +19,9 @@ import (
 // openDoors opens the listeners, the last thing of a start that a client can see.
 func (b *Broker) openDoors(ctx context.Context) error {
 	b.damper = auth.NewDamper(b.config.Settings.Broker.FailureDelay)
+	if err := b.openPoller(); err != nil {
+		return err
+	}
 	if err := b.openKafka(); err != nil {
 		return err
 	}
@@ -25,6 +29,20 @@ func (b *Broker) openDoors(ctx context.Context) error {
 		return err
 	}
 	return b.openHTTP()
+}
+
+// waitersMax is how many clients may wait without a goroutine; more keep theirs.
+const waitersMax = 16 << 10
+
+// openPoller opens what silent clients of both doors wait at.
+func (b *Broker) openPoller() (err error) {
+	if b.poller, err = poll.New(poll.Config{Waiters: waitersMax, NowMS: b.pulse.Now, Wake: b.pulse.Wake}); err != nil {
+		return err
+	}
+	b.owns(b.poller.Close)
+	b.pulse.Register(b.poller)
+	b.owns(func() error { b.pulse.Unregister(b.poller); return nil })
+	return nil
 }
 
 func (b *Broker) openKafka() error {
@@ -54,7 +72,7 @@ func (b *Broker) openKafka() error {
 	})
 	b.OnAdvance(func(p *partition.Partition) { handler.Advance(p.TopicID(), p.Index()) })
 	b.kafka = server.New(server.Config{
-		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections,
+		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections, Poller: b.poller,
 		RequestMax: s.Broker.RequestMaxBytes, MaxConnections: s.Broker.MaxConnections, Idle: s.Broker.ConnectionsMaxIdle,
 		AllowRemote: s.Broker.Insecure,
 		Now:         b.config.Now, Logger: b.log.With("component", "kafka"),

@@ -8,17 +8,21 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"millrace/bridge/mqtt/packet"
 	"millrace/broker/auth"
+	"millrace/broker/poll"
 )
 
-// client is one connection. Its one goroutine reads and acts on what it reads; answers and messages go through out.
+// client is one connection. One goroutine reads and acts on what it reads, and there is none while the client has
+// been silent for a while; answers and messages go through out.
 type client struct {
 	s        *Server
 	conn     net.Conn // a *carrier where the listener has TLS or WebSocket
 	listener *Listener
+	waiter   *poll.Waiter // nil where the connection cannot wait without a goroutine
 	in       input
 	out      output
 	ctx      context.Context
@@ -32,6 +36,8 @@ type client struct {
 	maxPacket int    // bytes the client takes
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
+	heard     time.Time    // when the last packet had been dealt with, and the client's turn began
+	due       time.Time    // of the read deadline; zero: none is set
 	who       auth.Session // Principal and Host
 	method    string       // of enhanced authentication
 	session   *session     // nil before attach
@@ -49,7 +55,10 @@ func newClient(s *Server, conn net.Conn, l *Listener) *client {
 	conn = c.conn
 	c.in.conn, c.in.c = conn, c
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
-	c.out = output{conn: conn, all: &s.outlets, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain}
+	if raw := rawConn(conn); raw != nil && s.cfg.Poller != nil {
+		c.waiter = s.cfg.Poller.NewWaiter(raw, c.run)
+	}
+	c.out = output{conn: conn, all: &s.outlets, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain, closed: c.wake}
 	_, c.out.slow = conn.(*carrier)
 	c.out.cond = sync.NewCond(&c.out.mu)
 	c.acks.c = c
@@ -63,15 +72,62 @@ func (c *client) roomAgain() {
 	}
 }
 
+// rawConn is the socket that is readable when conn is and a read of conn found nothing; nil where there is none.
+func rawConn(conn net.Conn) syscall.RawConn {
+	switch conn := conn.(type) {
+	case *carrier:
+		if conn.web == nil {
+			return rawConn(conn.Conn)
+		}
+	case syscall.Conn:
+		if raw, err := conn.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
+}
+
+// wake brings back the goroutine of a connection that was closed.
+func (c *client) wake() {
+	if c.waiter != nil {
+		c.waiter.Wake()
+	}
+}
+
+// errSilent is returned by serve when the client has been silent for Config.Silence.
+var errSilent = errors.New("silent")
+
+// run reads until the connection ends, or the client is silent: then it is called again when something comes.
 func (c *client) run() {
+	for {
+		err := c.serve()
+		if err != errSilent {
+			c.finish(err)
+			return
+		}
+		c.in.release()
+		var left time.Duration
+		if c.keepAlive > 0 {
+			left = max(1, c.heard.Add(c.keepAlive).Sub(c.s.cfg.Now()))
+		}
+		if c.waiter.Wait(left) {
+			return // c is the next run's already
+		}
+	}
+}
+
+func (c *client) finish(err error) {
 	defer c.cancel()
-	err := c.serve()
 	c.refuse(err)
 	c.s.leave(c)
 	c.acks.close()
 	c.out.finish(nil, c.s.cfg.Now())
 	c.out.drain()
 	c.in.release()
+	if c.waiter != nil {
+		c.waiter.Retire()
+	}
+	c.s.gone(c)
 }
 
 // refuse tells the peer why its connection ends, as far as its version allows [MQTT-4.13.1-1] [MQTT-4.13.2-1].
@@ -153,9 +209,33 @@ func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []u
 	return result
 }
 
-// serve reads packets until the connection ends. nil means the client said DISCONNECT.
+// serve reads packets until the connection ends or is silent, which is errSilent. nil means the client said DISCONNECT.
 func (c *client) serve() error {
-	// A connection that sends no CONNECT in reasonable time is closed (3.1.4).
+	if c.session == nil {
+		if err := c.greet(); err != nil {
+			return err
+		}
+		c.heard = c.s.cfg.Now()
+	}
+	for {
+		frame, err := c.next()
+		if err != nil {
+			return err
+		}
+		p, err := packet.Decode(frame, c.version, limits)
+		if err != nil {
+			return err
+		}
+		if done, err := c.handle(p, len(frame)); done || err != nil {
+			return err
+		}
+		c.out.wait()
+		c.heard = c.s.cfg.Now()
+	}
+}
+
+// greet reads CONNECT and answers it. A connection that sends none in reasonable time is closed (3.1.4).
+func (c *client) greet() error {
 	c.in.until = c.s.cfg.Now().Add(c.s.cfg.ConnectTimeout)
 	if err := c.conn.SetReadDeadline(c.in.until); err != nil {
 		return err
@@ -171,44 +251,40 @@ func (c *client) serve() error {
 		return err
 	}
 	c.in.greeted()
-	if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	var due time.Time // of the read deadline
+	c.out.wait()
+	return c.conn.SetReadDeadline(time.Time{})
+}
+
+// next reads a packet.
+func (c *client) next() ([]byte, error) {
 	for {
-		c.out.wait()
-		last := c.s.cfg.Now()
-		for frame = nil; frame == nil; {
-			// One deadline in a keep-alive interval, not one per packet: when it passes and packets came since, it is set anew.
-			if c.keepAlive > 0 && due.IsZero() {
-				due = last.Add(c.keepAlive)
-				if err := c.conn.SetReadDeadline(due); err != nil {
-					return err
-				}
-			}
-			frame, err = c.in.next(c.s.cfg.MaxPacketSize)
-			if c.in.moved {
-				c.in.moved, due = false, time.Time{}
-				if err := c.conn.SetReadDeadline(due); err != nil {
-					return err
-				}
-			}
-			if err != nil {
-				if !errors.Is(err, os.ErrDeadlineExceeded) {
-					return err
-				}
-				if due = (time.Time{}); !c.s.cfg.Now().Before(last.Add(c.keepAlive)) {
-					// Nothing for one and a half times the keep-alive interval [MQTT-3.1.2-22].
-					return &packet.Error{Reason: packet.KeepAliveTimeout, Why: "nothing was heard for one and a half times the keep alive"}
-				}
+		// One deadline in an interval, not one for each packet: when it passes and packets came since, it is set anew.
+		if c.due.IsZero() {
+			if err := c.patient(); err != nil {
+				return nil, err
 			}
 		}
-		p, err := packet.Decode(frame, c.version, limits)
-		if err != nil {
-			return err
+		frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+		if c.in.moved {
+			c.in.moved, c.due = false, time.Time{}
+			if err := c.conn.SetReadDeadline(c.due); err != nil {
+				return nil, err
+			}
 		}
-		if done, err := c.handle(p, len(frame)); done || err != nil {
-			return err
+		if err == nil {
+			return frame, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, err
+		}
+		c.due = time.Time{}
+		silent := c.s.cfg.Now().Sub(c.heard)
+		switch {
+		case c.keepAlive > 0 && silent >= c.keepAlive:
+			// Nothing for one and a half times the keep-alive interval [MQTT-3.1.2-22].
+			return nil, &packet.Error{Reason: packet.KeepAliveTimeout, Why: "nothing was heard for one and a half times the keep alive"}
+		case c.waiter != nil && silent >= c.s.cfg.Silence && c.in.empty():
+			return nil, errSilent
 		}
 	}
 }
@@ -227,6 +303,24 @@ func (c *client) open(until time.Time) error {
 		c.s.complain("mqtt: connection ended", "remote", c.conn.RemoteAddr(), "reason", err)
 	}
 	return err
+}
+
+// patient sets the deadline of the next look at how long the client has been silent.
+func (c *client) patient() error {
+	now := c.s.cfg.Now()
+	if c.keepAlive > 0 {
+		c.due = c.heard.Add(c.keepAlive)
+	}
+	if c.waiter != nil && (c.due.IsZero() || c.due.After(now.Add(c.s.cfg.Silence))) {
+		c.due = now.Add(c.s.cfg.Silence)
+	}
+	if c.due.IsZero() {
+		return nil
+	}
+	if least := now.Add(lastLook); c.due.Before(least) { // a read after its deadline does not look
+		c.due = least
+	}
+	return c.conn.SetReadDeadline(c.due)
 }
 
 // limits of the lists in one packet.

@@ -55,6 +55,9 @@ func (in *input) next(max int) ([]byte, error) {
 	}
 }
 
+// empty says that nothing of a packet has arrived.
+func (in *input) empty() bool { return in.r == in.w }
+
 // reserve makes room for at least one more byte of a packet of size bytes (0: not known yet).
 func (in *input) reserve(size int) {
 	n := in.w - in.r

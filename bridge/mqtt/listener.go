@@ -184,15 +184,19 @@ func (s *Server) open(conn net.Conn, l *Listener) error {
 	c := newClient(s, conn, l)
 	s.clients[c] = struct{}{}
 	l.open++
-	s.wg.Go(func() {
-		c.run()
-		s.mu.Lock()
-		delete(s.clients, c)
-		l.open--
-		s.mu.Unlock()
-		s.cfg.Connections.Release(cost)
-	})
+	s.wg.Add(1)
+	go c.run()
 	return nil
+}
+
+// gone is the last a connection does.
+func (s *Server) gone(c *client) {
+	s.mu.Lock()
+	delete(s.clients, c)
+	c.listener.open--
+	s.mu.Unlock()
+	s.cfg.Connections.Release(c.listener.cost())
+	s.wg.Done()
 }
 
 // Connections is the number of open connections.

@@ -19,7 +19,7 @@ func (c *client) login(in *packet.Connect) (data []byte, err error) {
 	switch {
 	case in.Properties.Has(packet.AuthMethod):
 		return c.enhanced(in)
-	case in.HasUsername || in.HasPassword:
+	case in.HasPassword && c.s.cfg.Users != nil: // a name alone is no login
 		if !c.s.password(in) {
 			c.dampen()
 			return nil, c.connackRefusal(packet.BadCredentials, refusedLogin)
@@ -38,7 +38,7 @@ func (c *client) login(in *packet.Connect) (data []byte, err error) {
 func (s *Server) password(in *packet.Connect) bool {
 	user, password := in.Username, string(in.Password)
 	proper := user != "" && len(user) <= auth.UserMax && password != "" && len(password) <= auth.PasswordMax && utf8.ValidString(password)
-	return proper && s.cfg.Users != nil && auth.CheckPassword(s.cfg.Users, user, password)
+	return proper && auth.CheckPassword(s.cfg.Users, user, password)
 }
 
 // dampen lets a failed login wait for its answer; nobody else waits.

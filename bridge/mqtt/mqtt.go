@@ -16,6 +16,7 @@ import (
 	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/route"
 	"millrace/broker/auth"
+	"millrace/broker/poll"
 )
 
 // Config is all a Server is made of. Zero values mean what the comments say.
@@ -26,6 +27,10 @@ type Config struct {
 	Now    func() time.Time // nil: time.Now
 	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
 	After func(d time.Duration, f func()) (stop func() bool)
+	// Poller is where connections wait without a goroutine that have been silent for Silence, 0: 200 ms. nil: each keeps
+	// its own.
+	Poller  *poll.Poller
+	Silence time.Duration
 	// What all connections together may hold, in bytes; nil: only the limits of each bound it. Connections are the
 	// connections themselves, one without room is closed at once. Inflight are publishes
 	// not yet durable, Reading packets over 64 KiB that are still arriving and ReadingSmall those from 4 KiB to there,
@@ -33,7 +38,8 @@ type Config struct {
 	// retained messages.
 	Connections, Inflight, Reading, ReadingSmall, Output, State Budget
 
-	// Who may come in, and what they may do. Without Users nobody can log in; without an Authorizer everything is allowed.
+	// Who may come in, and what they may do. Without Users nobody can log in, and passwords are not
+	// looked at; without an Authorizer everything is allowed.
 	Users      auth.Users
 	Mechanisms []auth.Mechanism                                // that enhanced authentication may use; of these only SCRAM
 	Damper     *auth.Damper                                    // nil: failed logins are answered at once
@@ -112,6 +118,9 @@ func (c *Config) fill() error {
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = 10 * time.Second
 	}
+	if c.Silence <= 0 {
+		c.Silence = 200 * time.Millisecond
+	}
 	if c.CheckpointInterval <= 0 {
 		c.CheckpointInterval = time.Minute
 	}
@@ -124,7 +133,7 @@ type Server struct {
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // every goroutine and every append on its way
+	wg     sync.WaitGroup // every connection, every other goroutine and every append on its way
 
 	mu        sync.Mutex // guards what follows; held for map work only
 	closed    bool

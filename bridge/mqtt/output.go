@@ -16,6 +16,8 @@ type output struct {
 	limit int             // bytes from which room is false
 	wg    *sync.WaitGroup // counts the writer
 	room  func()          // called by the writer without locks after it took what waited while room was false
+	// closed is called without locks after the connection was closed.
+	closed func()
 
 	mu   sync.Mutex
 	cond *sync.Cond // the reader waits here for the buffer to shrink, and for the writer to end
@@ -186,7 +188,7 @@ func (o *output) write() {
 		o.room()
 	}
 	if closing {
-		o.conn.Close() //nolint:errcheck // the peer is gone or told; there is nobody left to report to
+		o.close()
 	}
 }
 
@@ -210,8 +212,13 @@ func (o *output) finish(fn func(dst []byte) []byte, now time.Time) {
 	o.cond.Broadcast()
 	o.mu.Unlock()
 	if !busy || o.conn.SetWriteDeadline(now.Add(lingerTime)) != nil {
-		o.conn.Close() //nolint:errcheck // nothing waits to be written
+		o.close() // nothing waits to be written
 	}
+}
+
+func (o *output) close() {
+	o.conn.Close() //nolint:errcheck // the peer is gone or told; there is nobody left to report to
+	o.closed()
 }
 
 // hurry gives what waits to be written until t. The only error is that the connection is closed already.

@@ -12,6 +12,7 @@ import (
 
 	"millrace/bridge/mqtt"
 	"millrace/bridge/mqtt/mqtttest"
+	"millrace/broker/poll/polltest"
 	"millrace/broker/record"
 )
 
@@ -21,6 +22,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func serve(t testing.TB, cfg mqtt.Config) (s *mqtt.Server, address string) {
 	t.Helper()
 	cfg.AllowAnonymous = true
+	if cfg.Poller == nil {
+		// Whoever says nothing for a millisecond waits without a goroutine: every test is one of that too.
+		cfg.Poller, cfg.Silence = polltest.Open(t), time.Millisecond
+	}
 	s, err := mqtt.New(cfg)
 	if err != nil {
 		t.Fatal(err)

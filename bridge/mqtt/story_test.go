@@ -140,11 +140,10 @@ func (p *peer) sendSlowly(pkts ...packet.Packet) {
 	}()
 }
 
-// wants waits until all is quiet and compares what has come since.
-func (p *peer) wants(want ...string) {
+// take waits until all is quiet and returns what has come since; "closed" comes last.
+func (p *peer) take() (got []string) {
 	p.t.Helper()
 	synctest.Wait()
-	var got []string
 	for {
 		select {
 		case pkt, ok := <-p.got:
@@ -156,9 +155,14 @@ func (p *peer) wants(want ...string) {
 			p.got = nil
 		default:
 		}
-		break
+		return got
 	}
-	if g, w := strings.Join(got, "\n"), strings.Join(want, "\n"); g != w {
+}
+
+// wants compares what has come since all was last quiet.
+func (p *peer) wants(want ...string) {
+	p.t.Helper()
+	if g, w := strings.Join(p.take(), "\n"), strings.Join(want, "\n"); g != w {
 		p.t.Errorf("got\n%s\nwant\n%s", g, w)
 	}
 }

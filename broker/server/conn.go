@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"millrace/broker/auth"
+	"millrace/broker/poll"
 	"millrace/broker/wire"
 )
 
@@ -27,14 +28,16 @@ const hurried, hurriedAll, hurriedLeast = time.Second, 4 * time.Second, 100 * ti
 // closing is how long a peer has to take an answer once the server closes.
 const closing = 250 * time.Millisecond
 
-// conn is one connection: a goroutine that reads (run), and one that writes while there is something to write and
-// it cannot be written by the first.
+// conn is one connection: a goroutine that reads (run), which is there while the peer is not silent, and one that writes
+// while there is something to write and it cannot be written by the first.
 type conn struct {
 	server *Server
 	net    *net.TCPConn
 	raw    syscall.RawConn
-	tls    *tls.Conn // nil where the listener has none
-	taken  int64     // of Config.Connections
+	waiter *poll.Waiter // nil where there is no poller
+	ready  bool         // the handshake, if any, is over
+	tls    *tls.Conn    // nil where the listener has none
+	taken  int64        // of Config.Connections
 	in     input
 	first  [1]byte // what a read of an idle TLS connection reads into
 
@@ -45,6 +48,8 @@ type conn struct {
 	// by is when the peer must have shown who it is, while it has not.
 	by    time.Time
 	began time.Time // when the answer that is being written was begun
+	// quiet is since when the next request is waited for, zero when it has begun to arrive.
+	quiet time.Time
 	// inBody is set while the peer holds body memory for a frame it has not finished.
 	inBody atomic.Bool
 	// inShake is set while the TLS handshake is under way.
@@ -68,30 +73,32 @@ type slot struct {
 	cancel func() bool
 }
 
-// run serves the connection until it ends.
+// errSilent is returned by next when the peer has been silent for Config.Silence.
+var errSilent = errors.New("silent")
+
+// run serves the connection until it ends, or the peer is silent: then it is called again when something comes.
 func (c *conn) run() {
-	defer c.server.forget(c)
-	err := c.secure()
-	if err == nil {
-		err = c.read()
-	}
-	c.drain()
-	c.in.drop()
-	closing := c.close()
-	if room := c.server.config.Connections; room != nil {
-		room.Release(c.taken)
-	}
-	if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	if err = errors.Join(err, closing); err != nil {
-		c.server.complain("connection ended", c.net.RemoteAddr(), err)
+	for {
+		err := c.serve()
+		if err != errSilent {
+			c.finish(err)
+			return
+		}
+		if c.waiter.Wait(c.left()) {
+			return // c is the next run's already
+		}
 	}
 }
 
-// read reads requests and begins to answer them until the peer goes, misbehaves, or the server closes; the error says
-// which.
-func (c *conn) read() error {
+// serve reads requests and begins to answer them until the peer goes, is silent, misbehaves, or the server closes; the
+// error says which.
+func (c *conn) serve() error {
+	if !c.ready {
+		if err := c.secure(); err != nil {
+			return err
+		}
+		c.ready = true
+	}
 	for {
 		req, err := c.next()
 		if err != nil {
@@ -101,6 +108,26 @@ func (c *conn) read() error {
 			c.begin(req)
 		}
 	}
+}
+
+// finish ends the connection.
+func (c *conn) finish(err error) {
+	c.drain()
+	c.in.drop()
+	closing := c.close()
+	if c.waiter != nil {
+		c.waiter.Retire()
+	}
+	if room := c.server.config.Connections; room != nil {
+		room.Release(c.taken)
+	}
+	if err == io.EOF || errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	if err = errors.Join(err, closing); err != nil {
+		c.server.complain("connection ended", c.net.RemoteAddr(), err)
+	}
+	c.server.forget(c)
 }
 
 // begin serves a request whose turn it is.
@@ -179,7 +206,7 @@ func (c *conn) flush() {
 		c.mu.Lock()
 		if broken && !c.broken {
 			c.broken = true
-			c.hurry(0) // wakes the reader
+			c.interrupt()
 		}
 		// A fresh slice now and then, so that the front of the old one does not stay.
 		if c.queue = c.queue[1:]; len(c.queue) == 0 {
@@ -246,6 +273,13 @@ func (c *conn) drain() {
 func (c *conn) hurry(d time.Duration) {
 	// The only error is that the connection is closed, which is what the deadline would lead to.
 	_ = c.net.SetReadDeadline(c.server.config.Now().Add(d))
+}
+
+// interrupt ends the reader's wait, after it was said that nothing more is to be read.
+func (c *conn) interrupt() {
+	if c.hurry(0); c.waiter != nil {
+		c.waiter.Wake()
+	}
 }
 
 // patient is hurry for the reader itself. Who ends the connection says so first and then hurries, so one of the two

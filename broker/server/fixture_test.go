@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"millrace/broker/budget"
+	"millrace/broker/poll/polltest"
 	"millrace/broker/wire"
 )
 
@@ -49,7 +50,8 @@ func share(t testing.TB, n int64) *budget.Share {
 // open serves with the fake and checks on the way out that every connection is gone and every byte given back.
 func open(t testing.TB, f *fake, change func(*Config)) (*Server, string) {
 	t.Helper()
-	c := Config{Handler: f, Bodies: share(t, 4<<20), Copies: share(t, 1<<20)}
+	// Whoever says nothing for a millisecond waits without a goroutine: every test is one of that too.
+	c := Config{Handler: f, Bodies: share(t, 4<<20), Copies: share(t, 1<<20), Poller: polltest.Open(t), Silence: time.Millisecond}
 	if change != nil {
 		change(&c)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"millrace/broker/wire"
 )
@@ -98,13 +99,52 @@ func retryRead(fd int, p []byte) (int, error) {
 	}
 }
 
-// begin waits for the next frame, up to the idle time, and returns its size and API when it may be read.
-func (in *input) begin(c *conn) (size int, key int16, err error) {
+// await waits for the next frame to begin, up to the idle time. It is errSilent when the peer can be waited for without
+// a goroutine.
+func (in *input) await(c *conn) error {
+	if c.quiet.IsZero() {
+		c.quiet = c.server.config.Now()
+	}
 	for in.len() == 0 {
-		c.patient(c.server.config.Idle)
-		if err := in.fill(c); err != nil && (!timedOut(err) || c.over() || !c.waits()) {
-			return 0, 0, c.ended(err)
+		look := c.server.config.Idle
+		if c.waiter != nil {
+			look = min(look, c.server.config.Silence)
 		}
+		c.patient(look)
+		err := in.fill(c)
+		if err == nil {
+			continue
+		}
+		if !timedOut(err) || c.over() {
+			return c.ended(err)
+		}
+		switch now := c.server.config.Now(); {
+		case now.Sub(c.quiet) >= c.server.config.Idle && c.waits(): // it has reason to be silent
+			c.quiet = now
+		case now.Sub(c.quiet) >= c.server.config.Idle, !c.session.Known() && !now.Before(c.by):
+			return c.ended(err)
+		case c.waiter != nil && now.Sub(c.quiet) >= c.server.config.Silence:
+			return errSilent
+		}
+	}
+	c.quiet = time.Time{}
+	return nil
+}
+
+// left is how long the peer may be silent still.
+func (c *conn) left() time.Duration {
+	now := c.server.config.Now()
+	left := c.quiet.Add(c.server.config.Idle).Sub(now)
+	if !c.session.Known() {
+		left = min(left, c.by.Sub(now))
+	}
+	return max(1, left)
+}
+
+// begin waits for the next frame and returns its size and API when it may be read.
+func (in *input) begin(c *conn) (size int, key int16, err error) {
+	if err := in.await(c); err != nil {
+		return 0, 0, err
 	}
 	c.patient(c.server.config.Stall)
 	if err := in.need(c, wire.PrefixSize); err != nil {

@@ -4,7 +4,7 @@
 // Everything is bounded: connections, the bytes of request bodies (taken from a budget before a body is read), the
 // requests in flight on a connection (a connection that reaches the limit is not read from until one is answered:
 // muted, not queued), the time a peer may be silent in the middle of a frame, and the time it may refuse to take
-// bytes. A connection that is idle holds one parked goroutine and no buffer.
+// bytes. A connection that is idle holds no buffer, and with a Poller no goroutine.
 package server
 
 import (
@@ -22,6 +22,7 @@ import (
 
 	"millrace/broker/auth"
 	"millrace/broker/budget"
+	"millrace/broker/poll"
 	"millrace/broker/wire"
 )
 
@@ -82,6 +83,10 @@ type Config struct {
 	// Connections is where the memory of connections comes from; one that gets none is closed at once. nil: only
 	// MaxConnections bounds it.
 	Connections *budget.Share
+	// Poller is where connections wait without a goroutine that have been silent for Silence, default 200 ms. nil: each
+	// keeps its own.
+	Poller  *poll.Poller
+	Silence time.Duration
 	// RequestMax is `socket.request.max.bytes`: the largest frame, default 100 MiB. No more than 2 MiB of one is held at
 	// once, or one batch: larger ones, which only Produce may have, are served partition by partition.
 	RequestMax int
@@ -133,7 +138,7 @@ type Server struct {
 	refused           atomic.Int64
 	// complained is when complain last wrote a line, in seconds, and silent how many it did not write since.
 	complained, silent atomic.Int64
-	wg                 sync.WaitGroup // every goroutine of the server
+	wg                 sync.WaitGroup // every connection and every other goroutine of the server
 }
 
 // New makes a server that listens nowhere yet. It panics on a Config without Handler, Bodies or Copies.
@@ -152,6 +157,9 @@ func New(c Config) *Server {
 	}
 	if c.Idle <= 0 {
 		c.Idle = 10 * time.Minute
+	}
+	if c.Silence <= 0 {
+		c.Silence = 200 * time.Millisecond
 	}
 	if c.Stall <= 0 {
 		c.Stall = 30 * time.Second
@@ -235,7 +243,7 @@ func (s *Server) Close() error {
 	s.until = s.config.Now().Add(min(closing, s.config.Stall))
 	s.stop()
 	for c := range s.conns {
-		c.hurry(0)
+		c.interrupt()
 		// As with hurry: it fails only for a connection that is closed.
 		_ = c.net.SetWriteDeadline(s.until)
 	}
@@ -267,7 +275,7 @@ func (s *Server) accept(l *net.TCPListener, of *Listener) {
 			s.complain("connection refused", nc.RemoteAddr(), errors.Join(err, nc.Close()))
 			continue
 		}
-		s.wg.Go(c.run)
+		go c.run()
 	}
 }
 
@@ -303,7 +311,11 @@ func (s *Server) open(nc *net.TCPConn, of *Listener) (*conn, error) {
 	c := &conn{server: s, taken: connectionCost, net: nc, raw: rc, listener: of, session: auth.NewSession(of.Protocol, auth.Anonymous, hostOf(nc.RemoteAddr()))}
 	c.asked(s.config.Login)
 	c.turn.L = &c.mu
+	if s.config.Poller != nil {
+		c.waiter = s.config.Poller.NewWaiter(rc, c.run)
+	}
 	s.conns[c] = struct{}{}
+	s.wg.Add(1)
 	return c, nil
 }
 
@@ -328,10 +340,12 @@ func (s *Server) complain(what string, peer net.Addr, err error) {
 	s.log.Info(what, "remote", peer, "err", err, "unlogged", s.silent.Swap(0))
 }
 
+// forget is the last a connection does.
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
+	s.wg.Done()
 }
 
 // hurried is how long a peer has for the next bytes while so many wait for what it holds.

@@ -5,129 +5,57 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
-	"regexp"
-	"strings"
 	"testing"
+
+	"millrace/bridge/mqtt/packet/packettest"
 )
 
-type vector struct {
-	line    int
-	version Version
-	verdict string
-	name    string
-	bytes   []byte
-}
-
-var vectorLine = regexp.MustCompile(`^([45]) (\w+) +(.*?)  +(.*)$`)
-
-func vectors(t testing.TB) (all []vector) {
-	t.Helper()
-	file, err := os.ReadFile("testdata/vectors.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, line := range strings.Split(string(file), "\n") {
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		m := vectorLine.FindStringSubmatch(line)
-		if m == nil {
-			t.Fatalf("line %d is no vector: %s", i+1, line)
-		}
-		p, rest, err := assemble(m[4], false)
-		if err != nil || rest != "" {
-			t.Fatalf("line %d: %v, rest %q", i+1, err, rest)
-		}
-		all = append(all, vector{i + 1, Version(m[1][0] - '0'), m[2], m[3], p})
-	}
-	return all
-}
-
-var token = regexp.MustCompile(`^(?:"[^"]*"|'[^']*'|[0-9a-f]+|\[|\])`)
-
-func assemble(s string, nested bool) (p []byte, rest string, err error) {
-	for s = strings.TrimSpace(s); s != ""; s = strings.TrimSpace(s) {
-		tok := token.FindString(s)
-		s = s[len(tok):]
-		switch {
-		case tok == "":
-			return nil, s, fmt.Errorf("no token at %q", s)
-		case tok[0] == '"':
-			p = appendText(p, tok[1:len(tok)-1])
-		case tok[0] == '\'':
-			p = append(p, tok[1:len(tok)-1]...)
-		case tok == "[":
-			var in []byte
-			if in, s, err = assemble(s, true); err != nil {
-				return nil, s, err
-			}
-			p = append(appendVarint(p, len(in)), in...)
-		case tok == "]":
-			if !nested {
-				return nil, s, errors.New("] without [")
-			}
-			return p, s, nil
-		default:
-			b, err := hex.DecodeString(tok)
-			if err != nil {
-				return nil, s, err
-			}
-			p = append(p, b...)
-		}
-	}
-	if nested {
-		return nil, s, errors.New("[ without ]")
-	}
-	return p, s, nil
-}
-
 func TestVectors(t *testing.T) {
-	all := vectors(t)
-	if len(all) < 200 {
+	all := packettest.Vectors(t, "testdata")
+	if len(all) < 600 {
 		t.Errorf("%d vectors", len(all))
 	}
-	seen := make(map[string]int)
+	seen := make(map[string]string)
 	for _, v := range all {
-		key := fmt.Sprint(v.version, hex.EncodeToString(v.bytes))
-		if other := seen[key]; other != 0 {
-			t.Errorf("line %d repeats line %d", v.line, other)
+		key := fmt.Sprint(v.Version, hex.EncodeToString(v.Bytes))
+		if other := seen[key]; other != "" {
+			t.Errorf("%s repeats %s", v.Line, other)
 		}
-		seen[key] = v.line
-		pkt, err := Decode(v.bytes, v.version, Limits{})
-		if v.verdict != "ok" && v.verdict != "loose" {
+		seen[key] = v.Line
+		pkt, err := Decode(v.Bytes, Version(v.Version), Limits{})
+		if v.Verdict != "ok" && v.Verdict != "loose" {
 			var bad *Error
-			if !errors.As(err, &bad) || fmt.Sprintf("%02x", byte(bad.Reason)) != v.verdict || bad.Why == "" || pkt != nil {
-				t.Errorf("line %d, %s (%x): %v, want reason %s", v.line, v.name, v.bytes, err, v.verdict)
+			if !errors.As(err, &bad) || fmt.Sprintf("%02x", byte(bad.Reason)) != v.Verdict || bad.Why == "" || pkt != nil {
+				t.Errorf("%s, %s (%x): %v, want reason %s", v.Line, v.Name, v.Bytes, err, v.Verdict)
 			}
 			continue
 		}
 		if err != nil {
-			t.Errorf("line %d, %s (%x): %v", v.line, v.name, v.bytes, err)
+			t.Errorf("%s, %s (%x): %v", v.Line, v.Name, v.Bytes, err)
 			continue
 		}
-		again := pkt.Append(nil, v.version)
-		if same := bytes.Equal(again, v.bytes); same != (v.verdict == "ok") {
-			t.Errorf("line %d, %s: %x encodes to %x", v.line, v.name, v.bytes, again)
+		again := pkt.Append(nil, Version(v.Version))
+		if same := bytes.Equal(again, v.Bytes); same != (v.Verdict == "ok") {
+			t.Errorf("%s, %s: %x encodes to %x", v.Line, v.Name, v.Bytes, again)
 		}
-		if got, err := Decode(again, v.version, Limits{}); err != nil || !reflect.DeepEqual(got, pkt) {
-			t.Errorf("line %d, %s: %+v decodes again to %+v, %v", v.line, v.name, pkt, got, err)
+		if got, err := Decode(again, Version(v.Version), Limits{}); err != nil || !reflect.DeepEqual(got, pkt) {
+			t.Errorf("%s, %s: %+v decodes again to %+v, %v", v.Line, v.Name, pkt, got, err)
 		}
 	}
 }
 
 // Every prefix of every vector, with its length made true, is refused or decoded, never read past.
 func TestCutVectors(t *testing.T) {
-	for _, v := range vectors(t) {
-		size, err := Frame(v.bytes)
-		if err != nil || size != len(v.bytes) || size > 100 {
+	for _, v := range packettest.Vectors(t, "testdata") {
+		size, err := Frame(v.Bytes)
+		if err != nil || size != len(v.Bytes) || size > 100 {
 			continue
 		}
 		for n := range size - 1 {
-			p := append([]byte{v.bytes[0], byte(n)}, v.bytes[2:2+n]...)
-			if pkt, err := Decode(p[:len(p):len(p)], v.version, Limits{}); (pkt == nil) == (err == nil) {
-				t.Errorf("line %d cut to %x: %v, %v", v.line, p, pkt, err)
+			p := append([]byte{v.Bytes[0], byte(n)}, v.Bytes[2:2+n]...)
+			if pkt, err := Decode(p[:len(p):len(p)], Version(v.Version), Limits{}); (pkt == nil) == (err == nil) {
+				t.Errorf("%s cut to %x: %v, %v", v.Line, p, pkt, err)
 			}
 		}
 	}
@@ -215,8 +143,8 @@ func TestValidFilter(t *testing.T) {
 
 // FuzzDecode: decoding never panics; what decodes encodes to something that decodes to the same and is canonical.
 func FuzzDecode(f *testing.F) {
-	for _, v := range vectors(f) {
-		f.Add(v.bytes, v.version == V5)
+	for _, v := range packettest.Vectors(f, "testdata") {
+		f.Add(v.Bytes, v.Version == byte(V5))
 	}
 	f.Fuzz(func(t *testing.T, p []byte, five bool) {
 		v := V311
