@@ -62,6 +62,7 @@ func TestLogins(t *testing.T) {
 		}
 		w.connect(v, "a", as("ann", "open sesame")).wants("connack 0x00")
 		w.connect(v, "nobody").wants(asked, "closed")
+		w.connect(v, "nobody", as("ann", "")).wants(asked, "closed") // a name alone is no login
 		for _, login := range [][2]string{
 			{"ann", "wrong password"},
 			{"ann", ""},
