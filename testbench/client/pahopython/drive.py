@@ -11,7 +11,7 @@ from paho.mqtt.properties import Properties
 
 PLAN = json.loads(sys.stdin.readline())
 FIVE = PLAN["version"] == 5
-QOS = PLAN["qos"]
+QOS, BASE = PLAN["qos"], PLAN["base"]
 RUN = random.randrange(1 << 32)
 PATIENCE = 20
 
@@ -30,7 +30,7 @@ class Client:
         if transport == "websockets":
             self.mqtt.ws_set_options(path="/mqtt")
         if will:
-            self.mqtt.will_set("open/will", "gone", qos=QOS)
+            self.mqtt.will_set(BASE + "/will", "gone", qos=QOS)
         self.connacks, self.subacks, self.published, self.messages, self.ends = (queue.Queue() for _ in range(5))
         self.mqtt.on_connect = lambda c, u, flags, reason, properties: self.connacks.put(reason)
         self.mqtt.on_subscribe = lambda c, u, mid, reasons, properties: self.subacks.put(reasons[0])
@@ -85,14 +85,14 @@ def refused():
 def main():
     report = {}
     reader = Client("reader")
-    report["granted"] = reader.subscribe("open/#")
+    report["granted"] = reader.subscribe(BASE + "/#")
     report["denied"] = reader.subscribe("shut/#")
     writer = Client("writer", will=True)
-    writer.publish("open/a", "one", qos=QOS, properties=properties())
-    writer.publish("open/kept", "two", qos=QOS, retain=True)
+    writer.publish(BASE + "/a", "one", qos=QOS, properties=properties())
+    writer.publish(BASE + "/kept", "two", qos=QOS, retain=True)
     report["got"] = [reader.message(), reader.message()]
     late = Client("late")
-    late.subscribe("open/kept")
+    late.subscribe(BASE + "/kept")
     report["kept"] = late.message()
     # The socket ends without a DISCONNECT.
     writer.mqtt.loop_stop()

@@ -34,6 +34,7 @@ type Plan struct {
 	CA        string `json:"ca"`
 	Version   int    `json:"version"` // 4 or 5
 	QoS       int    `json:"qos"`
+	Base      string `json:"base"` // of the topics Ann may use
 	User      string `json:"user"`
 	Password  string `json:"password"`
 }
@@ -53,9 +54,9 @@ type Message struct {
 
 // Report is what came of a plan, one line of JSON on the client's standard output:
 //
-//   - it connects as a reader, subscribes to open/# and to shut/#: Granted and Denied;
-//   - it connects as a writer whose will is "gone" at open/will, publishes "one" to open/a with all properties there are, and "two"
-//     to open/kept, retained; another reader subscribes to open/kept; the writer's socket is destroyed. Got are the first reader's
+//   - it connects as a reader, subscribes to BASE/# and to shut/#: Granted and Denied;
+//   - it connects as a writer whose will is "gone" at BASE/will, publishes "one" to BASE/a with all properties there are, and "two"
+//     to BASE/kept, retained; another reader subscribes to that; the writer's socket is destroyed. Got are the first reader's
 //     three messages, Kept is the second's;
 //   - it publishes to shut/x with QoS 1: Refused, the reason, or -1 where the connection ends instead;
 //   - it connects with a wrong password: Wrong.
@@ -93,7 +94,8 @@ var Transports = []string{"tcp", "tls", "ws", "wss", "unix"}
 func NewPlan(t *testing.T, s *board.Secure, transport string, version, qos int) Plan {
 	t.Helper()
 	p := Plan{
-		Transport: transport, Version: version, QoS: qos, CA: filepath.Join(s.Certs, "ca.crt"), User: board.Ann, Password: board.Password,
+		Transport: transport, Version: version, QoS: qos, CA: filepath.Join(s.Certs, "ca.crt"), Base: fmt.Sprintf("open/%s-%d-%d", transport, version, qos),
+		User: board.Ann, Password: board.Password,
 	}
 	p.Path = s.Addresses().MQTT[slices.Index(Transports, transport)]
 	if transport != "unix" {
@@ -113,6 +115,7 @@ func Run(t *testing.T, args, env, transports []string) {
 		for _, version := range []int{4, 5} {
 			for _, qos := range QoS {
 				t.Run(fmt.Sprint(transport, "/", version, "/", qos), func(t *testing.T) {
+					t.Parallel() // most of the time they wait, for a program to start or a refusal to come
 					p := NewPlan(t, s, transport, version, qos)
 					Check(t, p, run(t, p, args, env))
 				})
@@ -146,16 +149,16 @@ func run(t *testing.T, p Plan, args, env []string) (r Report) {
 // Check holds a report against the plan.
 func Check(t *testing.T, p Plan, r Report) {
 	t.Helper()
-	one := Message{Topic: "open/a", Payload: "one", QoS: p.QoS}
+	one := Message{Topic: p.Base + "/a", Payload: "one", QoS: p.QoS}
 	denied, refused, wrong := 0x80, -1, 4
 	if p.Version == 5 {
 		denied, refused, wrong = 0x87, 0x87, 0x86
 		one.ContentType, one.Response, one.Correlation, one.User, one.Expiry = "text/plain", "open/answers", "id-7", "name=one", true
 	}
-	two := Message{Topic: "open/kept", Payload: "two", QoS: p.QoS}
+	two := Message{Topic: p.Base + "/kept", Payload: "two", QoS: p.QoS}
 	kept := two
 	kept.Retain = true
-	want := []Message{one, two, {Topic: "open/will", Payload: "gone", QoS: p.QoS}}
+	want := []Message{one, two, {Topic: p.Base + "/will", Payload: "gone", QoS: p.QoS}}
 	if !slices.Equal(r.Got, want) {
 		t.Errorf("got %+v\nwant %+v", r.Got, want)
 	}
