@@ -14,14 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/bridge/mqtt"
-	"millrace/bridge/route"
 	"millrace/broker/auth"
 	"millrace/platform/config"
 )
 
 func (b *Broker) openMQTT(ctx context.Context) error {
 	s := b.config.Settings
-	router, err := newRouter(s.MQTT.Routes)
+	router, err := NewRouter(&s.MQTT)
 	if err != nil {
 		return err
 	}
@@ -29,13 +28,17 @@ func (b *Broker) openMQTT(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ssl.principal.mapping.rules in [broker]: %w", err)
 	}
+	sysInterval := s.MQTT.SysInterval
+	if sysInterval == 0 {
+		sysInterval = -1 // none, where the door means its default
+	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
 		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		Users: b.users(), Mechanisms: mechanisms(s.Broker.Mechanisms), Damper: b.damper, Principal: rules.Principal, Authorizer: b.authorizer(),
 		MaxConnections: s.MQTT.MaxConnections, MaxSessions: s.MQTT.MaxSessions, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum,
 		MaxInflight: s.MQTT.MaxInflight, MaxSubscriptions: s.MQTT.MaxSubscriptions, MaxTopicLevels: s.MQTT.MaxTopicDepth,
-		MaxKeepAlive: s.MQTT.MaxKeepAlive, ConnectTimeout: s.MQTT.ConnectTimeout,
+		MaxKeepAlive: s.MQTT.MaxKeepAlive, ConnectTimeout: s.MQTT.ConnectTimeout, SysInterval: sysInterval, Version: b.config.Version,
 	}); err != nil {
 		return err
 	}
@@ -99,17 +102,6 @@ func (b *Broker) warnOfMQTT(l *config.MQTTListener, of *mqtt.Listener) {
 		b.log.Warn("this listener does not encrypt: what clients write and read can be seen on the network, and their passwords too; tls:// and wss:// do",
 			"listener", l.URL, "address", of.Addr())
 	}
-}
-
-func newRouter(routes []config.Route) (*route.Router, error) {
-	rules := make([]route.Rule, len(routes))
-	for i, r := range routes {
-		rules[i] = route.Rule{Name: fmt.Sprintf("on line %d", r.Line), Filter: r.Filter, Topic: r.Topic, Key: r.Key}
-		if r.Partition >= 0 {
-			rules[i].Partition = &r.Partition
-		}
-	}
-	return route.New(rules, nil)
 }
 
 // errNoSocket is returned by listenUnix for a name that is taken by something that is no socket: it is never removed.

@@ -43,13 +43,17 @@ func (c *client) maySubscribe(filter string) bool {
 
 // mayRead says whether the client may have a message of st.
 func (c *client) mayRead(st *stream, m *message) bool {
-	z := c.s.cfg.Authorizer
-	if z == nil {
+	if c.s.cfg.Authorizer == nil {
 		return true
 	}
 	topic := st.topic
 	if topic == retainedTopic {
 		topic = c.s.leads(m.topic, m.props.Client) // where its publish went
 	}
-	return z.AllowedTopic(&c.who, auth.Read, auth.Publication{Kafka: topic, Topic: m.topic, Client: c.id})
+	return c.mayReadIn(topic, m.topic)
+}
+
+// mayReadIn says whether the client may have a message of an MQTT topic that is in a Kafka topic, or in none.
+func (c *client) mayReadIn(kafka, topic string) bool {
+	return c.s.cfg.Authorizer.AllowedTopic(&c.who, auth.Read, auth.Publication{Kafka: kafka, Topic: topic, Client: c.id})
 }

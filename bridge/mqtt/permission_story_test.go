@@ -161,6 +161,27 @@ func TestRetainedMessagesAreReadByPermission(t *testing.T) {
 	})
 }
 
+// Figures are in no Kafka topic: an entry about a filter gives them.
+func TestFiguresAreReadByPermission(t *testing.T) {
+	story(t, func(w *world) {
+		w.permitted(allow("ann", auth.Read, "mqtt"), allow("bob", auth.Read, "mqtt:$SYS/broker/clients/+"))
+		w.connect(packet.V5, "a", as("ann", "a")).send(sub(1, "$SYS/#")).wants("connack 0x00", "suback 1 [0x87]")
+		bob := w.connect(packet.V5, "b", as("bob", "b")).send(sub(1, "$SYS/#"))
+		time.Sleep(time.Minute)
+		bob.send(sub(2, "$SYS/broker/#"))
+		got := bob.all()
+		got.take(t, "connack 0x00")
+		got.take(t, "suback 1 [0x01]")
+		got.take(t, "suback 2 [0x01]")
+		got.take(t, "publish $SYS/broker/clients/connected ")
+		for _, s := range got.got {
+			if !strings.HasPrefix(s, "publish $SYS/broker/clients/") {
+				t.Errorf("got %s", s)
+			}
+		}
+	})
+}
+
 func TestWillsNeedPermission(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		e := w.permitted(allow("ann", auth.Write, "mqtt:w/%c"), allow("bob", auth.Read, "mqtt"))

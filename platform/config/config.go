@@ -137,7 +137,9 @@ type MQTT struct {
 	SocketMode        string         // of Unix sockets, octal
 	Origins           []string       // hosts whose pages may use WebSocket beside the listener's own
 	Places            []MQTTListener // with limits of their own, beside Listeners
+	SysInterval       time.Duration  // between figures under $SYS; 0: none
 	Routes            []Route        // in order, before the built-in "#" to topic "mqtt"
+	Reverses          []Reverse      // in order, before the built-in ones
 }
 
 // MQTTListener is a listener of the MQTT door with limits of its own.
@@ -151,10 +153,18 @@ type MQTTListener struct {
 
 // Route sends what matches an MQTT filter to a topic.
 type Route struct {
-	Filter    string // "sensors/{site}/+/{kind}": captures in braces
-	Topic     string // "sensors.{kind}"
-	Key       string // "" is "{mqtt.topic}"
-	Partition int32  // -1: by the key
+	Filter    string            // "sensors/{site}/+/{kind}": captures in braces
+	Topic     string            // "sensors.{kind}"
+	Key       string            // "" is "{mqtt.topic}"
+	Partition int32             // -1: by the key
+	Headers   map[string]string // added to the record
+	Line      int               // in the file, for messages
+}
+
+// Reverse names the MQTT topic of records that did not come over MQTT.
+type Reverse struct {
+	Topic     string // "sensors.{kind}": captures in braces
+	MQTTTopic string // "sensors/{kafka.key}/{kind}"
 	Line      int    // in the file, for messages
 }
 
@@ -228,7 +238,7 @@ func Default() *Config {
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
 			MaxConnectionRate: 1000, MaxSessions: 10_000, MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, MaxInflight: 64,
-			MaxSubscriptions: 256, MaxTopicDepth: 64, ConnectTimeout: 10 * second, SocketMode: "0660", Origins: []string{},
+			MaxSubscriptions: 256, MaxTopicDepth: 64, ConnectTimeout: 10 * second, SysInterval: 10 * second, SocketMode: "0660", Origins: []string{},
 		},
 		HTTP: HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
