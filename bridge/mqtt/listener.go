@@ -229,6 +229,7 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.deadlines.close()
 	s.streams.close()
+	s.store.tables.close()
 	s.wg.Wait()
 	s.cancel()
 	return errors.Join(errs...)
