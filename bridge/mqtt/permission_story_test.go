@@ -54,6 +54,8 @@ func TestWhoMayPublish(t *testing.T) {
 		bob := w.connect(packet.V5, "d2", as("bob", "b"))
 		bob.send(pub("anything", "1", 1, 1), pub("locked/x", "1", 1, 2), pub("alarms/fire", "1", 1, 3), pub("devices/d2/x", "1", 1, 4))
 		bob.wants("connack 0x00", "puback 1 0x00", "puback 2 0x87", "puback 3 0x87", "puback 4 0x00")
+		ann.send(pub("other", "1", 2, 8), pub("users/ann", "1", 2, 10))
+		ann.wants("pubrec 8 0x87", "pubrec 10 0x00")
 		retained := pub("other", "1", 1, 9)
 		retained.Retain = true
 		ann.send(retained)

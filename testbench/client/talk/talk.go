@@ -20,7 +20,7 @@ import (
 )
 
 // QoS are the levels a lane goes through.
-var QoS = []int{0, 1}
+var QoS = []int{0, 1, 2}
 
 // patience ends a client that hangs.
 const patience = 30 * time.Second
