@@ -1,8 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"time"
+	"sync"
 
 	"millrace/bridge/mqtt/packet"
 )
@@ -111,29 +112,38 @@ func (b *bench) idleClients() error {
 	return b.idleOver("two subscriptions, TLS", p)
 }
 
-func (b *bench) idleOver(what string, p *pair) error {
+// idleOver measures all servers at the same time: an idle client is one that has said nothing for a while, and Go's
+// collector runs at the latest after two minutes.
+func (b *bench) idleOver(what string, p *pair) (err error) {
 	n := either(b, idlers, 500)
 	memory, cost := newFigures("KiB"), newFigures("CPU-ms for each that comes")
-	for range either(b, 3, 1) {
-		for _, peer := range b.named(us, "mosquitto", "nats") {
-			o := options{tls: p}
-			if p != nil {
-				o.config = limitTLS
-			}
-			s, err := b.serve(peer, o)
-			if err != nil {
-				return err
-			}
-			time.Sleep(settling)
-			var r idleResult
-			err = b.child("idle", idleArgs{s.mqtt, s.pid(), n, p != nil, either(b, 5.0, 2.0)}, &r)
-			ends([]*server{s}, &err)
-			if err != nil {
-				return fmt.Errorf("%s: %w", peer.name, err)
-			}
-			memory.add(peer.name, float64(r.Each)/1024)
-			cost.add(peer.name, r.CPU)
+	var servers []*server
+	defer func() { ends(servers, &err) }()
+	for _, peer := range b.named(us, "mosquitto", "nats") {
+		o := options{tls: p}
+		if p != nil {
+			o.config = limitTLS
 		}
+		s, err := b.serve(peer, o)
+		if err != nil {
+			return err
+		}
+		servers = append(servers, s)
+	}
+	results, errs := make([]idleResult, len(servers)), make([]error, len(servers))
+	var all sync.WaitGroup
+	for i, s := range servers {
+		all.Go(func() {
+			errs[i] = b.child("idle", idleArgs{s.mqtt, s.pid(), n, p != nil, either(b, 135.0, 3.0)}, &results[i])
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i, s := range servers {
+		memory.add(s.peer.name, float64(results[i].Each)/1024)
+		cost.add(s.peer.name, results[i].CPU)
 	}
 	goals := []goal{atMost("KiB", memory.of(us), 8)}
 	if p != nil {
