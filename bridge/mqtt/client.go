@@ -198,6 +198,10 @@ func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []u
 	}) {
 		return blocked
 	}
+	if result == done {
+		c.s.traffic.publishSent.Add(1)
+		c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
+	}
 	return result
 }
 
@@ -214,6 +218,7 @@ func (c *client) serve() error {
 		if err != nil {
 			return err
 		}
+		c.s.traffic.frame(len(frame))
 		p, err := packet.Decode(frame, c.version, limits)
 		if err != nil {
 			return err
@@ -236,6 +241,7 @@ func (c *client) greet() error {
 	if err != nil {
 		return err
 	}
+	c.s.traffic.frame(len(frame))
 	if err := c.connect(frame); err != nil {
 		return err
 	}

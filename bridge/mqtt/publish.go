@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,6 +94,9 @@ func (c *client) answer(p *pending) bool {
 	}
 	switch {
 	case p.qos == 0:
+		if p.err != nil {
+			c.s.traffic.publishDropped.Add(1)
+		}
 		return true
 	case p.err == nil:
 		c.send(&packet.Ack{Kind: packet.PUBACK, ID: p.id})
@@ -138,6 +142,8 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	if err := c.resolveAlias(p); err != nil {
 		return err
 	}
+	c.s.traffic.publishReceived.Add(1)
+	c.s.traffic.publishBytesReceived.Add(int64(len(p.Payload)))
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {
 		return nil
@@ -225,6 +231,9 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 		return true
 	})
 	own := len(w.headers)
+	if n := len(w.target.Headers); n > 0 {
+		w.headers = append(w.headers, record.Header{Key: payload.Added, Value: strconv.AppendInt(nil, int64(n), 10)})
+	}
 	for _, h := range w.target.Headers {
 		w.headers = append(w.headers, record.Header{Key: h.Key, Value: []byte(h.Value)})
 	}
@@ -233,6 +242,19 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 	finish := func(err error) {
 		done(err)
 		s.wg.Done()
+	}
+	if topic := certificate(m.Topic); topic != "" && len(body) > 0 {
+		// A birth is kept as it passes through [tck-id-conformance-mqtt-aware-store], as a retained message
+		// [tck-id-conformance-mqtt-aware-nbirth-mqtt-retain] [tck-id-conformance-mqtt-aware-dbirth-mqtt-retain].
+		birth := *m
+		birth.Topic, birth.Retain = topic, true
+		kept := record.Record{Timestamp: rec.Timestamp, Key: []byte(topic), Value: body}
+		birth.Headers(func(key string, value []byte) bool {
+			kept.Headers = append(kept.Headers, record.Header{Key: key, Value: value})
+			return true
+		})
+		finish = both(finish)
+		s.retained.put(ctx, kept, finish)
 	}
 	if m.Retain {
 		// The retained copy goes first: whoever subscribes now either finds it or gets the live message.

@@ -80,14 +80,15 @@ func (t *retained) load() error {
 	return scanAll(p, func(r *record.Record) { t.set(string(r.Key), r.Offset, r.Value == nil) })
 }
 
-// attach returns the stream retained messages are read through.
-func (t *retained) attach(p Partition) *stream {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.st == nil || t.st.part != p {
-		t.st = &stream{all: t.s.streams, part: p, topic: retainedTopic}
+// attach finds the stream retained messages are read through.
+func (t *retained) attach(p Partition) {
+	if st := t.stream(); st != nil && st.part == p {
+		return
 	}
-	return t.st
+	st := t.s.streams.get(p, p.High())
+	t.mu.Lock()
+	t.st = st
+	t.mu.Unlock()
 }
 
 // stream is what retained messages are read through, nil while there never was one.

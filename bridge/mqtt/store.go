@@ -263,7 +263,7 @@ func (o *store) load() error {
 	defer o.s.life.Unlock()
 	for id, value := range values {
 		ss := &session{s: o.s, id: id, stored: true}
-		away, err := decodeSession(value, ss, o.find)
+		away, err := decodeSession(value, ss, o.s.streams.find)
 		if err != nil {
 			// Half a session would lose messages silently; without one the client hears that it has none.
 			o.s.log.Error("mqtt: session dropped", "client", id, "error", err)
@@ -283,13 +283,6 @@ func (o *store) load() error {
 		o.s.expireLater(ss, since)
 	}
 	return nil
-}
-
-func (o *store) find(key streamKey) *stream {
-	if st := o.s.retained.stream(); st != nil && key == (streamKey{st.part.ID(), st.index}) {
-		return st
-	}
-	return o.s.streams.find(key)
 }
 
 // checkpointLater writes the cursors of sessions that moved, every CheckpointInterval, and forgets deleted topics.
