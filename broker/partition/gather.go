@@ -101,6 +101,8 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 		if g.builder == nil || g.codec != codec {
 			g.builder, g.codec = record.NewBuilder(codec), codec
 		}
+		// The next batch is often as large as the last: a buffer that grows leaves four times as much garbage as it holds.
+		g.builder.Grow(p.usual)
 		p.gathering = g
 		p.store.journal.Defer(p.seal)
 	}
@@ -146,7 +148,7 @@ func (p *Partition) sealLocked() *failure {
 		return nil
 	}
 	p.store.pending(-p.gathered, -int64(len(g.waiters)))
-	p.gathering, p.gathered = nil, 0
+	p.gathering, p.gathered, p.usual = nil, 0, min(g.builder.Len(), gatherMax)
 	err := p.stageGathered(g)
 	if err != nil {
 		return &failure{g, fmt.Errorf("append to %s: %w", p, err)}
