@@ -2,6 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"millrace/bridge/mqtt/packet"
@@ -96,7 +99,7 @@ func (b *bench) scenario(sc scenario) error {
 	published, delivered := newFigures("/s"), newFigures("/s")
 	p50, p99, cost, memory := newFigures("ms"), newFigures("ms"), newFigures("CPU-s per million delivered"), newFigures("MiB")
 	how := ""
-	out := map[string]bool{}
+	out, alone := map[string]bool{}, map[string]bool{}
 	for range either(b, 3, 1) {
 		for _, p := range b.named(us, "mosquitto", "nats") {
 			if out[p.name] {
@@ -132,7 +135,7 @@ func (b *bench) scenario(sc scenario) error {
 				how += fmt.Sprintf("; %s: %d messages undelivered after 30 s", p.name, r.Missing)
 			}
 			if sc.load.Share && !r.Shared {
-				how += "; " + p.name + ": each subscriber has its own part of the topics, no shared subscriptions"
+				alone[p.name] = true
 			}
 			published.add(p.name, r.Published)
 			delivered.add(p.name, r.Delivered)
@@ -141,6 +144,9 @@ func (b *bench) scenario(sc scenario) error {
 			cost.add(p.name, r.CPU)
 			memory.add(p.name, float64(r.Peak)/(1<<20))
 		}
+	}
+	if len(alone) > 0 {
+		how += "; not shared, each subscriber its own part of the topics: " + strings.Join(slices.Sorted(maps.Keys(alone)), ", ")
 	}
 	name := sc.name
 	if sc.of != "" {
