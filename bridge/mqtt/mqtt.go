@@ -44,7 +44,7 @@ type Config struct {
 	MaxTopicLevels     int           // of a topic or filter; 0: 64
 	MaxTopicBytes      int           // of a topic or filter; 0: 1024
 	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
-	MaxInflight        int           // QoS 1 messages to one client it has not acknowledged; 0: 64
+	MaxInflight        int           // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
 	MaxOutput          int           // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
 	TopicAliases       int           // a client may set; 0: 16
 	ConnectTimeout     time.Duration // for CONNECT to arrive; 0: 10 s
@@ -184,6 +184,7 @@ func New(cfg Config) (*Server, error) {
 	s.index.sysAdded = s.sys.arm
 	s.streams = newStreams(s)
 	s.store = &store{s: s}
+	s.store.tables.start(s.store)
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
 	if err := s.ready(); err != nil {
 		s.log.Error("mqtt: sessions cannot be read; nobody is let in until they can", "error", err)
@@ -327,6 +328,7 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.deadlines.close()
 	s.streams.close()
+	s.store.tables.close()
 	s.wg.Wait()
 	s.cancel()
 	return errors.Join(errs...)

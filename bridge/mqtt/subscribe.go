@@ -85,7 +85,7 @@ func (c *client) refusesFilter(filter string) packet.Reason {
 func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reason, owed replay, any bool) {
 	ss := c.session
 	sub := &subscription{
-		session: ss, filter: f.Filter, qos: min(f.QoS, 1), noLocal: f.NoLocal, asIs: f.RetainAsPublished, id: id,
+		session: ss, filter: f.Filter, qos: f.QoS, noLocal: f.NoLocal, asIs: f.RetainAsPublished, id: id,
 		retain: f.RetainHandling,
 	}
 	ss.mu.Lock()
