@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// gatherMax is the size, before compression, at which a batch of gathered records is closed, in bytes.
-	gatherMax = 512 << 10
+	// gatherMax is the size, before compression, at which a batch of gathered records is closed, in bytes: about what has to
+	// be read for one record of it.
+	gatherMax = 64 << 10
 	// gatherKeep is the largest builder that is kept for the next batch.
 	gatherKeep = 64 << 10
 	// recordOverhead is more than a record's lengths and deltas take, in bytes.
