@@ -118,7 +118,7 @@ func TestWhatAnOfflineSessionCosts(t *testing.T) {
 	})
 }
 
-const offlineMax = 700
+const offlineMax = 900
 
 func heap() int64 {
 	runtime.GC()
