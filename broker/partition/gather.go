@@ -9,10 +9,11 @@ import (
 )
 
 const (
-	// gatherMax is the size, before compression, at which a batch of gathered records is closed, in bytes.
-	gatherMax = 512 << 10
-	// gatherKeep is the largest builder that is kept for the next batch. A thousand sensors that meet in a commit fill half of
-	// it, and growing another for each commit was half of what a publish allocated. The collector takes those that rest.
+	// gatherMax is the size, before compression, at which a batch of gathered records is closed, in bytes: about what has to
+	// be read for one record of it.
+	gatherMax = 64 << 10
+	// gatherKeep is the largest builder that is kept for the next batch. A thousand sensors that meet in a commit fill several,
+	// and growing others for each commit was half of what a publish allocated. The collector takes those that rest.
 	gatherKeep = gatherMax
 	// recordOverhead is more than a record's lengths and deltas take, in bytes.
 	recordOverhead = 40
