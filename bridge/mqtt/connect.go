@@ -3,6 +3,7 @@ package mqtt
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"time"
 
@@ -20,9 +21,14 @@ func (c *client) connect(frame []byte) error {
 		return err
 	}
 	in := p.(*packet.Connect)
+	size := int64(len(frame))
 	c.version, c.id = in.Version, in.ClientID
 	c.window, c.maxPacket, c.reasons = c.s.cfg.MaxInflight, packet.MaxRemaining, true
-	c.keepAlive = time.Duration(in.KeepAlive) * time.Second * 3 / 2
+	keepAlive := in.KeepAlive
+	if !c.keptAlive(keepAlive) {
+		keepAlive = uint16(c.s.cfg.MaxKeepAlive) // [MQTT-3.1.2-21]
+	}
+	c.keepAlive = time.Duration(keepAlive) * time.Second * 3 / 2
 	if in.Version == packet.V311 && !in.CleanStart {
 		c.expiry = never
 	}
@@ -42,12 +48,27 @@ func (c *client) connect(frame []byte) error {
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
 	}
+	last, err := c.login(in)
+	if err != nil {
+		return err
+	}
+	if in.Will != nil && c.s.mayWrite(&c.who, c.id, in.Will.Topic) != nil {
+		return c.connackRefusal(packet.NotAuthorized, "not authorized to publish the will")
+	}
 	if err := c.s.ready(); err != nil {
 		return c.connackRefusal(packet.ServerUnavailable, "sessions cannot be read now: "+err.Error())
 	}
 	out := &packet.Connack{}
 	if c.version == packet.V5 {
 		out.Properties = c.connackProperties()
+		if keepAlive != in.KeepAlive {
+			out.Properties.ServerKeepAlive = keepAlive // [MQTT-3.2.2-21]
+			out.Properties.Present |= packet.Of(packet.ServerKeepAlive)
+		}
+		if c.method != "" { // [MQTT-4.12.0-5]
+			out.Properties.AuthMethod, out.Properties.AuthData = c.method, last
+			out.Properties.Present |= packet.Of(packet.AuthMethod, packet.AuthData)
+		}
 	}
 	if c.id == "" { // [MQTT-3.1.3-6]
 		var b [12]byte
@@ -60,7 +81,7 @@ func (c *client) connect(frame []byte) error {
 	}
 	if in.Will != nil {
 		// The packet's size is more than the will's.
-		w := &will{client: c.id, cost: 256 + int64(len(frame))}
+		w := &will{client: c.id, who: c.who, cost: 256 + size}
 		if !c.s.cfg.State.TryAcquire(w.cost) {
 			return c.connackRefusal(packet.QuotaExceeded, "no room for the will")
 		}
@@ -70,6 +91,9 @@ func (c *client) connect(frame []byte) error {
 	present, err := c.s.attach(c, in.CleanStart)
 	if err != nil {
 		c.s.drop(c.takeWill())
+		if errors.Is(err, errOwner) {
+			return c.connackRefusal(packet.InvalidClientID, err.Error())
+		}
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
 	}
 	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
@@ -85,10 +109,8 @@ func (c *client) connect(frame []byte) error {
 // acceptable says why this server cannot take the connection.
 func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 	switch {
-	case in.Properties.Has(packet.AuthMethod):
-		return packet.BadAuthentication, "no enhanced authentication is offered" // [MQTT-4.12.0-1]
-	case !c.s.cfg.AllowAnonymous:
-		return packet.NotAuthorized, "anonymous connections are not allowed"
+	case c.version == packet.V311 && !c.keptAlive(in.KeepAlive):
+		return packet.InvalidClientID, "the keep alive is over the server's maximum" // as Mosquitto does: there is no code for it
 	case in.ClientID == "" && in.Version == packet.V311 && !in.CleanStart:
 		return packet.InvalidClientID, "an empty client identifier needs a clean session" // [MQTT-3.1.3-8] of 3.1.1
 	case len(in.ClientID) > c.s.cfg.MaxTopicBytes:
@@ -97,6 +119,12 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 		return packet.InvalidTopicName, "the will topic is too long"
 	}
 	return packet.Success, ""
+}
+
+// keptAlive says whether a client's keep alive, 0 for none, is one the server takes.
+func (c *client) keptAlive(seconds uint16) bool {
+	most := c.s.cfg.MaxKeepAlive
+	return most == 0 || seconds != 0 && int(seconds) <= most
 }
 
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3).

@@ -266,7 +266,7 @@ func (g *group) offer(st *stream, m *message, _ []*subscription) outcome {
 // hand gives m to the next member that has room. Under g.mu.
 func (g *group) hand(st *stream, m *message) outcome {
 	for range 2 {
-		result := tooLarge
+		result := unfit
 		for range g.live {
 			sub := g.live[g.turn%len(g.live)]
 			g.turn = (g.turn + 1) % len(g.live)
@@ -277,8 +277,8 @@ func (g *group) hand(st *stream, m *message) outcome {
 				result = blocked
 			}
 		}
-		if result == tooLarge && len(g.live) > 0 {
-			return done // no member takes it [MQTT-3.1.2-25]
+		if result == unfit && len(g.live) > 0 {
+			return done // nobody who is there may have it, or takes it [MQTT-3.1.2-25]
 		}
 		g.waiting.Store(true) // who gets room from here on says so; the second look is for who got it before
 	}

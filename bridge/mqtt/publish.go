@@ -138,7 +138,7 @@ func (c *client) answer(p *pending) bool {
 		c.send(ack)
 	default:
 		delay := time.Duration(0)
-		if errors.Is(p.err, ErrFull) || errors.Is(p.err, ErrTooLarge) {
+		if errors.Is(p.err, ErrFull) || errors.Is(p.err, ErrTooLarge) || errors.Is(p.err, ErrNotAuthorized) {
 			delay = refusalDelay
 		}
 		c.s.deadlines.at(c.s.cfg.Now().Add(delay), func() { c.end(packet.QuotaExceeded, "") })
@@ -154,6 +154,8 @@ func reasonOf(err error) packet.Reason {
 		return packet.QuotaExceeded
 	case errors.Is(err, route.ErrNoRoute), errors.Is(err, route.ErrTopicName), errors.Is(err, ErrBadTopic):
 		return packet.InvalidTopicName
+	case errors.Is(err, ErrNotAuthorized):
+		return packet.NotAuthorized
 	case errors.Is(err, ErrTooLarge):
 		return packet.ImplementationError
 	}
@@ -194,6 +196,10 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	if c.tooLong(p.Topic) {
 		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
 			c.s.cfg.MaxTopicBytes, ErrBadTopic))
+		return nil
+	}
+	if err := c.s.mayWrite(&c.who, c.id, p.Topic); err != nil {
+		c.acks.land(n, err)
 		return nil
 	}
 	if err := c.s.cfg.Inflight.Acquire(c.ctx, int64(size)); err != nil {
@@ -436,6 +442,11 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 
 // sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15].
 func (s *Server) sendWill(w *will) {
+	if err := s.mayWrite(&w.who, w.client, w.Topic); err != nil { // any more: CONNECT was asked too
+		s.drop(w)
+		s.complain("mqtt: will not published", "client", w.client, "error", err)
+		return
+	}
 	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
 	take(&m, w.Properties)
 	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {

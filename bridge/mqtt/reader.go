@@ -37,8 +37,8 @@ type outlet interface {
 	offer(st *stream, m *message, subs []*subscription) outcome
 }
 
-// owner is the reader that gets the subscription's messages.
-func (sub *subscription) owner() *reader {
+// reader is the one that gets the subscription's messages.
+func (sub *subscription) reader() *reader {
 	if sub.session == nil {
 		return &sub.group.reader
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 )
 
 // never is the session expiry that never comes (3.1.2.11.2).
@@ -16,6 +17,8 @@ type session struct {
 	reader
 	id string
 
+	// owner is whose session it is: nobody else gets it. Anonymous's is anybody's.
+	owner auth.Principal
 	// client is the session's connection, nil while it has none.
 	client *client
 	// held says that nothing may be sent: the connection is not greeted yet, or is being taken away. Then no scan moves the
@@ -77,9 +80,9 @@ type replay struct {
 type outcome byte
 
 const (
-	done     outcome = iota // sent, or nothing this session wants
-	blocked                 // no room now, or the connection ended: the message stays in the log and the session behind it
-	tooLarge                // for a session as if it had been delivered [MQTT-3.1.2-25]; a group tries the next member
+	done    outcome = iota // sent, or nothing this session wants
+	blocked                // no room now, or the connection ended: the message stays in the log and the session behind it
+	unfit                  // larger than the client takes, or not for it to read: as if it had been delivered [MQTT-3.1.2-25]
 )
 
 // offer sends m of st to the session when one of subs wants it. Under ss.mu.
@@ -128,6 +131,9 @@ func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint3
 		return done // [MQTT-3.3.2-5]
 	}
 	c := ss.client
+	if !c.mayRead(st, m) {
+		return unfit
+	}
 	parks := qos == 2 && ss.keeps
 	if ss.held || ss.unsent > 0 || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) ||
 		parks && len(ss.exact.parked) >= ss.s.cfg.MaxOutput {
@@ -150,8 +156,8 @@ func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint3
 	case blocked:
 		ss.blocked = true
 		return blocked
-	case tooLarge:
-		return tooLarge
+	case unfit:
+		return unfit
 	}
 	ss.dirty = true
 	if qos > 0 {
@@ -168,7 +174,7 @@ func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, i
 	c, n := ss.client, len(ss.exact.parked)
 	p := m.appendPublish(ss.exact.parked, c.version, head, expiry, ids)
 	if len(p)-n > c.maxPacket {
-		return tooLarge
+		return unfit
 	}
 	ss.park(func([]byte) []byte { return p })
 	c.s.traffic.publishSent.Add(1)
@@ -410,7 +416,7 @@ func (ss *session) redeliver(m *message) {
 		ss.unsent--
 		return
 	}
-	if m == nil {
+	if m == nil || !ss.client.mayRead(d.st, m) {
 		ss.giveUp(i)
 		return
 	}
@@ -429,7 +435,7 @@ func (ss *session) redeliver(m *message) {
 	case done:
 		d.sent = true
 		ss.unsent--
-	case tooLarge: // larger than the client takes now
+	case unfit: // larger than the client takes now
 		ss.giveUp(i)
 	case blocked: // the next connection gets it
 	}

@@ -106,8 +106,7 @@ func (c *client) saved() error {
 }
 
 func (c *client) refusesFilter(filter string) packet.Reason {
-	switch {
-	case !packet.ValidFilter(filter), c.tooLong(filter):
+	if !packet.ValidFilter(filter) || c.tooLong(filter) {
 		return packet.InvalidTopicFilter
 	}
 	if shared, valid, ok := shareOf(filter); ok {
@@ -117,6 +116,10 @@ func (c *client) refusesFilter(filter string) packet.Reason {
 		case sysFilter(shared):
 			return packet.ImplementationError // the figures are nobody's work, and in no log
 		}
+		filter = shared
+	}
+	if !c.maySubscribe(filter) {
+		return packet.NotAuthorized
 	}
 	return packet.Success
 }
