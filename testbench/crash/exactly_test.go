@@ -41,7 +41,7 @@ func (f *faults) list() []string {
 	return f.all
 }
 
-// exactly has two publishers and two subscribers with durable sessions exchange messages of QoS 1 and 2 while the process is killed,
+// exactly has two publishers, and two subscribers and two who share a subscription, with durable sessions exchange messages of QoS 1 and 2 while the process is killed,
 // again and again, with messages in flight in both directions. It returns what went wrong, as soon as something has.
 func exactly(t *testing.T, p *process) []string {
 	s := *seed
@@ -66,12 +66,18 @@ func exactly(t *testing.T, p *process) []string {
 	}
 	var all []*agent
 	var listeners []*listener
-	for i := range 2 {
+	together := &team{came: make(map[string]map[int]bool)}
+	for i := range 4 {
 		l := &listener{
 			agent: newAgent(fmt.Sprint("listener", i)), seed: s, held: make(map[uint16]bool), first: make(chan struct{}),
 			next: make(map[string]int),
 		}
-		listeners, all = append(listeners, l), append(all, l.agent)
+		if i < 2 {
+			listeners = append(listeners, l)
+		} else {
+			l.team = together
+		}
+		all = append(all, l.agent)
 		running.Go(func() { l.run(ctx) })
 		<-l.first
 	}
@@ -138,6 +144,9 @@ func exactly(t *testing.T, p *process) []string {
 			bad.add("%s has %v, and %v was published and completed", l.name, l.next, want)
 			l.mu.Unlock()
 		}
+	}
+	if !until(func() bool { return together.misses(want) == 0 || len(bad.list()) > 0 }) {
+		bad.add("of %d messages %d came to no member of the team", total, together.misses(want))
 	}
 	t.Logf("%d messages", total)
 	return bad.list()

@@ -213,10 +213,43 @@ func (t *talker) run(ctx context.Context) {
 
 func (s *sending) key() string { return key(s.topic, s.qos) }
 
+// team is what came to the members of a shared subscription, together.
+type team struct {
+	mu   sync.Mutex
+	came map[string]map[int]bool
+}
+
+// add notes that n of sender came, and reports whether it was new.
+func (t *team) add(sender string, n int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.came[sender] == nil {
+		t.came[sender] = make(map[int]bool)
+	}
+	fresh := !t.came[sender][n]
+	t.came[sender][n] = true
+	return fresh
+}
+
+// misses counts what of want did not come.
+func (t *team) misses(want map[string]int) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for sender, end := range want {
+		for i := range end {
+			if !t.came[sender][i] {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // listener subscribes with QoS 2 and takes its time to answer.
 type listener struct {
 	*agent
 	seed    uint64
+	team    *team           // nil: it has a subscription of its own
 	held    map[uint16]bool // identifiers of QoS 2 that are not released
 	answers []*packet.Ack
 	first   chan struct{} // closed with SUBACK
@@ -229,7 +262,11 @@ func (l *listener) run(ctx context.Context) {
 	l.live(ctx, func() {
 		l.answers = nil
 		if !l.known {
-			l.send(&packet.Subscribe{ID: 1, Filters: []packet.Subscription{{Filter: "#", QoS: 2}}})
+			filter := "#"
+			if l.team != nil {
+				filter = "$share/team/#"
+			}
+			l.send(&packet.Subscribe{ID: 1, Filters: []packet.Subscription{{Filter: filter, QoS: 2}}})
 		}
 	}, l.take, func() {
 		for n := l.rng.IntN(len(l.answers) + 1); n > 0; n-- {
@@ -278,6 +315,13 @@ func (l *listener) publish(m *packet.Publish) {
 			return
 		}
 		l.held[m.ID] = true
+	}
+	if l.team != nil {
+		if !l.team.add(sender, n) && m.QoS == 2 {
+			l.fault("%s: %s %d came twice", l.name, sender, n)
+		}
+		l.steps.Add(1)
+		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
