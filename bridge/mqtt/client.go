@@ -49,6 +49,7 @@ type client struct {
 	again   *auth.Session     // an authentication that is done again
 	aliases map[uint16]string // [MQTT-3.3.2-7]
 	told    told
+	crowded bool    // the last publish was refused for want of memory
 	known   bool    // the log has the session: QoS 2 may be published
 	before  *client // whom this one has taken the session from
 }
