@@ -38,6 +38,7 @@ func (b *Broker) openMQTT(ctx context.Context) error {
 		Users: b.users(), Mechanisms: mechanisms(s.Broker.Mechanisms), Damper: b.damper, Principal: rules.Principal, Authorizer: b.authorizer(),
 		MaxConnections: s.MQTT.MaxConnections, MaxSessions: s.MQTT.MaxSessions, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum,
 		MaxInflight: s.MQTT.MaxInflight, MaxSubscriptions: s.MQTT.MaxSubscriptions, MaxTopicLevels: s.MQTT.MaxTopicDepth,
+		TopicAliases: s.MQTT.MaxTopicAlias, TopicAliasesBroker: s.MQTT.MaxTopicAliasBroker, ResponseInformation: s.MQTT.ResponseInformation,
 		MaxKeepAlive: s.MQTT.MaxKeepAlive, ConnectTimeout: s.MQTT.ConnectTimeout, SysInterval: sysInterval, Version: b.config.Version,
 	}); err != nil {
 		return err

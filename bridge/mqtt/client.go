@@ -48,8 +48,10 @@ type client struct {
 	acks    acks
 	again   *auth.Session     // an authentication that is done again
 	aliases map[uint16]string // [MQTT-3.3.2-7]
-	known   bool              // the log has the session: QoS 2 may be published
-	before  *client           // whom this one has taken the session from
+	told    told
+	crowded bool    // the last publish was refused for want of memory
+	known   bool    // the log has the session: QoS 2 may be published
+	before  *client // whom this one has taken the session from
 }
 
 func newClient(s *Server, conn net.Conn, l *Listener) *client {
@@ -199,11 +201,7 @@ func (c *client) fitting(dst []byte, p packet.Packet) []byte {
 func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
 	result := done
 	if !c.out.add(func(dst []byte) []byte {
-		n := len(dst)
-		dst = m.appendPublish(dst, c.version, head, expiry, ids)
-		if len(dst)-n > c.maxPacket {
-			result, dst = unfit, dst[:n]
-		}
+		dst, result = c.appendTo(dst, m, head, expiry, ids)
 		return dst
 	}) {
 		return blocked

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"millrace/bridge/mqtt/packet"
@@ -45,6 +46,9 @@ func (c *client) connect(frame []byte) error {
 	if list.Has(packet.RequestProblem) {
 		c.reasons = list.RequestProblem == 1
 	}
+	if list.Has(packet.TopicAliasMaximum) {
+		c.told.most = min(list.TopicAliasMaximum, uint16(c.s.cfg.TopicAliasesBroker))
+	}
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
 	}
@@ -79,6 +83,12 @@ func (c *client) connect(frame []byte) error {
 			out.Properties.Present |= packet.Of(packet.AssignedClientID)
 		}
 	}
+	if list.Has(packet.RequestResponse) && list.RequestResponse == 1 { // [MQTT-3.1.2-28]
+		if information := c.responseInformation(); information != "" {
+			out.Properties.ResponseInformation = information
+			out.Properties.Present |= packet.Of(packet.ResponseInformation)
+		}
+	}
 	if in.Will != nil {
 		// The packet's size is more than the will's.
 		w := &will{client: c.id, who: c.who, cost: 256 + size}
@@ -104,6 +114,19 @@ func (c *client) connect(frame []byte) error {
 	})
 	c.session.greeted(c)
 	return nil
+}
+
+// responseInformation is what the client is told to build its response topics of (3.2.2.3.15); nothing where its names
+// cannot be in a topic.
+func (c *client) responseInformation() string {
+	information := c.s.cfg.ResponseInformation
+	for _, of := range [...]struct{ mark, text string }{{"%c", c.id}, {"%u", c.who.Principal.Name()}} {
+		if strings.Contains(information, of.mark) && (of.text == "" || strings.ContainsAny(of.text, "/+#%")) {
+			return ""
+		}
+		information = strings.ReplaceAll(information, of.mark, of.text)
+	}
+	return information
 }
 
 // acceptable says why this server cannot take the connection.

@@ -46,25 +46,29 @@ type Config struct {
 	Principal  func(*x509.Certificate) (auth.Principal, error) // nil: a certificate says nothing
 	Authorizer *auth.Authorizer
 
-	AllowAnonymous     bool          // of ServeConn and listeners that are no *Listener
-	MaxConnections     int           // 0: as many as Connections has room for
-	MaxSessions        int           // with or without a connection; 0: 10000
-	MaxPacketSize      int           // bytes; 0: 1000 KiB
-	MaxSubscriptions   int           // of one session; 0: 256
-	MaxGroups          int           // shared subscriptions that differ; 0: 1000
-	MaxGroupMembers    int           // of one of them, connected or not; 0: 1000
-	MaxTopicLevels     int           // of a topic or filter; 0: 64
-	MaxTopicBytes      int           // of a topic or filter; 0: 1024
-	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
-	MaxKeepAlive       int           // seconds; 0: as long as clients like, or for ever
-	MaxInflight        int           // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
-	MaxOutput          int           // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
-	TopicAliases       int           // a client may set; 0: 16
-	ConnectTimeout     time.Duration // for CONNECT to arrive; 0: 10 s
-	CheckpointInterval time.Duration // between lazy writes of moved cursors; 0: 1 min
-	SysInterval        time.Duration // between new figures under $SYS; 0: 10 s; negative: there are none
-	Version            string        // of the program, for $SYS; empty: unknown
-	Scans              int           // catch-up readers; 0: 2
+	AllowAnonymous     bool // of ServeConn and listeners that are no *Listener
+	MaxConnections     int  // 0: as many as Connections has room for
+	MaxSessions        int  // with or without a connection; 0: 10000
+	MaxPacketSize      int  // bytes; 0: 1000 KiB
+	MaxSubscriptions   int  // of one session; 0: 256
+	MaxGroups          int  // shared subscriptions that differ; 0: 1000
+	MaxGroupMembers    int  // of one of them, connected or not; 0: 1000
+	MaxTopicLevels     int  // of a topic or filter; 0: 64
+	MaxTopicBytes      int  // of a topic or filter; 0: 1024
+	ReceiveMaximum     int  // publishes of one client on their way; 0: 64
+	MaxKeepAlive       int  // seconds; 0: as long as clients like, or for ever
+	MaxInflight        int  // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
+	MaxOutput          int  // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
+	TopicAliases       int  // a client may set; 0: 16
+	TopicAliasesBroker int  // at most, a client is sent; 0: 16
+	// ResponseInformation is what a client that asks for it is told to build its response topics of, with its client
+	// identifier in the place of %c and its user in that of %u; empty: nothing.
+	ResponseInformation string
+	ConnectTimeout      time.Duration // for CONNECT to arrive; 0: 10 s
+	CheckpointInterval  time.Duration // between lazy writes of moved cursors; 0: 1 min
+	SysInterval         time.Duration // between new figures under $SYS; 0: 10 s; negative: there are none
+	Version             string        // of the program, for $SYS; empty: unknown
+	Scans               int           // catch-up readers; 0: 2
 }
 
 func (c *Config) fill() error {
@@ -109,6 +113,7 @@ func (c *Config) fill() error {
 		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
 		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},
 		{&c.TopicAliases, 16, 1, 65535, "max_topic_alias"},
+		{&c.TopicAliasesBroker, 16, 1, 65535, "max_topic_alias_broker"},
 		{&c.Scans, 2, 1, 64, "scans"},
 	} {
 		if *d.v == 0 {

@@ -120,6 +120,7 @@ func TestPermissionsChangeUnderASubscription(t *testing.T) {
 		p.wants("puback 3 0x00", "puback 4 0x00")
 		ann.wants(`publish y/1 "3" q1 id3`)
 		ann.conn.Close()
+		ann.wants("closed") // and the server knows
 		p.send(pub("x", "4", 1, 5), pub("y/2", "5", 1, 6))
 		p.wants("puback 5 0x00", "puback 6 0x00")
 		ann = w.connect(v, "a", as("ann", "a"), keep)

@@ -202,7 +202,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.acks.land(n, err)
 		return nil
 	}
-	if err := c.s.cfg.Inflight.Acquire(c.ctx, int64(size)); err != nil {
+	if err := c.takeRoom(p.QoS, int64(size)); err != nil {
 		done(err)
 		return nil
 	}
@@ -216,6 +216,33 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
 	}
 	return nil
+}
+
+// inflightPatience is how long an MQTT 5 client waits for memory before it is told that there is none: a card that pauses
+// costs nobody an error, and pings behind the publish are answered before any keep alive ends.
+const inflightPatience = 5 * time.Second
+
+// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly; MQTT 5 can be
+// told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer: it waits.
+func (c *client) takeRoom(qos byte, n int64) error {
+	room := c.s.cfg.Inflight
+	if c.version != packet.V5 || qos == 0 {
+		return room.Acquire(c.ctx, n)
+	}
+	if room.TryAcquire(n) {
+		c.crowded = false
+		return nil
+	}
+	if !c.crowded {
+		ctx, cancel := context.WithTimeout(c.ctx, inflightPatience)
+		err := room.Acquire(ctx, n)
+		cancel()
+		if err == nil || c.ctx.Err() != nil {
+			return err
+		}
+		c.crowded = true
+	}
+	return fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
 }
 
 // publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the

@@ -172,7 +172,8 @@ func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint3
 // parkPublish is client.publish for what may not go out yet. Under ss.mu.
 func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
 	c, n := ss.client, len(ss.exact.parked)
-	p := m.appendPublish(ss.exact.parked, c.version, head, expiry, ids)
+	head.Topic = m.topic // without an alias: it goes out later than others, or never
+	p := m.appendPublish(ss.exact.parked, c.version, head, 0, expiry, ids)
 	if len(p)-n > c.maxPacket {
 		return unfit
 	}

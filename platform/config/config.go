@@ -132,14 +132,18 @@ type MQTT struct {
 	MaxInflight       int      // messages to a client it has not acknowledged
 	MaxSubscriptions  int      // of one session
 	MaxTopicDepth     int      // levels of a topic or filter
-	MaxKeepAlive      int      // seconds; 0: any, and none
-	ConnectTimeout    time.Duration
-	SocketMode        string         // of Unix sockets, octal
-	Origins           []string       // hosts whose pages may use WebSocket beside the listener's own
-	Places            []MQTTListener // with limits of their own, beside Listeners
-	SysInterval       time.Duration  // between figures under $SYS; 0: none
-	Routes            []Route        // in order, before the built-in "#" to topic "mqtt"
-	Reverses          []Reverse      // in order, before the built-in ones
+	MaxTopicAlias     int      // topics a client may set a number for
+	// MaxTopicAliasBroker is for how many topics a client is sent a number, at most.
+	MaxTopicAliasBroker int
+	ResponseInformation string // what response topics are built of; %c and %u stand for client identifier and user
+	MaxKeepAlive        int    // seconds; 0: any, and none
+	ConnectTimeout      time.Duration
+	SocketMode          string         // of Unix sockets, octal
+	Origins             []string       // hosts whose pages may use WebSocket beside the listener's own
+	Places              []MQTTListener // with limits of their own, beside Listeners
+	SysInterval         time.Duration  // between figures under $SYS; 0: none
+	Routes              []Route        // in order, before the built-in "#" to topic "mqtt"
+	Reverses            []Reverse      // in order, before the built-in ones
 }
 
 // MQTTListener is a listener of the MQTT door with limits of its own.
@@ -238,7 +242,7 @@ func Default() *Config {
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
 			MaxConnectionRate: 1000, MaxSessions: 10_000, MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, MaxInflight: 64,
-			MaxSubscriptions: 256, MaxTopicDepth: 64, ConnectTimeout: 10 * second, SysInterval: 10 * second, SocketMode: "0660", Origins: []string{},
+			MaxSubscriptions: 256, MaxTopicDepth: 64, MaxTopicAlias: 16, MaxTopicAliasBroker: 16, ConnectTimeout: 10 * second, SysInterval: 10 * second, SocketMode: "0660", Origins: []string{},
 		},
 		HTTP: HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
