@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -198,10 +199,17 @@ func (o *store) settleGroups(values map[string][]byte) {
 		ss.mu.Unlock()
 	}
 	for _, g := range o.s.groups {
-		slices.SortFunc(g.handed.again, func(a, b position) int { return int(min(max(a.offset-b.offset, -1), 1)) })
+		g.handed.sort()
 		o.s.cfg.State.Overdraw(groupCost(g.key))
 		g.restCost()
 	}
+}
+
+// sort puts what has to be handed out again in the order of the log.
+func (h *handed) sort() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	slices.SortFunc(h.again, func(a, b position) int { return cmp.Compare(a.offset, b.offset) })
 }
 
 // drop takes p out of what has to be handed out again.
