@@ -125,6 +125,7 @@ func TestPubrecsKeepTheOrderOfThePublishes(t *testing.T) {
 		a.wants("connack 0x00", "pubrec 9 0x00")
 		w.log.Hold()
 		a.send(pub("t/1", "1", 2, 1), pub("t/2", "2", 1, 2), pub("t/3", "3", 2, 3))
+		a.wants()
 		w.log.ReleaseOne(2)
 		a.wants()
 		w.log.ReleaseOne(0)
