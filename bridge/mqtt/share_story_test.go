@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 )
 
 // Shared subscriptions (4.8.2), clause by clause. crash_story_test.go crashes them at every point, random_story_test.go
@@ -399,6 +400,40 @@ func TestABacklogOfAGroupCostsNoMemory(t *testing.T) {
 		}
 		if got != batch*batches {
 			t.Errorf("%d messages came, of %d", got, batch*batches)
+		}
+	})
+}
+
+// READ is asked for the filter that is shared, and again for each message: a member that may not have it is passed over.
+func TestAGroupIsReadByPermission(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		no := "0x87"
+		if v == packet.V311 {
+			no = "0x80"
+		}
+		w.permitted(allow("ann", auth.Read, "mqtt:part/#"), deny(allow("ann", auth.Read, "mqtt:part/secret")), allow("bob", auth.All, "*"))
+		ann := w.connect(v, "a", as("ann", "a")).send(sub(1, "$share/g/part/#", "$share/g/other", "$share/h/part/secret"))
+		ann.wants("connack 0x00", "suback 1 [0x01 "+no+" "+no+"]")
+		bob := w.connect(v, "b", as("bob", "b")).send(sub(1, "$share/g/part/#"))
+		bob.wants("connack 0x00", "suback 1 [0x01]")
+		w.produce("part/open", "1", "2", "3")
+		w.produce("part/secret", "4", "5")
+		ann.wants(`publish part/open "1" q1 id1`, `publish part/open "3" q1 id2`)
+		bob.wants(`publish part/open "2" q1 id1`, `publish part/secret "4" q1 id2`, `publish part/secret "5" q1 id3`)
+	})
+}
+
+// Certificates of Sparkplug nodes are messages as any other: one member hears of each.
+func TestCertificatesAreShared(t *testing.T) {
+	story(t, func(w *world) {
+		a := w.connect(packet.V5, "a").send(sub(1, "$share/g/$sparkplug/certificates/#"))
+		a.wants("connack 0x00", "suback 1 [0x01]")
+		b := w.connect(packet.V5, "b").send(sub(1, "$share/g/$sparkplug/certificates/#"))
+		b.wants("connack 0x00", "suback 1 [0x01]")
+		edge := w.connect(packet.V5, "edge").send(pub("spBv1.0/G/NBIRTH/E", nbirth, 0, 0), pub("spBv1.0/G/NBIRTH/F", nbirth, 0, 0))
+		edge.wants("connack 0x00")
+		if one, other := a.take(), b.take(); len(one) != 1 || len(other) != 1 {
+			t.Errorf("one got %q, the other %q", one, other)
 		}
 	})
 }
