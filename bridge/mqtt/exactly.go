@@ -100,7 +100,7 @@ func (ss *session) landed(n uint64, table bool, err error) {
 	x.durable = max(x.durable, n)
 	for i := range ss.inflight {
 		if d := &ss.inflight[i]; d.group != nil && d.qos == 2 && d.record <= x.durable {
-			d.group.handed.ended(d.at()) // it is this client's now
+			d.group.ended(d) // it is this client's now
 		}
 	}
 	if !table && n > x.tabled {

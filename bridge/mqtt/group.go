@@ -54,10 +54,12 @@ func (h *handed) out(p position) {
 	h.all[p] = struct{}{}
 }
 
-func (h *handed) ended(p position) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.all, p)
+// ended says that d never has to be handed out again. It may hold any lock.
+func (g *group) ended(d *delivery) {
+	g.handed.mu.Lock()
+	defer g.handed.mu.Unlock()
+	delete(g.handed.all, d.at())
+	g.dirty.Store(true)
 }
 
 // back takes p back; false when the group has ended.
@@ -418,9 +420,9 @@ func (ss *session) giveBack() {
 // abandon ends what groups handed to the session with QoS 2: it has ended, and nobody else may get it [MQTT-4.8.2-5].
 // Under ss.mu.
 func (ss *session) abandon() {
-	for _, d := range ss.inflight {
-		if d.group != nil {
-			d.group.handed.ended(d.at())
+	for i := range ss.inflight {
+		if d := &ss.inflight[i]; d.group != nil {
+			d.group.ended(d)
 		}
 	}
 }

@@ -224,7 +224,7 @@ func (ss *session) settle(i int) {
 		ss.unsent--
 	}
 	if d.group != nil {
-		d.group.handed.ended(d.at())
+		d.group.ended(&d)
 	}
 	if ss.inflight = slices.Delete(ss.inflight, i, i+1); len(ss.inflight) == 0 {
 		ss.inflight = nil

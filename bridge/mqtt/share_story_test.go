@@ -437,3 +437,32 @@ func TestCertificatesAreShared(t *testing.T) {
 		}
 	})
 }
+
+// What a former member completed is nobody else's, and what a session took with it, neither: also after a crash
+// [MQTT-4.8.2-5]. An acknowledgement of QoS 1 is durable with the next checkpoint.
+func TestWhatIsOverStaysOver(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		a := w.connect(v, "a", keep).send(sub2(1, "$share/g/t"))
+		a.wants("connack 0x00", "suback 1 [0x02]")
+		b := w.connect(v, "b", keep).send(sub(1, "$share/g/t"))
+		b.wants("connack 0x00", "suback 1 [0x01]")
+		guest := w.connect(v, "guest").send(sub2(1, "$share/g/t"))
+		guest.wants("connack 0x00", "suback 1 [0x02]")
+		w.produce("t", "1", "2", "3")
+		a.wants(`publish t "1" q2 id1`)
+		b.wants(`publish t "2" q1 id1`)
+		guest.wants(`publish t "3" q2 id1`)
+		a.send(&packet.Unsubscribe{ID: 2, Filters: []string{"$share/g/t"}}, pubrec(1))
+		synctest.Wait()
+		a.send(pubcomp(1))
+		synctest.Wait()
+		a.send(&packet.Disconnect{})
+		guest.conn.Close()
+		time.Sleep(time.Minute)
+		b.send(ack(1))
+		time.Sleep(time.Minute)
+		w.crashNow()
+		w.connect(v, "b", keep).wants("connack 0x00 present")
+		w.connect(v, "a", keep).wants("connack 0x00 present")
+	})
+}
