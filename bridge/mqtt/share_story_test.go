@@ -224,7 +224,7 @@ func TestAGroupWaitsForItsMembers(t *testing.T) {
 				synctest.Wait()
 				a = w.connect(v, "a", keep)
 				a.wants("connack 0x00 present", `publish t "2" q1 id3`, `publish t "3" q1 id4`, `publish t "4" q1 id5`)
-				a.send(&packet.Unsubscribe{ID: 9, Filters: []string{"$share/g/t"}})
+				a.send(ack(3), ack(4), ack(5), &packet.Unsubscribe{ID: 9, Filters: []string{"$share/g/t"}})
 				synctest.Wait()
 				if slices.ContainsFunc(w.live(), func(key string) bool { return strings.HasPrefix(key, "\x00") }) {
 					w.t.Errorf("the sessions topic has %q", w.live())
@@ -464,5 +464,25 @@ func TestWhatIsOverStaysOver(t *testing.T) {
 		w.crashNow()
 		w.connect(v, "b", keep).wants("connack 0x00 present")
 		w.connect(v, "a", keep).wants("connack 0x00 present")
+	})
+}
+
+// Nor does a crash right after a former member is through with its messages bring them to others.
+func TestAFormerMemberIsThroughWithItsMessages(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		b := w.connect(v, "b", keep).send(sub2(1, "$share/g/t"), &packet.Disconnect{})
+		b.wants("connack 0x00", "suback 1 [0x02]", "closed")
+		a := w.connect(v, "a", keep).send(sub2(1, "$share/g/t"))
+		a.wants("connack 0x00", "suback 1 [0x02]")
+		w.produce("t", "1")
+		a.wants(`publish t "1" q2 id1`)
+		a.send(&packet.Unsubscribe{ID: 2, Filters: []string{"$share/g/t"}}, pubrec(1))
+		synctest.Wait()
+		a.send(pubcomp(1))
+		synctest.Wait()
+		a.send(&packet.Disconnect{})
+		synctest.Wait()
+		w.crashNow()
+		w.connect(v, "b", keep).wants("connack 0x00 present")
 	})
 }
