@@ -458,7 +458,7 @@ func TestWhatIsOverStaysOver(t *testing.T) {
 		synctest.Wait()
 		a.send(&packet.Disconnect{})
 		guest.conn.Close()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + time.Second)
 		b.send(ack(1))
 		time.Sleep(time.Minute)
 		w.crashNow()
