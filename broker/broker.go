@@ -46,6 +46,8 @@ type Config struct {
 	Buses *bus.Registry
 	// ForgetFront starts without what is in an FRAM that is missing, or that is another board's.
 	ForgetFront bool
+	// Version of the program, for who asks the board; empty means unknown.
+	Version string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
 	// Logger is told what happens; nil discards.

@@ -9,7 +9,6 @@ import (
 	"syscall"
 
 	"millrace/bridge/mqtt"
-	"millrace/bridge/route"
 	"millrace/broker/api"
 	"millrace/broker/auth"
 	"millrace/broker/partition"
@@ -186,14 +185,19 @@ func advertised(listeners []string) (map[auth.Protocol]api.Endpoint, error) {
 
 func (b *Broker) openMQTT(context.Context) error {
 	s := b.config.Settings
-	router, err := newRouter(s.MQTT.Routes)
+	router, err := NewRouter(&s.MQTT)
 	if err != nil {
 		return err
+	}
+	sysInterval := s.MQTT.SysInterval
+	if sysInterval == 0 {
+		sysInterval = -1 // none, where the door means its default
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
 		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
+		SysInterval: sysInterval, Version: b.config.Version,
 	}); err != nil {
 		return err
 	}
@@ -211,17 +215,6 @@ func (b *Broker) openMQTT(context.Context) error {
 		})
 	}
 	return nil
-}
-
-func newRouter(routes []config.Route) (*route.Router, error) {
-	rules := make([]route.Rule, len(routes))
-	for i, r := range routes {
-		rules[i] = route.Rule{Name: fmt.Sprintf("on line %d", r.Line), Filter: r.Filter, Topic: r.Topic, Key: r.Key}
-		if r.Partition >= 0 {
-			rules[i].Partition = &r.Partition
-		}
-	}
-	return route.New(rules, nil)
 }
 
 // listenLoopback listens where nobody but this machine can reach: nobody is asked who they are yet.

@@ -18,7 +18,7 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	defer s.life.Unlock()
 	var old *session
 	for old = s.sessions[c.id]; old != nil; old = s.sessions[c.id] {
-		s.takeOver(old, clean)
+		c.before = s.takeOver(old, clean)
 		if old = s.sessions[c.id]; old == nil || !clean {
 			break
 		}
@@ -39,7 +39,8 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 		if len(s.sessions) >= s.cfg.MaxSessions {
 			return false, errSessions
 		}
-		ss = &session{s: s, id: c.id, cost: sessionCost(c.id)}
+		ss = newSession(s, c.id)
+		ss.cost = sessionCost(c.id)
 		if !s.cfg.State.TryAcquire(ss.cost) {
 			return false, errSessions
 		}
@@ -57,8 +58,12 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	return old != nil, nil
 }
 
-// takeOver ends the session's connection, if it has one. Under life.
-func (s *Server) takeOver(ss *session, clean bool) {
+func newSession(s *Server, id string) *session {
+	return &session{s: s, id: id, unreleased: unreleased{state: s.cfg.State}}
+}
+
+// takeOver ends the session's connection, if it has one, and returns it. Under life.
+func (s *Server) takeOver(ss *session, clean bool) *client {
 	ss.mu.Lock()
 	c := ss.client
 	ss.mu.Unlock()
@@ -68,7 +73,7 @@ func (s *Server) takeOver(ss *session, clean bool) {
 			ss.will = nil
 			s.sendWill(w) // the session ends, and the will with it at the latest [MQTT-3.1.3-9]
 		}
-		return
+		return nil
 	}
 	w := c.takeWill()
 	c.end(packet.SessionTakenOver, "another connection has the same client identifier")
@@ -80,6 +85,7 @@ func (s *Server) takeOver(ss *session, clean bool) {
 	default:
 		s.drop(w) // 3.1.4: not when the session goes on and the delay has not passed
 	}
+	return c
 }
 
 // connect makes c the session's connection and puts its subscriptions to work. Under life.
@@ -93,7 +99,11 @@ func (s *Server) connect(ss *session, c *client) {
 	ss.away = 0
 	ss.expiry = c.expiry
 	ss.window = c.window
-	ss.resent, ss.blocked = 0, true
+	ss.keeps = ss.expiry > 0 || ss.stored
+	ss.unsent, ss.blocked = len(ss.inflight), true
+	for i := range ss.inflight {
+		ss.inflight[i].sent = false
+	}
 	known := maps.Clone(ss.lag)
 	subs := slices.Clone(ss.subs)
 	ss.mu.Unlock()
@@ -150,11 +160,15 @@ func (s *Server) detach(ss *session, c *client) {
 	ss.mu.Lock()
 	ss.client = nil
 	ss.replays = nil
+	parked := ss.unpark()
 	if keep {
 		ss.away = int64(len(ss.lag)) * cursorCost
 		s.cfg.State.Overdraw(ss.away)
 	}
 	ss.mu.Unlock()
+	if parked > 0 {
+		s.outlets.gone(parked)
+	}
 	if !keep {
 		s.forget(ss)
 		if ss.stored {
@@ -175,12 +189,13 @@ func (s *Server) forget(ss *session) {
 		delete(s.sessions, ss.id)
 		s.cfg.State.Release(ss.cost + ss.away)
 		ss.cost, ss.away = 0, 0
+		ss.unreleased.end()
 	}
 }
 
 // What is remembered costs about this much memory, in bytes: a session; a subscription, which is also in the index; one
 // partition of the cursor of a session that is away; a retained message's place in the index.
-func sessionCost(id string) int64     { return 768 + 2*int64(len(id)) }
+func sessionCost(id string) int64     { return 960 + 2*int64(len(id)) }
 func filterCost(filter string) int64  { return 320 + 2*int64(len(filter)) }
 func retainedCost(topic string) int64 { return 160 + int64(len(topic)) }
 
@@ -245,4 +260,27 @@ func (s *Server) leave(c *client) {
 		return
 	}
 	s.sendWill(w) // [MQTT-3.1.2-8]
+}
+
+// will is a will message and when it goes out.
+type will struct {
+	*packet.Will
+	client string
+	at     *deadline
+	cost   int64 // of the State budget
+}
+
+// drop gives back what a will held that is not wanted any more, or was sent.
+func (s *Server) drop(w *will) {
+	if w != nil {
+		s.cfg.State.Release(w.cost)
+	}
+}
+
+// delay is the will delay interval (3.1.3.2.2).
+func (w *will) delay() time.Duration {
+	if w.Properties == nil {
+		return 0
+	}
+	return time.Duration(w.Properties.WillDelay) * time.Second
 }

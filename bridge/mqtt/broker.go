@@ -51,6 +51,17 @@ func (l broker) Ensure(ctx context.Context, topic string) error {
 	return translate(err)
 }
 
+func (l broker) AppendTogether(parts []Part) {
+	all := make([]partition.Part, len(parts))
+	for i, part := range parts {
+		all[i] = partition.Part{
+			Partition: part.Partition.(replica).p, Records: part.Records,
+			Done: func(a partition.AppendResult) { part.Done(a.Base, translate(a.Err)) },
+		}
+	}
+	partition.AppendTogether(all, partition.AppendOptions{Epoch: -1})
+}
+
 func (l broker) Names() []string { return l.b.Names() }
 
 func (l broker) Offline() []string { return l.b.Offline() }

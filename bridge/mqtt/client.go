@@ -31,7 +31,7 @@ type client struct {
 	version   packet.Version
 	id        string
 	expiry    uint32 // seconds the session outlives the connection; life guards its change on DISCONNECT
-	window    int    // QoS 1 messages the client takes at once
+	window    int    // QoS 1 and 2 messages the client takes at once
 	maxPacket int    // bytes the client takes
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
@@ -44,6 +44,8 @@ type client struct {
 	will    atomic.Pointer[will]
 	acks    acks
 	aliases map[uint16]string // [MQTT-3.3.2-7]
+	known   bool              // the log has the session: QoS 2 may be published
+	before  *client           // whom this one has taken the session from
 }
 
 func newClient(s *Server, conn net.Conn) *client {
@@ -198,13 +200,21 @@ func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []u
 	}) {
 		return blocked
 	}
+	if result == done {
+		c.s.traffic.publishSent.Add(1)
+		c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
+	}
 	return result
 }
 
 // serve reads packets until the connection ends or is silent, which is errSilent. nil means the client said DISCONNECT.
 func (c *client) serve() error {
 	if c.session == nil {
-		if err := c.greet(); err != nil {
+		if !c.acks.enter() {
+			return net.ErrClosed
+		}
+		err := c.greet()
+		if c.acks.leave(); err != nil {
 			return err
 		}
 		c.heard = c.s.cfg.Now()
@@ -214,11 +224,16 @@ func (c *client) serve() error {
 		if err != nil {
 			return err
 		}
+		c.s.traffic.frame(len(frame))
 		p, err := packet.Decode(frame, c.version, limits)
 		if err != nil {
 			return err
 		}
-		if done, err := c.handle(p, len(frame)); done || err != nil {
+		if !c.acks.enter() {
+			return net.ErrClosed
+		}
+		done, err := c.handle(p, len(frame))
+		if c.acks.leave(); done || err != nil {
 			return err
 		}
 		c.out.wait()
@@ -236,8 +251,14 @@ func (c *client) greet() error {
 	if err != nil {
 		return err
 	}
+	c.s.traffic.frame(len(frame))
 	if err := c.connect(frame); err != nil {
 		return err
+	}
+	if c.before != nil {
+		// What it is still busy with, a publish that is not staged yet, comes before what this one sends.
+		c.before.acks.idle()
+		c.before = nil
 	}
 	c.in.greeted()
 	c.out.wait()
@@ -333,10 +354,14 @@ func (c *client) onAck(p *packet.Ack) error {
 		// A refusal of the client ends the delivery as well [MQTT-4.4.0-2].
 		c.session.acked(c, p.ID)
 	case packet.PUBREC:
-		// We never send QoS 2. The client is told as far as its version can [MQTT-4.3.3-4].
-		c.send(&packet.Ack{Kind: packet.PUBREL, ID: p.ID, Reason: packet.PacketIDNotFound})
+		if !c.session.received(c, p.ID, p.Reason) && !p.Reason.Failed() {
+			// The client is told as far as its version can, and lets go of the identifier.
+			c.send(&packet.Ack{Kind: packet.PUBREL, ID: p.ID, Reason: packet.PacketIDNotFound})
+		}
 	case packet.PUBREL:
-		c.send(&packet.Ack{Kind: packet.PUBCOMP, ID: p.ID, Reason: packet.PacketIDNotFound})
+		return c.onPubrel(p.ID)
+	case packet.PUBCOMP:
+		c.session.completed(c, p.ID)
 	}
 	return nil
 }

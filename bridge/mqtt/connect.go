@@ -95,8 +95,6 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 		return packet.InvalidClientID, "the client identifier is too long" // it travels with every record
 	case in.Will != nil && c.tooLong(in.Will.Topic):
 		return packet.InvalidTopicName, "the will topic is too long"
-	case in.Will != nil && in.Will.QoS > 1:
-		return packet.QoSNotSupported, "QoS 2 is not offered" // [MQTT-3.2.2-12]
 	}
 	return packet.Success, ""
 }
@@ -104,10 +102,9 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3).
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
-		Present: packet.Of(packet.ReceiveMaximum, packet.MaximumQoS, packet.MaximumPacketSize, packet.TopicAliasMaximum,
+		Present: packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum,
 			packet.SharedAvailable),
 		ReceiveMaximum:    uint16(c.s.cfg.ReceiveMaximum),
-		MaximumQoS:        1, // [MQTT-3.2.2-9]
 		MaximumPacketSize: uint32(c.s.cfg.MaxPacketSize),
 		TopicAliasMaximum: uint16(c.s.cfg.TopicAliases),
 		SharedAvailable:   0,

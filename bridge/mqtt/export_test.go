@@ -1,6 +1,17 @@
 package mqtt
 
-import "runtime"
+import (
+	"runtime"
+	"slices"
+)
+
+// TellsOfPubrec reports whether a record of the sessions topic is a delivery table in which a PUBREC has come.
+func TellsOfPubrec(value []byte) bool {
+	ss := new(session)
+	st := new(stream)
+	return decodeTable(value, ss, func(streamKey) *stream { return st }) == nil &&
+		slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.released })
+}
 
 // HoldIndex keeps sessions from entering and leaving the index until release. wait returns when one of them has come to it.
 func HoldIndex(s *Server) (wait, release func()) {

@@ -156,7 +156,6 @@ func TestFirstPackets(t *testing.T) {
 		w.connect(packet.V311, "").wants("connack 0x00")
 		w.connect(packet.V5, "", keep).wants("connack 0x00")
 		w.connect(packet.V5, "x", func(c *packet.Connect) { props(c, packet.AuthMethod).AuthMethod = "SCRAM" }).wants("connack 0x8C", "closed")
-		w.connect(packet.V5, "x", func(c *packet.Connect) { withWill(0)(c); c.Will.QoS = 2 }).wants("connack 0x9B", "closed")
 		w.connect(packet.V5, "x").send(&packet.Connect{Version: packet.V5}).wants("connack 0x00", "disconnect 0x82", "closed")
 	})
 }
@@ -166,7 +165,7 @@ func TestConnackTellsTheLimits(t *testing.T) {
 		p := w.connect(packet.V5, "")
 		synctest.Wait()
 		c := (<-p.got).(*packet.Connack).Properties
-		if c.MaximumQoS != 1 || c.SharedAvailable != 0 || !c.Has(packet.SharedAvailable) || c.ReceiveMaximum != 64 ||
+		if c.Has(packet.MaximumQoS) || c.SharedAvailable != 0 || !c.Has(packet.SharedAvailable) || c.ReceiveMaximum != 64 ||
 			c.MaximumPacketSize != 1000<<10 || c.TopicAliasMaximum != 16 || c.AssignedClientID == "" || c.Has(packet.RetainAvailable) {
 			t.Errorf("%+v", c)
 		}
@@ -186,7 +185,6 @@ func TestProtocolErrorsCloseWithTheirReason(t *testing.T) {
 		send packet.Packet
 		want string
 	}{
-		{"QoS 2", pub("t", "x", 2, 1), "disconnect 0x9B"},
 		{"alias too high", alias("t", 17), "disconnect 0x94"},
 		{"alias unknown", alias("", 3), "disconnect 0x82"},
 		{"subscription id", withID, "disconnect 0x82"},
@@ -237,7 +235,7 @@ func TestSubscriptionOptions(t *testing.T) {
 				Properties: &packet.Properties{Present: packet.Of(packet.SubscriptionID), SubscriptionIDs: []uint32{300}},
 			},
 			&packet.Subscribe{ID: 3, Filters: []packet.Subscription{{Filter: "own", NoLocal: true}, {Filter: "a#"}, {Filter: "$share/g/x"}, {Filter: ""}}})
-		a.wants("connack 0x00", "suback 1 [0x01]", "suback 2 [0x00]", "suback 3 [0x00 0x8F 0x9E 0x8F]")
+		a.wants("connack 0x00", "suback 1 [0x02]", "suback 2 [0x00]", "suback 3 [0x00 0x8F 0x9E 0x8F]")
 		a.send(pub("own", "mine", 0, 0), pub("x/y", "1", 2-1, 1))
 		synctest.Wait()
 		got := map[string]bool{}

@@ -17,6 +17,9 @@ type index struct {
 	root    level
 	filters map[string]int // distinct filters and how many subscriptions have them
 	topics  map[string]*interest
+
+	sys      atomic.Int32 // subscriptions under $SYS
+	sysAdded func()       // called without x.mu after there is one more; nil: nobody cares
 }
 
 // interest counts the distinct filters that reach a Kafka topic.
@@ -41,7 +44,7 @@ func (x *index) interest(topic string) *interest {
 	if i == nil {
 		i = new(interest)
 		for f := range x.filters {
-			if x.router.Reaches(f, topic) {
+			if reaches(x.router, f, topic) {
 				i.n.Add(1)
 			}
 		}
@@ -57,6 +60,9 @@ func (x *index) forget(topic string) {
 }
 
 func (x *index) count(filter string, d int) {
+	if sysFilter(filter) {
+		x.sys.Add(int32(d))
+	}
 	n := x.filters[filter] + d
 	if n == 0 {
 		delete(x.filters, filter)
@@ -65,7 +71,7 @@ func (x *index) count(filter string, d int) {
 	}
 	if n == 0 || n == 1 && d == 1 {
 		for topic, i := range x.topics {
-			if x.router.Reaches(filter, topic) {
+			if reaches(x.router, filter, topic) {
 				i.n.Add(int32(d))
 			}
 		}
@@ -74,6 +80,13 @@ func (x *index) count(filter string, d int) {
 
 // add enters s, whose filter is valid.
 func (x *index) add(s *subscription) {
+	x.enter(s)
+	if sysFilter(s.filter) && x.sysAdded != nil {
+		x.sysAdded()
+	}
+}
+
+func (x *index) enter(s *subscription) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	l := &x.root

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -85,26 +86,54 @@ func TestTheIndexFindsWhatTheFiltersMean(t *testing.T) {
 	})
 }
 
+// versionOne is a session as it was written before there was QoS 2: a cursor, a message in flight and a subscription.
+var versionOne = []byte("\x01\x3c\x00\x09" + "\x01" + "0123456789abcdef\x03" + "\x01\x00\x05" + "\x01\x00\x04\x09" + "\x01\x01a\x01\x00\x00")
+
+func TestSessionsOfTheFirstVersionAreRead(t *testing.T) {
+	st := &stream{index: 3, part: fixedPartition{}}
+	ss := &session{}
+	if _, err := decodeSession(versionOne, ss, func(streamKey) *stream { return st }); err != nil {
+		t.Fatal(err)
+	}
+	if want := (delivery{st: st, offset: 4, id: 9, qos: 1}); len(ss.inflight) != 1 || ss.inflight[0] != want || ss.lag[st] != 5 ||
+		len(ss.subs) != 1 || ss.subs[0].filter != "a" || ss.lastID != 9 {
+		t.Errorf("%+v", ss)
+	}
+}
+
 // FuzzSessionRecord: a session record never panics the decoder, and what decodes encodes to something that decodes the same.
 func FuzzSessionRecord(f *testing.F) {
 	st := &stream{index: 3, part: fixedPartition{}}
 	find := func(streamKey) *stream { return st }
-	ss := &session{expiry: 60, lastID: 9, lag: map[*stream]int64{st: 5}, inflight: []delivery{{st, 4, 9}}}
+	ss := &session{expiry: 60, lastID: 9, lag: map[*stream]int64{st: 5}, inflight: []delivery{
+		{st: st, offset: 4, id: 9, qos: 1}, {st: st, offset: 5, id: 10, qos: 2}, {id: 11, qos: 2, released: true},
+	}}
+	ss.handTo(st, 6)
 	ss.subs = []*subscription{{filter: "a/#", qos: 1, noLocal: true, asIs: true, retain: 2, id: 77, starts: []position{{st, 8}}}}
-	f.Add(encodeSession(ss, ss.lag, 12345))
-	f.Add(encodeSession(&session{expiry: never}, nil, 0))
+	f.Add(encodeSession(ss, ss.lag, ss.exact.handed, 12345))
+	f.Add(encodeSession(&session{expiry: never}, nil, nil, 0))
+	f.Add(versionOne)
+	f.Add(encodeTable(ss))
 	f.Fuzz(func(t *testing.T, p []byte) {
+		table := &session{}
+		if err := decodeTable(p, table, find); err == nil {
+			again := &session{}
+			if err := decodeTable(encodeTable(table), again, find); err != nil || !slices.Equal(again.inflight, table.inflight) ||
+				!maps.Equal(again.exact.handed, table.exact.handed) {
+				t.Fatalf("%+v became %+v, %v", table.inflight, again.inflight, err)
+			}
+		}
 		got := &session{}
 		away, err := decodeSession(p, got, find)
 		if err != nil {
 			return
 		}
-		one := encodeSession(got, got.lag, away)
+		one := encodeSession(got, got.lag, got.exact.handed, away)
 		again := &session{}
 		if away2, err := decodeSession(one, again, find); err != nil || away2 != away {
 			t.Fatalf("%x: %v", one, err)
 		}
-		if two := encodeSession(again, again.lag, away); string(one) != string(two) {
+		if two := encodeSession(again, again.lag, again.exact.handed, away); string(one) != string(two) {
 			t.Fatalf("%x became %x", one, two)
 		}
 	})

@@ -17,12 +17,22 @@ type Log interface {
 	Partition(topic string, index int32) (Partition, bool)
 	// Ensure creates the topic when it does not exist and may be created.
 	Ensure(ctx context.Context, topic string) error
+	// AppendTogether appends to several partitions, no two of them the same: all or nothing, whatever cut comes. What holds
+	// for AppendRecords holds for each part; every Done is called, in the order of parts, with the same error or with none.
+	AppendTogether(parts []Part)
 	// Names lists all topics.
 	Names() []string
 	// Offline names partitions that exist and cannot be used now, because the disk failed; they come back by themselves.
 	Offline() []string
 	// OnAdvance calls fn after a partition's high watermark moved, until cancel. fn is quick and does not block.
 	OnAdvance(fn func(Partition)) (cancel func())
+}
+
+// Part is what AppendTogether appends to one partition.
+type Part struct {
+	Partition Partition
+	Records   []record.Record
+	Done      func(base int64, err error)
 }
 
 // Partition is one partition's log. Values are comparable.

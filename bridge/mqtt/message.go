@@ -7,6 +7,7 @@ import (
 
 	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/payload"
+	"millrace/bridge/route"
 	"millrace/broker/record"
 )
 
@@ -37,7 +38,8 @@ func (m *message) read(s *Server, topic string, partition int32, r *record.Recor
 		m.props.Add(h.Key, h.Value)
 	}
 	m.topic = m.props.Topic
-	if !packet.ValidTopic(m.topic) {
+	// What only the server says, only the server's own log says: a Kafka client cannot put it into a header.
+	if !packet.ValidTopic(m.topic) || route.Reserved(m.topic) && topic != retainedTopic {
 		var ok bool
 		if m.topic, ok = s.cfg.Router.Reverse(topic, partition, r.Key); !ok {
 			return false

@@ -44,11 +44,13 @@ type Config struct {
 	MaxTopicLevels     int           // of a topic or filter; 0: 64
 	MaxTopicBytes      int           // of a topic or filter; 0: 1024
 	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
-	MaxInflight        int           // QoS 1 messages to one client it has not acknowledged; 0: 64
+	MaxInflight        int           // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
 	MaxOutput          int           // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
 	TopicAliases       int           // a client may set; 0: 16
 	ConnectTimeout     time.Duration // for CONNECT to arrive; 0: 10 s
 	CheckpointInterval time.Duration // between lazy writes of moved cursors; 0: 1 min
+	SysInterval        time.Duration // between new figures under $SYS; 0: 10 s; negative: there are none
+	Version            string        // of the program, for $SYS; empty: unknown
 	Scans              int           // catch-up readers; 0: 2
 }
 
@@ -107,6 +109,12 @@ func (c *Config) fill() error {
 	if c.Silence <= 0 {
 		c.Silence = 200 * time.Millisecond
 	}
+	if c.SysInterval == 0 {
+		c.SysInterval = 10 * time.Second
+	}
+	if c.Version == "" {
+		c.Version = "unknown"
+	}
 	if c.CheckpointInterval <= 0 {
 		c.CheckpointInterval = time.Minute
 	}
@@ -146,6 +154,8 @@ type Server struct {
 	// complained is when complain last wrote a line, in seconds, silent how many it did not write since.
 	complained, silent atomic.Int64
 
+	traffic   traffic
+	sys       *sys
 	index     *index
 	streams   *streams
 	store     *store
@@ -170,8 +180,11 @@ func New(cfg Config) (*Server, error) {
 	s.outlets.size = cfg.Output.Size()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.deadlines = newDeadlines(s.cfg.Now, s.cfg.After)
+	s.sys = &sys{s: s, begun: s.cfg.Now()}
+	s.index.sysAdded = s.sys.arm
 	s.streams = newStreams(s)
 	s.store = &store{s: s}
+	s.store.tables.start(s.store)
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
 	if err := s.ready(); err != nil {
 		s.log.Error("mqtt: sessions cannot be read; nobody is let in until they can", "error", err)
@@ -315,6 +328,7 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	s.deadlines.close()
 	s.streams.close()
+	s.store.tables.close()
 	s.wg.Wait()
 	s.cancel()
 	return errors.Join(errs...)

@@ -36,6 +36,8 @@ type outlets struct {
 	size int64
 	used atomic.Int64
 
+	packets, sent atomic.Int64 // that were given to a connection, and bytes that were written to one
+
 	mu      sync.Mutex
 	waiting []*output // with nothing of their own to wait for
 }
@@ -118,6 +120,9 @@ func (o *output) addLocked(fn func(dst []byte) []byte) {
 	}
 	n := len(o.buf)
 	o.buf = fn(o.buf)
+	if len(o.buf) > n {
+		o.all.packets.Add(1)
+	}
 	o.all.used.Add(int64(len(o.buf) - n))
 	if !o.busy {
 		o.busy = true
@@ -164,7 +169,8 @@ func (o *output) write() {
 		if full {
 			o.room()
 		}
-		_, err := o.conn.Write(b)
+		n, err := o.conn.Write(b)
+		o.all.sent.Add(int64(n))
 		o.all.gone(len(b))
 		if cap(b) == smallBuffer {
 			buffers.Put(&b)

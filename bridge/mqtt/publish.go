@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,11 +26,36 @@ type acks struct {
 	c *client
 
 	mu   sync.Mutex
-	cond *sync.Cond // waits for room
+	cond *sync.Cond // waits for room, and for the end of acting
 	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
 	ring        []pending
 	first, next uint64
 	closed      bool // nothing is sent any more
+	acting      bool // a packet is acted on
+}
+
+// enter begins to act on a packet; false when the connection has ended. leave ends it.
+func (a *acks) enter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.acting = a.c.ctx.Err() == nil
+	return a.acting
+}
+
+func (a *acks) leave() {
+	a.mu.Lock()
+	a.acting = false
+	a.cond.Broadcast()
+	a.mu.Unlock()
+}
+
+// idle waits until no packet is acted on. Where the connection has ended none will be.
+func (a *acks) idle() {
+	a.mu.Lock()
+	for a.acting {
+		a.cond.Wait()
+	}
+	a.mu.Unlock()
 }
 
 type pending struct {
@@ -85,19 +111,27 @@ func (a *acks) close() {
 	a.mu.Unlock()
 }
 
-// answer sends the PUBACK of a publish that landed [MQTT-4.3.2-4]; false when the connection has to end instead: 3.1.1
+// answer sends the PUBACK or PUBREC of a publish that landed [MQTT-4.3.2-4] [MQTT-4.3.3-8]; false when the connection has to end instead: 3.1.1
 // has no way to refuse a message but that ([MQTT-3.3.5-2] of 3.1.1), and what was dropped is never acknowledged.
 func (c *client) answer(p *pending) bool {
 	if p.err != nil {
 		c.s.complain("mqtt: publish refused", "client", c.id, "qos", p.qos, "error", p.err)
 	}
+	kind := packet.PUBACK
+	if p.qos == 2 {
+		kind = packet.PUBREC
+	}
 	switch {
 	case p.qos == 0:
+		if p.err != nil {
+			c.s.traffic.publishDropped.Add(1)
+		}
 		return true
 	case p.err == nil:
-		c.send(&packet.Ack{Kind: packet.PUBACK, ID: p.id})
+		c.send(&packet.Ack{Kind: kind, ID: p.id})
 	case c.version == packet.V5:
-		ack := &packet.Ack{Kind: packet.PUBACK, ID: p.id, Reason: reasonOf(p.err)}
+		// At QoS 2 the identifier is free again with this [MQTT-4.3.3-9].
+		ack := &packet.Ack{Kind: kind, ID: p.id, Reason: reasonOf(p.err)}
 		if c.reasons { // [MQTT-3.1.2-29]
 			ack.Properties = c.reasonString(p.err.Error())
 		}
@@ -113,7 +147,7 @@ func (c *client) answer(p *pending) bool {
 	return true
 }
 
-// reasonOf is the only translation of a publish's error to its PUBACK.
+// reasonOf is the only translation of a publish's error to its PUBACK or PUBREC.
 func reasonOf(err error) packet.Reason {
 	switch {
 	case errors.Is(err, ErrFull):
@@ -128,36 +162,85 @@ func reasonOf(err error) packet.Reason {
 
 // onPublish sends a publish on its way. size is the packet's.
 func (c *client) onPublish(p *packet.Publish, size int) error {
-	switch {
-	case p.QoS > 1:
-		// CONNACK said so on 5 [MQTT-3.2.2-11]; 3.1.1 has no other answer than closing.
-		return &packet.Error{Reason: packet.QoSNotSupported, Why: "QoS 2 is not offered"}
-	case p.Properties.Has(packet.SubscriptionID):
+	ss := c.session
+	if p.Properties.Has(packet.SubscriptionID) {
 		return &packet.Error{Reason: packet.ProtocolError, Why: "a subscription identifier from a client"} // [MQTT-3.3.4-6]
 	}
 	if err := c.resolveAlias(p); err != nil {
 		return err
 	}
+	if p.QoS == 2 && c.version == packet.V5 && ss.unreleased.full(p.ID) {
+		return &packet.Error{
+			Reason: packet.ReceiveMaximumExceeded,
+			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.s.cfg.ReceiveMaximum, unreleasedMax),
+		}
+	}
+	c.s.traffic.publishReceived.Add(1)
+	c.s.traffic.publishBytesReceived.Add(int64(len(p.Payload)))
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {
 		return nil
 	}
+	done := func(err error) { c.acks.land(n, err) }
+	if p.QoS == 2 {
+		if !ss.unreleased.begin(p.ID, done) {
+			return nil // a repetition: nothing of it is stored [MQTT-4.3.3-10]
+		}
+		id := p.ID
+		done = func(err error) { ss.unreleased.land(id, err) }
+	}
 	m := payload.Message{Topic: p.Topic, Client: c.id, QoS: p.QoS, Retain: p.Retain}
 	take(&m, p.Properties)
 	if c.tooLong(p.Topic) {
-		c.acks.land(n, fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
+		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
 			c.s.cfg.MaxTopicBytes, ErrBadTopic))
 		return nil
 	}
 	if err := c.s.cfg.Inflight.Acquire(c.ctx, int64(size)); err != nil {
-		c.acks.land(n, err)
+		done(err)
 		return nil
 	}
-	c.s.publish(c.ctx, &m, p.Payload, func(err error) {
+	finish := func(err error) {
 		c.s.cfg.Inflight.Release(int64(size))
-		c.acks.land(n, err)
-	})
+		done(err)
+	}
+	if p.QoS == 2 && ss.durable() {
+		c.publishOnce(&m, p, finish)
+	} else {
+		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
+	}
 	return nil
+}
+
+// publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
+// message, all or nothing.
+func (c *client) publishOnce(m *payload.Message, p *packet.Publish, done func(error)) {
+	ss, store := c.session, c.s.store
+	if !c.known {
+		// Identifiers of a session nobody knows would be nobody's: the session is there first.
+		c.s.life.Lock()
+		c.known = ss.stored
+		c.s.life.Unlock()
+		if !c.known {
+			if err := c.saved(); err != nil {
+				done(fmt.Errorf("%w: %w", ErrFull, err))
+				return
+			}
+			c.known = true
+		}
+	}
+	part, err := c.s.own(c.ctx, sessionsTopic)
+	if err != nil {
+		done(err)
+		return
+	}
+	ss.writing.Lock()
+	defer ss.writing.Unlock()
+	if ss.over {
+		done(errSessionOver) // taken over by a clean start
+		return
+	}
+	c.s.publish(c.ctx, m, p.Payload, &Part{part, []record.Record{store.arrival(ss, p.ID)}, func(int64, error) {}}, done)
 }
 
 // tooLong reports whether a topic or filter is over the limits: what a client may make us remember is bounded.
@@ -201,8 +284,9 @@ type scratch struct {
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // publish appends a message to the topic its route says, and to the retained messages when it asks for that. done is
-// called exactly once, perhaps before publish returns: when all of it is durable, or with the first error.
-func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, done func(error)) {
+// called exactly once, perhaps before publish returns: when all of it is durable, or with the first error. with, where it
+// is not nil, lands with all of it or not at all.
+func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, with *Part, done func(error)) {
 	w := scratches.Get().(*scratch)
 	defer scratches.Put(w)
 	if err := s.cfg.Router.Route(m.Topic, m.Client, &w.target); err != nil {
@@ -225,6 +309,9 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 		return true
 	})
 	own := len(w.headers)
+	if n := len(w.target.Headers); n > 0 {
+		w.headers = append(w.headers, record.Header{Key: payload.Added, Value: strconv.AppendInt(nil, int64(n), 10)})
+	}
 	for _, h := range w.target.Headers {
 		w.headers = append(w.headers, record.Header{Key: h.Key, Value: []byte(h.Value)})
 	}
@@ -234,18 +321,63 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, d
 		done(err)
 		s.wg.Done()
 	}
-	if m.Retain {
-		// The retained copy goes first: whoever subscribes now either finds it or gets the live message.
-		finish = both(finish)
-		kept := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
-		if len(body) == 0 {
-			kept.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
-		}
-		s.retained.put(ctx, kept, finish)
+	// What is kept goes first: whoever subscribes now either finds it or gets the live message.
+	var kept []record.Record
+	if topic := certificate(m.Topic); topic != "" && len(body) > 0 {
+		// A birth is kept as it passes through [tck-id-conformance-mqtt-aware-store], as a retained message
+		// [tck-id-conformance-mqtt-aware-nbirth-mqtt-retain] [tck-id-conformance-mqtt-aware-dbirth-mqtt-retain].
+		birth := *m
+		birth.Topic, birth.Retain = topic, true
+		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(topic), Value: body}
+		birth.Headers(func(key string, value []byte) bool {
+			copied.Headers = append(copied.Headers, record.Header{Key: key, Value: value})
+			return true
+		})
+		kept = append(kept, copied)
 	}
-	p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
+	if m.Retain {
+		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
+		if len(body) == 0 {
+			copied.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+		}
+		kept = append(kept, copied)
+	}
+	if with != nil {
+		s.publishWith(ctx, kept, *with, Part{p, w.records[:], func(_ int64, err error) { finish(err) }})
+	} else {
+		for _, r := range kept {
+			finish = both(finish)
+			s.retained.put(ctx, r, finish)
+		}
+		p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
+	}
 	clear(w.headers)
 	*rec = record.Record{}
+}
+
+// publishWith appends a message, what is kept of it as retained messages, and what lands with it.
+func (s *Server) publishWith(ctx context.Context, kept []record.Record, with, message Part) {
+	parts := []Part{with}
+	for _, r := range kept {
+		part, err := s.retained.begin(ctx, r, func(error) {})
+		if err != nil {
+			for _, begun := range append(parts, message) {
+				begun.Done(0, err)
+			}
+			return
+		}
+		switch last := parts[len(parts)-1]; {
+		case part.Partition == nil: // nothing to do
+		case part.Partition == last.Partition:
+			parts[len(parts)-1] = Part{last.Partition, append(last.Records, part.Records...), func(base int64, err error) {
+				last.Done(base, err)
+				part.Done(base+int64(len(last.Records)), err)
+			}}
+		default:
+			parts = append(parts, part)
+		}
+	}
+	s.cfg.Log.AppendTogether(append(parts, message))
 }
 
 // both calls done once, after two calls, with the first error.
@@ -306,7 +438,7 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 func (s *Server) sendWill(w *will) {
 	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
 	take(&m, w.Properties)
-	s.publish(s.ctx, &m, w.Payload, func(err error) {
+	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {
 		s.drop(w)
 		if err != nil {
 			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)

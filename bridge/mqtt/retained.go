@@ -80,14 +80,15 @@ func (t *retained) load() error {
 	return scanAll(p, func(r *record.Record) { t.set(string(r.Key), r.Offset, r.Value == nil) })
 }
 
-// attach returns the stream retained messages are read through.
-func (t *retained) attach(p Partition) *stream {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.st == nil || t.st.part != p {
-		t.st = &stream{all: t.s.streams, part: p, topic: retainedTopic}
+// attach finds the stream retained messages are read through.
+func (t *retained) attach(p Partition) {
+	if st := t.stream(); st != nil && st.part == p {
+		return
 	}
-	return t.st
+	st := t.s.streams.get(p, p.High())
+	t.mu.Lock()
+	t.st = st
+	t.mu.Unlock()
 }
 
 // stream is what retained messages are read through, nil while there never was one.
@@ -100,33 +101,41 @@ func (t *retained) stream() *stream {
 // put appends rec, whose key is an MQTT topic and whose value is nil to end its retained message [MQTT-3.3.1-6]
 // [MQTT-3.3.1-7] [MQTT-3.3.1-11]. The index follows before done is called [MQTT-3.3.1-5].
 func (t *retained) put(ctx context.Context, rec record.Record, done func(error)) {
+	part, err := t.begin(ctx, rec, done)
+	if err != nil || part.Partition == nil {
+		done(err)
+		return
+	}
+	part.Partition.AppendRecords(part.Records, false, part.Done)
+}
+
+// begin is put without the append, which is the caller's. The part is empty where there is nothing to do; then, and after
+// an error, done will not be called.
+func (t *retained) begin(ctx context.Context, rec record.Record, done func(error)) (Part, error) {
 	topic, ends := string(rec.Key), rec.Value == nil
 	t.mu.Lock()
 	_, known := t.byTopic[topic]
 	paid := !known && !ends
-	full := paid && (len(t.byTopic)+t.coming >= maxRetained || !t.s.cfg.State.TryAcquire(retainedCost(topic)))
-	if full || ends && !known && t.coming == 0 {
+	if paid && (len(t.byTopic)+t.coming >= maxRetained || !t.s.cfg.State.TryAcquire(retainedCost(topic))) {
 		t.mu.Unlock()
-		if full {
-			done(fmt.Errorf("no more topics can have a retained message: %w", ErrFull))
-		} else {
-			done(nil) // nothing to end
-		}
-		return
+		return Part{}, fmt.Errorf("no more topics can have a retained message: %w", ErrFull)
+	}
+	if ends && !known && t.coming == 0 {
+		t.mu.Unlock()
+		return Part{}, nil
 	}
 	t.coming++
 	t.mu.Unlock()
 	p, err := t.s.own(ctx, retainedTopic)
 	if err != nil {
 		t.landed(topic, 0, ends, paid, err)
-		done(err)
-		return
+		return Part{}, err
 	}
 	t.attach(p)
-	p.AppendRecords([]record.Record{rec}, false, func(base int64, err error) {
+	return Part{p, []record.Record{rec}, func(base int64, err error) {
 		t.landed(topic, base, ends, paid, err)
 		done(err)
-	})
+	}}, nil
 }
 
 // landed notes what became of a retained message; paid says that its place in the index was taken from the budget.

@@ -114,7 +114,7 @@ func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
 			if r.Offset >= tail {
 				return false // the tail reader's
 			}
-			if m.read(st.all.s, st.topic, st.index, r) {
+			if m.read(st.all.s, st.topic, st.index, r) && m.live(st) {
 				in = slices.DeleteFunc(in, func(c *scanner) bool { return !c.take(st, &m) })
 			}
 			return len(in) > 0

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"millrace/bridge/mqtt/packet"
 )
@@ -31,12 +30,14 @@ type session struct {
 	// partition without an entry is at the tail. Without a connection every partition the filters reach has an entry;
 	// one without is newer than the session's last connection and is read from its start.
 	lag map[*stream]int64
-	// inflight are the QoS 1 messages sent and not acknowledged, in the order sent [MQTT-4.6.0-1].
-	// Invariant: len(inflight) <= window while connected; ids are unique and not 0.
+	// inflight are the QoS 1 and 2 messages not acknowledged, or not completed, in the order sent [MQTT-4.6.0-1].
+	// Invariant: ids are unique and not 0. Of those sent on a connection there are at most window.
 	inflight []delivery
-	// resent counts those of inflight that went out on this connection. Invariant: 0 <= resent <= len(inflight).
-	// While it is less, nothing new is sent: redelivery comes first [MQTT-4.4.0-1].
-	resent  int
+	// unsent counts those of inflight that did not go out on this connection, and are not parked to do so. Until it is 0
+	// nothing new is sent: redelivery comes first [MQTT-4.4.0-1].
+	unsent  int
+	keeps   bool // it outlives its connection: what QoS 2 promises has to be durable
+	exact   exactly
 	replays []replay // retained messages still to send
 	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9]
 	lastID  uint16
@@ -53,6 +54,8 @@ type session struct {
 	// hits and hitGen are the tail reader's: the subscriptions the message at hand matched.
 	hits   []*subscription
 	hitGen uint64
+
+	unreleased unreleased
 
 	// writing is held while the session's record is made and appended, so that records are in the log in the order of
 	// the states they tell. It comes after life and before every other lock.
@@ -79,11 +82,15 @@ type position struct {
 	offset int64
 }
 
-// delivery is one QoS 1 message sent and not yet acknowledged.
+// delivery is one QoS 1 or 2 message sent and not yet acknowledged.
 type delivery struct {
-	st     *stream
-	offset int64
-	id     uint16
+	st       *stream // nil when it is released and its topic is gone
+	offset   int64
+	record   uint64 // of exactly: durable with it
+	id       uint16
+	qos      byte
+	sent     bool // on this connection, or parked to be
+	released bool // QoS 2: PUBREC came, PUBREL is what the client gets
 }
 
 // replay is the walk over the retained messages a new subscription is owed.
@@ -138,17 +145,21 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 		}
 		want = true
 		// Overlapping subscriptions get one copy, with the highest QoS of them [MQTT-3.3.4-2].
-		qos = max(qos, min(sub.qos, m.props.QoS, 1))
+		qos = max(qos, min(sub.qos, m.props.QoS)) // [MQTT-3.8.4-8]
 		asIs = asIs || sub.asIs
 		if sub.id != 0 {
 			ids = append(ids, sub.id)
 		}
 	}
-	if !want {
+	if !want || qos == 2 && ss.had(st, m.offset) {
 		return done
 	}
 	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
-	return ss.send(st, m, qos, asIs && m.props.Retain, ids)
+	result := ss.send(st, m, qos, asIs && m.props.Retain, ids)
+	if result == done && qos == 2 && ss.keeps {
+		ss.handTo(st, m.offset+1)
+	}
+	return result
 }
 
 // send sends m, if there is room. Under ss.mu, with a client.
@@ -158,15 +169,26 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		return done // [MQTT-3.3.2-5]
 	}
 	c := ss.client
-	if ss.held || ss.resent < len(ss.inflight) || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) {
+	parks := qos == 2 && ss.keeps
+	if ss.held || ss.unsent > 0 || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) ||
+		parks && len(ss.exact.parked) >= ss.s.cfg.MaxOutput {
 		ss.blocked = true
 		return blocked
 	}
 	head := packet.Publish{QoS: qos, Retain: retain}
+	d := delivery{st: st, offset: m.offset, qos: qos, sent: true}
 	if qos > 0 {
 		head.ID = ss.nextID() // [MQTT-2.2.1-4]
+		d.id = head.ID
 	}
-	switch c.publish(m, head, left, ids) {
+	var result outcome
+	if parks {
+		d.record = ss.exact.made + 1
+		result = ss.parkPublish(m, head, left, ids)
+	} else {
+		result = c.publish(m, head, left, ids)
+	}
+	switch result {
 	case blocked:
 		ss.blocked = true
 		return blocked
@@ -175,9 +197,21 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 	}
 	ss.dirty = true
 	if qos > 0 {
-		ss.inflight = append(ss.inflight, delivery{st, m.offset, head.ID})
-		ss.resent++
+		ss.inflight = append(ss.inflight, d)
 	}
+	return done
+}
+
+// parkPublish is client.publish for what may not go out yet. Under ss.mu.
+func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
+	c, n := ss.client, len(ss.exact.parked)
+	p := m.appendPublish(ss.exact.parked, c.version, head, expiry, ids)
+	if len(p)-n > c.maxPacket {
+		return tooLarge
+	}
+	ss.park(func([]byte) []byte { return p })
+	c.s.traffic.publishSent.Add(1)
+	c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
 	return done
 }
 
@@ -192,7 +226,9 @@ func (ss *session) nextID() uint16 {
 
 // forgetGone takes the partitions of deleted topics out of the cursor. Under ss.mu.
 func (ss *session) forgetGone() {
-	maps.DeleteFunc(ss.lag, func(st *stream, _ int64) bool { return st.gone.Load() })
+	gone := func(st *stream, _ int64) bool { return st.gone.Load() }
+	maps.DeleteFunc(ss.lag, gone)
+	maps.DeleteFunc(ss.exact.handed, gone)
 	for _, sub := range ss.subs {
 		sub.starts = slices.DeleteFunc(sub.starts, func(p position) bool { return p.st.gone.Load() })
 	}
@@ -205,22 +241,26 @@ func (ss *session) acked(c *client, id uint16) bool {
 	if ss.client != c {
 		return true // taken over meanwhile
 	}
-	i := slices.IndexFunc(ss.inflight, func(d delivery) bool { return d.id == id })
+	i := slices.IndexFunc(ss.inflight, func(d delivery) bool { return d.id == id && d.qos == 1 })
 	if i < 0 {
 		return false
 	}
-	ss.inflight = slices.Delete(ss.inflight, i, i+1)
-	if i < ss.resent {
-		ss.resent--
+	ss.settle(i)
+	return true
+}
+
+// settle ends the i-th delivery. Under ss.mu.
+func (ss *session) settle(i int) {
+	if !ss.inflight[i].sent {
+		ss.unsent--
 	}
-	ss.dirty = true
-	if len(ss.inflight) == 0 {
+	if ss.inflight = slices.Delete(ss.inflight, i, i+1); len(ss.inflight) == 0 {
 		ss.inflight = nil
 	}
-	if len(ss.inflight) <= ss.window/2 {
+	ss.dirty = true
+	if len(ss.inflight)-ss.unsent <= ss.window/2 {
 		ss.wakeLocked()
 	}
-	return true
 }
 
 // open reports whether messages may be sent. Under ss.mu.
@@ -253,7 +293,7 @@ func (ss *session) wakeLocked() {
 
 // pushLocked gives the session's work to the scans: redelivery and retained messages, then every partition it lags in.
 func (ss *session) pushLocked() {
-	if ss.resent < len(ss.inflight) || len(ss.replays) > 0 {
+	if ss.unsent > 0 || len(ss.replays) > 0 {
 		if !ss.queued {
 			ss.queued = true
 			ss.s.streams.push(ss)
@@ -279,7 +319,7 @@ func (ss *session) run() {
 	if ss.epoch != epoch || !ss.open() {
 		return
 	}
-	if ss.resent == len(ss.inflight) && len(ss.replays) == 0 {
+	if ss.unsent == 0 && len(ss.replays) == 0 {
 		// What came new meanwhile had to wait for this, and nobody else wakes the session for it.
 		ss.blocked = false
 	}
@@ -297,12 +337,16 @@ func (ss *session) step(epoch uint64, scratch *[]byte) bool {
 	if !more {
 		return false
 	}
-	m, err := t.st.message(t.offset, scratch)
+	var m *message
+	var err error
+	if !t.released {
+		m, err = t.st.message(t.offset, scratch)
+	}
 	if err != nil && !lost(err) {
 		ss.tryAgain(epoch, t, err)
 		return false
 	}
-	if m == nil {
+	if m == nil && !t.released {
 		ss.s.log.Warn("mqtt: message is no longer in the log", "client", ss.id, "topic", t.st.topic,
 			"partition", t.st.index, "offset", t.offset, "error", err)
 	}
@@ -334,11 +378,13 @@ func (ss *session) tryAgain(epoch uint64, t task, err error) {
 	}
 }
 
-// task is one message to send again, or one retained message.
+// task is one message to send again, or its PUBREL, or one retained message.
 type task struct {
-	st     *stream
-	offset int64
-	again  bool
+	st       *stream
+	offset   int64
+	again    bool
+	released bool
+	id       uint16
 }
 
 // task is what step has to do next. Under ss.mu.
@@ -349,14 +395,19 @@ func (ss *session) task(epoch uint64) (task, bool) {
 	case !ss.client.out.hasRoom(0):
 		ss.blocked = true
 		return task{}, false
-	case ss.resent < len(ss.inflight):
-		d := ss.inflight[ss.resent]
-		return task{d.st, d.offset, true}, true
+	case ss.unsent > 0:
+		d := &ss.inflight[ss.firstUnsent()]
+		// What is not durable the client may not hear of; landed goes on. A window may be smaller than the last connection's.
+		if d.record > ss.exact.durable || !d.released && len(ss.inflight)-ss.unsent >= ss.window {
+			ss.blocked = true
+			return task{}, false
+		}
+		return task{d.st, d.offset, true, d.released, d.id}, true
 	}
 	for len(ss.replays) > 0 {
 		r := ss.replays[0]
 		if offset, ok := ss.s.retained.next(r.sub.filter, r.next, r.end); ok && !r.sub.gone {
-			return task{ss.s.retained.stream(), offset, false}, true
+			return task{st: ss.s.retained.stream(), offset: offset}, true
 		}
 		if ss.replays = slices.Delete(ss.replays, 0, 1); len(ss.replays) == 0 {
 			ss.replays = nil
@@ -365,15 +416,26 @@ func (ss *session) task(epoch uint64) (task, bool) {
 	return task{}, false
 }
 
+func (ss *session) firstUnsent() int {
+	return slices.IndexFunc(ss.inflight, func(d delivery) bool { return !d.sent })
+}
+
 // redeliver sends the next unacknowledged message again, with its packet identifier and DUP [MQTT-4.4.0-1]
-// [MQTT-3.3.1-1]. m is nil when the log has dropped it meanwhile: it is forgotten. Under ss.mu.
+// [MQTT-3.3.1-1], or its PUBREL. m is nil when it is released, or the log has dropped it meanwhile. Under ss.mu.
 func (ss *session) redeliver(m *message) {
-	d := ss.inflight[ss.resent]
-	if m == nil {
-		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
+	i := ss.firstUnsent()
+	d := &ss.inflight[i]
+	if d.released {
+		ss.client.send(&packet.Ack{Kind: packet.PUBREL, ID: d.id})
+		d.sent = true
+		ss.unsent--
 		return
 	}
-	head := packet.Publish{QoS: 1, ID: d.id, Dup: true, Retain: d.st == ss.s.retained.stream()}
+	if m == nil {
+		ss.giveUp(i)
+		return
+	}
+	head := packet.Publish{QoS: d.qos, ID: d.id, Dup: true, Retain: d.st == ss.s.retained.stream()}
 	var ids []uint32
 	for _, sub := range ss.subs {
 		if matches(sub.filter, m.topic) {
@@ -386,10 +448,21 @@ func (ss *session) redeliver(m *message) {
 	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
 	switch ss.client.publish(m, head, max(left, 1), ids) {
 	case done:
-		ss.resent++
+		d.sent = true
+		ss.unsent--
 	case tooLarge: // larger than the client takes now
-		ss.inflight = slices.Delete(ss.inflight, ss.resent, ss.resent+1)
+		ss.giveUp(i)
 	case blocked: // the next connection gets it
+	}
+}
+
+// giveUp ends the i-th delivery, whose message cannot be sent again. At QoS 2 the client may have had it: until it lets
+// go of the identifier, with PUBREL, another message under it would be taken for a repetition. Under ss.mu.
+func (ss *session) giveUp(i int) {
+	if ss.inflight[i].qos == 2 {
+		ss.inflight[i].released = true
+	} else {
+		ss.settle(i)
 	}
 }
 
@@ -403,33 +476,10 @@ func (ss *session) replay(offset int64, m *message) bool {
 			ids = []uint32{r.sub.id}
 		}
 		// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
-		if ss.send(ss.s.retained.stream(), m, min(r.sub.qos, m.props.QoS, 1), true, ids) == blocked {
+		if ss.send(ss.s.retained.stream(), m, min(r.sub.qos, m.props.QoS), true, ids) == blocked {
 			return false
 		}
 	}
 	r.next = offset + 1
 	return true
-}
-
-// will is a will message and when it goes out.
-type will struct {
-	*packet.Will
-	client string
-	at     *deadline
-	cost   int64 // of the State budget
-}
-
-// drop gives back what a will held that is not wanted any more, or was sent.
-func (s *Server) drop(w *will) {
-	if w != nil {
-		s.cfg.State.Release(w.cost)
-	}
-}
-
-// delay is the will delay interval (3.1.3.2.2).
-func (w *will) delay() time.Duration {
-	if w.Properties == nil {
-		return 0
-	}
-	return time.Duration(w.Properties.WillDelay) * time.Second
 }

@@ -3,8 +3,9 @@ package mqtt
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"millrace/broker/record"
@@ -13,12 +14,34 @@ import (
 // store keeps durable sessions in the sessions topic. A session is written when its subscriptions change (before the
 // client hears of it), when it loses its connection, and lazily while it is connected: QoS 1 deliveries cost no write,
 // so after a crash what was delivered since is delivered again.
-type store struct{ s *Server }
+//
+// What QoS 2 promises is in records of its own beside the session's: one for each packet identifier of the client's that
+// is not released (unreleased), and one for the deliveries in flight (exactly). They end with the session.
+type store struct {
+	s      *Server
+	tables tables
+}
 
-const sessionVersion = 1
+// Keys of the sessions topic: the client identifier, which has no U+0000 in it [MQTT-1.5.4-2], or that and one of these.
+const (
+	keyArrival    = "\x00i" // and two bytes: a packet identifier; the value is a version
+	keyDeliveries = "\x00o"
+)
 
-// snapshot is the session's record value. Take no lock around it.
-func (s *Server) snapshot(ss *session) []byte {
+var arrivalValue = []byte{1}
+
+// arrival is the record of a packet identifier that came with QoS 2.
+func (o *store) arrival(ss *session, id uint16) record.Record {
+	return record.Record{Timestamp: o.s.cfg.Now().UnixMilli(), Key: arrivalKey(ss.id, id), Value: arrivalValue}
+}
+
+func arrivalKey(client string, id uint16) []byte {
+	return binary.BigEndian.AppendUint16(append([]byte(client), keyArrival...), id)
+}
+
+// snapshot is the session's record value, and its number; covered is what of exactly.handed it makes superfluous. Take no
+// lock around it.
+func (s *Server) snapshot(ss *session) (value []byte, n uint64, covered map[*stream]int64) {
 	ss.mu.Lock()
 	filters := make([]string, len(ss.subs))
 	for i, sub := range ss.subs {
@@ -48,144 +71,16 @@ func (s *Server) snapshot(ss *session) []byte {
 	if ss.client == nil {
 		away = s.cfg.Now().UnixMilli()
 	}
-	return encodeSession(ss, cursors, away)
-}
-
-// encodeSession: version, expiry, ms of disconnection (0: connected), the partitions spoken of, cursors, in-flight
-// messages, subscriptions. Under ss.mu.
-func encodeSession(ss *session, cursors map[*stream]int64, away int64) []byte {
-	places := make(map[*stream]uint64)
-	var table []*stream
-	place := func(st *stream) uint64 {
-		i, ok := places[st]
-		if !ok {
-			i = uint64(len(table))
-			places[st] = i
-			table = append(table, st)
-		}
-		return i
-	}
-	var body []byte
-	body = binary.AppendUvarint(body, uint64(len(cursors)))
-	for st, next := range cursors {
-		body = binary.AppendUvarint(body, place(st))
-		body = binary.AppendUvarint(body, uint64(next))
-	}
-	body = binary.AppendUvarint(body, uint64(len(ss.inflight)))
-	for _, d := range ss.inflight {
-		body = binary.AppendUvarint(body, place(d.st))
-		body = binary.AppendUvarint(body, uint64(d.offset))
-		body = binary.AppendUvarint(body, uint64(d.id))
-	}
-	body = binary.AppendUvarint(body, uint64(len(ss.subs)))
-	for _, sub := range ss.subs {
-		flags := sub.qos | sub.retain<<4
-		if sub.noLocal {
-			flags |= 4
-		}
-		if sub.asIs {
-			flags |= 8
-		}
-		body = append(appendString(body, sub.filter), flags)
-		body = binary.AppendUvarint(body, uint64(sub.id))
-		body = binary.AppendUvarint(body, uint64(len(sub.starts)))
-		for _, p := range sub.starts {
-			body = binary.AppendUvarint(body, place(p.st))
-			body = binary.AppendUvarint(body, uint64(p.offset))
+	handed := maps.Clone(ss.exact.handed)
+	covered = make(map[*stream]int64)
+	for st, end := range handed {
+		if next, ok := cursors[st]; ok && next >= end {
+			covered[st] = end
+			delete(handed, st)
 		}
 	}
-	out := append(make([]byte, 0, 16+18*len(table)+len(body)), sessionVersion)
-	out = binary.AppendUvarint(out, uint64(ss.expiry))
-	out = binary.AppendUvarint(out, uint64(away))
-	out = binary.AppendUvarint(out, uint64(ss.lastID))
-	out = binary.AppendUvarint(out, uint64(len(table)))
-	for _, st := range table {
-		id := st.part.ID()
-		out = append(out, id[:]...)
-		out = binary.AppendUvarint(out, uint64(st.index))
-	}
-	return append(out, body...)
-}
-
-var errSession = errors.New("session record is not readable")
-
-// sessionReader reads uvarints and keeps the first failure.
-type sessionReader struct {
-	p   []byte
-	bad bool
-}
-
-func (r *sessionReader) uint(limit uint64) uint64 {
-	v, n := binary.Uvarint(r.p)
-	if n <= 0 || v > limit {
-		r.bad, r.p = true, nil
-		return 0
-	}
-	r.p = r.p[n:]
-	return v
-}
-
-func (r *sessionReader) take(n int) []byte {
-	if n > len(r.p) {
-		r.bad, r.p = true, nil
-		return make([]byte, min(n, 16))
-	}
-	b := r.p[:n]
-	r.p = r.p[n:]
-	return b
-}
-
-// decodeSession is encodeSession's inverse; find turns the name of a partition into its stream, nil when it is gone:
-// what lay there is gone with it. ss is filled; away is when its connection ended, 0 when it had one.
-func decodeSession(p []byte, ss *session, find func(streamKey) *stream) (away int64, err error) {
-	r := &sessionReader{p: p}
-	if v := r.take(1); r.bad || v[0] != sessionVersion {
-		return 0, fmt.Errorf("%w: version %d", errSession, v[0])
-	}
-	ss.expiry = uint32(r.uint(never))
-	away = int64(r.uint(1 << 62))
-	ss.lastID = uint16(r.uint(65535))
-	table := make([]*stream, 0, min(len(r.p)/17, 1024))
-	for n := r.uint(uint64(len(r.p) / 17)); n > 0 && !r.bad; n-- {
-		key := streamKey{id: [16]byte(r.take(16))}
-		key.index = int32(r.uint(1<<31 - 1))
-		table = append(table, find(key))
-	}
-	at := func() (st *stream, offset int64) {
-		i := r.uint(uint64(max(len(table), 1) - 1))
-		offset = int64(r.uint(1<<63 - 1))
-		if int(i) < len(table) {
-			st = table[i]
-		}
-		return st, offset
-	}
-	for n := r.uint(uint64(len(r.p) / 2)); n > 0 && !r.bad; n-- {
-		if st, next := at(); st != nil {
-			ss.fallBehind(st, next)
-		}
-	}
-	for n := r.uint(uint64(len(r.p) / 3)); n > 0 && !r.bad; n-- {
-		st, offset := at()
-		if id := uint16(r.uint(65535)); st != nil && id != 0 {
-			ss.inflight = append(ss.inflight, delivery{st, offset, id})
-		}
-	}
-	for n := r.uint(uint64(len(r.p) / 4)); n > 0 && !r.bad; n-- {
-		sub := &subscription{session: ss, filter: string(r.take(int(r.uint(65535))))}
-		flags := r.take(1)[0]
-		sub.qos, sub.noLocal, sub.asIs, sub.retain = flags&3, flags&4 != 0, flags&8 != 0, flags>>4&3
-		sub.id = uint32(r.uint(never))
-		for n := r.uint(uint64(len(r.p) / 2)); n > 0 && !r.bad; n-- {
-			if st, offset := at(); st != nil {
-				sub.starts = append(sub.starts, position{st, offset})
-			}
-		}
-		ss.subs = append(ss.subs, sub)
-	}
-	if r.bad || len(r.p) != 0 {
-		return 0, errSession
-	}
-	return away, nil
+	ss.exact.made++
+	return encodeSession(ss, cursors, handed, away), ss.exact.made, covered
 }
 
 // put writes the session; done is called once, quickly, when it is durable or not.
@@ -196,29 +91,105 @@ func (o *store) put(ss *session, done func(error)) {
 		done(errSessionOver)
 		return
 	}
-	o.append(ss, o.s.snapshot(ss), done)
+	value, n, covered := o.s.snapshot(ss)
+	recs := []record.Record{{Key: []byte(ss.id), Value: value}}
+	if o.hasTable(ss) {
+		recs = append(recs, record.Record{Key: []byte(ss.id + keyDeliveries)})
+	}
+	o.append(recs, func(err error) {
+		if err == nil {
+			ss.mu.Lock()
+			for st, end := range covered {
+				if ss.exact.handed[st] == end {
+					delete(ss.exact.handed, st)
+				}
+			}
+			ss.mu.Unlock()
+		}
+		ss.landed(n, false, err)
+		done(err)
+	})
+}
+
+func (o *store) hasTable(ss *session) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	return ss.exact.table
+}
+
+// putTable writes the session's delivery table, if it has to be.
+func (o *store) putTable(ss *session) {
+	ss.writing.Lock()
+	defer ss.writing.Unlock()
+	ss.mu.Lock()
+	x := &ss.exact
+	x.queued = false
+	if ss.over || x.busy || x.wanted <= x.made {
+		ss.mu.Unlock()
+		return
+	}
+	value := encodeTable(ss)
+	x.made++
+	n := x.made
+	x.busy, x.table, x.tabled = true, true, n
+	ss.mu.Unlock()
+	o.append([]record.Record{{Key: []byte(ss.id + keyDeliveries), Value: value}}, func(err error) {
+		if err != nil {
+			o.s.log.Error("mqtt: deliveries could not be written, trying again", "client", ss.id, "error", err)
+		}
+		ss.landed(n, true, err)
+	})
+}
+
+// release ends the record of a packet identifier.
+func (o *store) release(ss *session, id uint16) {
+	ss.writing.Lock()
+	defer ss.writing.Unlock()
+	if ss.over { // its end ended that too
+		ss.unreleased.land(id, nil)
+		return
+	}
+	o.append([]record.Record{{Key: arrivalKey(ss.id, id)}}, func(err error) { ss.unreleased.land(id, err) })
 }
 
 // errSessionOver is returned by put for a session that has ended: it must not come back with the next start.
 var errSessionOver = errors.New("the session has ended")
 
-// remove ends the session in the log.
+// remove ends the session in the log, with all that is its.
 func (o *store) remove(ss *session, done func(error)) {
 	ss.writing.Lock()
 	defer ss.writing.Unlock()
 	ss.over = true
-	o.append(ss, nil, done)
+	var recs []record.Record
+	for _, id := range ss.unreleased.all() {
+		recs = append(recs, record.Record{Key: arrivalKey(ss.id, id)})
+	}
+	if o.hasTable(ss) {
+		recs = append(recs, record.Record{Key: []byte(ss.id + keyDeliveries)})
+	}
+	recs = append(recs, record.Record{Key: []byte(ss.id)}) // last: while it is there, so is the rest
+	for len(recs) > removeMax {
+		o.append(recs[:removeMax], o.logged(ss))
+		recs = recs[removeMax:]
+	}
+	o.append(recs, done)
 }
 
-func (o *store) append(ss *session, value []byte, done func(error)) {
+// removeMax bounds how many records of a session end in one append.
+const removeMax = 512
+
+// append writes records of a session. done is called once, quickly, when they are durable or not.
+func (o *store) append(recs []record.Record, done func(error)) {
 	p, err := o.s.own(o.s.ctx, sessionsTopic)
 	if err != nil {
 		done(err)
 		return
 	}
+	for i := range recs {
+		recs[i].Timestamp = o.s.cfg.Now().UnixMilli()
+	}
 	o.s.wg.Add(1)
-	rec := record.Record{Timestamp: o.s.cfg.Now().UnixMilli(), Key: []byte(ss.id), Value: value}
-	p.AppendRecords([]record.Record{rec}, true, func(_ int64, err error) {
+	p.AppendRecords(recs, true, func(_ int64, err error) {
 		defer o.s.wg.Done()
 		done(err)
 	})
@@ -248,48 +219,93 @@ func (o *store) load() error {
 	if !ok {
 		return nil
 	}
-	values := make(map[string][]byte)
+	known := make(map[string]*remembered)
+	of := func(client string) *remembered {
+		if known[client] == nil {
+			known[client] = new(remembered)
+		}
+		return known[client]
+	}
 	if err := scanAll(p, func(r *record.Record) {
-		if r.Value == nil {
-			delete(values, string(r.Key))
-		} else {
-			values[string(r.Key)] = slices.Clone(r.Value)
+		client, kind, beside := strings.Cut(string(r.Key), "\x00")
+		switch m := of(client); {
+		case !beside:
+			m.session = slices.Clone(r.Value)
+		case kind == keyDeliveries[1:]:
+			m.table = slices.Clone(r.Value)
+		case len(kind) == 3 && kind[:1] == keyArrival[1:]:
+			m.arrival(binary.BigEndian.Uint16([]byte(kind[1:])), r.Value != nil)
+		}
+		if of(client).nothing() {
+			delete(known, client)
 		}
 	}); err != nil {
 		return err
 	}
-	now := o.s.cfg.Now()
 	o.s.life.Lock()
 	defer o.s.life.Unlock()
-	for id, value := range values {
-		ss := &session{s: o.s, id: id, stored: true}
-		away, err := decodeSession(value, ss, o.find)
-		if err != nil {
-			// Half a session would lose messages silently; without one the client hears that it has none.
-			o.s.log.Error("mqtt: session dropped", "client", id, "error", err)
-			continue
-		}
-		ss.cost = sessionCost(id)
-		for _, sub := range ss.subs {
-			ss.cost += filterCost(sub.filter)
-		}
-		ss.away = int64(len(ss.lag)) * cursorCost
-		o.s.cfg.State.Overdraw(ss.cost + ss.away) // it was acknowledged: it is kept whatever the limit says now
-		o.s.sessions[id] = ss
-		since := now
-		if away > 0 {
-			since = time.UnixMilli(away)
-		}
-		o.s.expireLater(ss, since)
+	for id, m := range known {
+		o.restore(id, m)
 	}
 	return nil
 }
 
-func (o *store) find(key streamKey) *stream {
-	if st := o.s.retained.stream(); st != nil && key == (streamKey{st.part.ID(), st.index}) {
-		return st
+// remembered is what the log has of one client.
+type remembered struct {
+	session, table []byte // nil: none
+	ids            []uint16
+}
+
+func (m *remembered) nothing() bool { return m.session == nil && m.table == nil && len(m.ids) == 0 }
+
+func (m *remembered) arrival(id uint16, there bool) {
+	i, known := slices.BinarySearch(m.ids, id)
+	switch {
+	case there && !known:
+		m.ids = slices.Insert(m.ids, i, id)
+	case !there && known:
+		m.ids = slices.Delete(m.ids, i, i+1)
 	}
-	return o.s.streams.find(key)
+}
+
+// restore makes the session again that the log remembers. Under life.
+func (o *store) restore(id string, m *remembered) {
+	ss := newSession(o.s, id)
+	ss.stored = true
+	ss.exact.table = m.table != nil
+	if m.session == nil {
+		// A crash came between its end and that of what is its, or before its beginning: nobody was promised anything.
+		for _, id := range m.ids {
+			ss.unreleased.load(id)
+		}
+		ss.unreleased.end()
+		o.remove(ss, o.logged(ss))
+		return
+	}
+	away, err := decodeSession(m.session, ss, o.s.streams.find)
+	if err == nil && m.table != nil {
+		err = decodeTable(m.table, ss, o.s.streams.find)
+	}
+	if err != nil {
+		// Half a session would lose messages silently; without one the client hears that it has none.
+		o.s.log.Error("mqtt: session dropped", "client", id, "error", err)
+		return
+	}
+	for _, id := range m.ids {
+		ss.unreleased.load(id)
+	}
+	ss.cost = sessionCost(id)
+	for _, sub := range ss.subs {
+		ss.cost += filterCost(sub.filter)
+	}
+	ss.away = int64(len(ss.lag)) * cursorCost
+	o.s.cfg.State.Overdraw(ss.cost + ss.away) // it was acknowledged: it is kept whatever the limit says now
+	o.s.sessions[id] = ss
+	since := o.s.cfg.Now()
+	if away > 0 {
+		since = time.UnixMilli(away)
+	}
+	o.s.expireLater(ss, since)
 }
 
 // checkpointLater writes the cursors of sessions that moved, every CheckpointInterval, and forgets deleted topics.

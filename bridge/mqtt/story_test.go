@@ -70,6 +70,7 @@ type peer struct {
 	conn net.Conn
 	v    packet.Version
 	got  chan packet.Packet // closed when the server closes
+	out  chan []byte        // of post
 }
 
 // dial opens a connection whose packets are read as they come.

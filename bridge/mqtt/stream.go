@@ -100,7 +100,8 @@ func (a *streams) close() {
 // internal topics hold the door's own state or the broker's and are nobody's messages.
 func internal(topic string) bool { return strings.HasPrefix(topic, "__") }
 
-// get returns the stream of p, made with its tail at pos when it is new. It is nil for internal topics.
+// get returns the stream of p, made with its tail at pos when it is new. It is nil for internal topics but that of the
+// retained messages, see reaches.
 func (a *streams) get(p Partition, pos int64) *stream {
 	key := streamKey{p.ID(), p.Index()}
 	a.mu.Lock()
@@ -108,7 +109,7 @@ func (a *streams) get(p Partition, pos int64) *stream {
 	if st := a.byKey[key]; st != nil {
 		return st
 	}
-	if internal(p.Topic()) {
+	if internal(p.Topic()) && p.Topic() != retainedTopic {
 		return nil
 	}
 	st := &stream{all: a, part: p, topic: p.Topic(), index: p.Index(), pos: pos}
@@ -135,7 +136,7 @@ func (a *streams) reached(filters ...string) (list []*stream) {
 	for _, st := range a.byKey {
 		v, ok := verdict[st.topic]
 		if !ok {
-			v = slices.ContainsFunc(filters, func(f string) bool { return a.s.cfg.Router.Reaches(f, st.topic) })
+			v = slices.ContainsFunc(filters, func(f string) bool { return reaches(a.s.cfg.Router, f, st.topic) })
 			verdict[st.topic] = v
 		}
 		if v {
@@ -339,7 +340,7 @@ func (a *streams) drop(st *stream) {
 
 // deliver offers one record to every session that is at the tail and has a matching subscription.
 func (t *tailReader) deliver(st *stream, r *record.Record) {
-	if !t.m.read(t.a.s, st.topic, st.index, r) {
+	if !t.m.read(t.a.s, st.topic, st.index, r) || !t.m.live(st) {
 		return
 	}
 	t.subs = t.a.s.index.match(t.m.topic, t.subs[:0])

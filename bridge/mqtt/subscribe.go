@@ -34,6 +34,11 @@ func (c *client) onSubscribe(p *packet.Subscribe) error {
 		return err
 	}
 	c.send(ack)
+	for _, r := range replays {
+		if sysFilter(r.sub.filter) {
+			c.s.sys.greet(r.sub)
+		}
+	}
 	if len(replays) > 0 {
 		ss := c.session
 		ss.mu.Lock()
@@ -80,7 +85,7 @@ func (c *client) refusesFilter(filter string) packet.Reason {
 func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reason, owed replay, any bool) {
 	ss := c.session
 	sub := &subscription{
-		session: ss, filter: f.Filter, qos: min(f.QoS, 1), noLocal: f.NoLocal, asIs: f.RetainAsPublished, id: id,
+		session: ss, filter: f.Filter, qos: f.QoS, noLocal: f.NoLocal, asIs: f.RetainAsPublished, id: id,
 		retain: f.RetainHandling,
 	}
 	ss.mu.Lock()
@@ -102,7 +107,7 @@ func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reas
 	}
 	// Retain handling: 0 always, 1 for new subscriptions only, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11].
 	if f.RetainHandling == 0 || f.RetainHandling == 1 && i < 0 {
-		if end, ok := c.s.retained.end(f.Filter); ok {
+		if end, ok := c.s.retained.end(f.Filter); ok || sysFilter(f.Filter) {
 			return packet.Reason(sub.qos), replay{sub: sub, end: end}, true
 		}
 	}

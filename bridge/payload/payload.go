@@ -22,7 +22,11 @@ const (
 	ResponseTopic = "mqtt.response-topic"   // UTF-8 [MQTT-3.3.2-15]
 	Correlation   = "mqtt.correlation-data" // bytes [MQTT-3.3.2-16]
 	UserPrefix    = "mqtt.user."            // before a user property whose own name starts with Prefix
+	Added         = "mqtt.added"            // decimal: so many headers after this one are a routing rule's, not the publisher's
 )
+
+// MaxAdded bounds the headers a rule adds.
+const MaxAdded = 64
 
 // Pair is one MQTT 5 user property. Names may repeat and their order is kept [MQTT-3.3.2-18].
 type Pair struct{ Key, Value string }
@@ -44,6 +48,8 @@ type Message struct {
 	HasCorrelation bool
 	Correlation    []byte
 	User           []Pair
+
+	added int // headers to come that a rule added
 }
 
 // Headers calls yield for every header of m, in a fixed order, user properties last and in theirs. It stops when yield
@@ -76,9 +82,13 @@ func (m *Message) user(yield func(string, []byte) bool) bool {
 }
 
 // Add takes one record header into m, in the order the record has them. It reports whether MQTT can carry it: a value
-// that is not what its key promises, a name or value that is no MQTT string, and unknown keys under Prefix are left out.
-// Correlation aliases value; strings are copied.
+// that is not what its key promises, a name or value that is no MQTT string, unknown keys under Prefix, and what a rule
+// added are left out. Correlation aliases value; strings are copied.
 func (m *Message) Add(key string, value []byte) bool {
+	if m.added > 0 {
+		m.added--
+		return false
+	}
 	if !strings.HasPrefix(key, Prefix) {
 		return m.addUser(key, value)
 	}
@@ -119,6 +129,12 @@ func (m *Message) Add(key string, value []byte) bool {
 			return false
 		}
 		return setText(&m.ResponseTopic, value)
+	case Added:
+		n, err := strconv.ParseUint(string(value), 10, 8)
+		if err != nil || n > MaxAdded {
+			return false
+		}
+		m.added = int(n)
 	case Correlation:
 		if len(value) > 65535 {
 			return false

@@ -2,6 +2,8 @@ package payload
 
 import (
 	"reflect"
+	"strconv"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -95,6 +97,9 @@ func TestForeignHeaders(t *testing.T) {
 		{"mqtt.response-topic", "a", true},
 		{"mqtt.correlation-data", "\x00\xff", true},
 		{"mqtt.unknown", "x", false},
+		{"mqtt.added", "65", false},
+		{"mqtt.added", "-1", false},
+		{"mqtt.added", "", false},
 		{"mqtt.user.mqtt.x", "x", true},
 	} {
 		var m Message
@@ -104,6 +109,82 @@ func TestForeignHeaders(t *testing.T) {
 			t.Errorf("Add(%q, %q) refused and still changed the message: %+v", tt.key, tt.value, m)
 		}
 	}
+}
+
+// What a rule adds to a record is for Kafka clients: the message comes back without it, whatever it looks like.
+func TestWhatARuleAddedDoesNotTravel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		want := message().Draw(t, "message")
+		hs := headersOf(&want)
+		n := rapid.IntRange(0, MaxAdded).Draw(t, "added")
+		hs = append(hs, header{Added, []byte(strconv.Itoa(n))})
+		for range n {
+			hs = append(hs, header{text().Draw(t, "key"), []byte(text().Draw(t, "value"))})
+		}
+		after := rapid.Bool().Draw(t, "a Kafka client adds another")
+		if after {
+			hs = append(hs, header{"late", []byte("x")})
+			want.User = append(want.User, Pair{"late", "x"})
+		}
+		var got Message
+		for _, h := range hs {
+			got.Add(h.key, h.value)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("got  %+v\nwant %+v", got, want)
+		}
+	})
+}
+
+// Every header a Kafka client can write travels as a user property, in its order, repeated or not, when its name and value
+// are strings to MQTT and its name is not one of ours; Add tells which do.
+func TestEveryKafkaHeaderThatCanTravelDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bytes := rapid.OneOf(rapid.SliceOfN(rapid.Byte(), 0, 8), rapid.Map(text(), func(s string) []byte { return []byte(s) }), rapid.Just([]byte(nil)))
+		var want []Pair
+		var got Message
+		for range rapid.IntRange(0, 8).Draw(t, "headers") {
+			key, value := string(bytes.Draw(t, "key")), bytes.Draw(t, "value")
+			travels := Text(key) && Text(string(value)) && !strings.HasPrefix(key, Prefix)
+			if travels {
+				want = append(want, Pair{key, string(value)})
+			} else if strings.HasPrefix(key, Prefix) {
+				continue // ours: the other properties
+			}
+			if got.Add(key, value) != travels {
+				t.Fatalf("%q = %q travels: %v", key, value, !travels)
+			}
+		}
+		if !reflect.DeepEqual(got.User, want) {
+			t.Fatalf("got %q, want %q", got.User, want)
+		}
+	})
+}
+
+func FuzzHeaders(f *testing.F) {
+	f.Add("mqtt.added", []byte("1"), "mqtt.user.mqtt.x", []byte("v"))
+	f.Add("mqtt.expiry", []byte("12"), "mqtt.response-topic", []byte("a/b"))
+	f.Add("", []byte(nil), "k\x00", []byte{0xff})
+	f.Fuzz(func(t *testing.T, k1 string, v1 []byte, k2 string, v2 []byte) {
+		var first, second Message
+		first.Add(k1, v1)
+		first.Add(k2, v2)
+		first.added = 0
+		if first.Topic == "" { // what a Kafka client says of QoS counts only beside a topic
+			first.Topic, first.QoS = "t", 0
+		}
+		for _, h := range headersOf(&first) {
+			if !second.Add(h.key, h.value) {
+				t.Fatalf("%q = %q came from a message and does not go back", h.key, h.value)
+			}
+		}
+		if first.Correlation == nil && first.HasCorrelation {
+			first.Correlation = []byte{} // a null says the same as nothing
+		}
+		if !reflect.DeepEqual(first, second) {
+			t.Fatalf("%+v, then %+v", first, second)
+		}
+	})
 }
 
 func TestHeadersStopsWhenTold(t *testing.T) {

@@ -1,10 +1,16 @@
 package route
 
-import "strings"
+import (
+	"strings"
+
+	"millrace/bridge/payload"
+)
 
 // filter is a compiled topic filter whose one-level wildcards may have names: a/{site}/+/# and the like.
 type filter struct {
-	text   string
+	text string
+	// levels are those before the #. Invariant: there is at least one; # alone is +/#, for every topic has a first level
+	// and # stands for its parent level too.
 	levels []level
 	multi  bool // ends in #
 }
@@ -22,15 +28,16 @@ const (
 )
 
 // wild reports whether the first level is a wildcard: then it does not match topics that start with $ [MQTT-4.7.2-1].
-func (f *filter) wild() bool {
-	return len(f.levels) == 0 || f.levels[0].kind == single
-}
+func (f *filter) wild() bool { return f.levels[0].kind == single }
 
 // parseFilter reads an MQTT topic filter with captures. A plain filter is one without captures.
 func parseFilter(s string) (*filter, string) {
 	f := &filter{text: s}
-	if s == "" {
+	switch {
+	case s == "":
 		return nil, "is empty"
+	case !payload.Text(s):
+		return nil, "is longer than 65535 bytes or not UTF-8 without U+0000" // [MQTT-4.7.3-2] [MQTT-4.7.3-3]
 	}
 	parts := strings.Split(s, "/")
 	for i, p := range parts {
@@ -58,6 +65,9 @@ func parseFilter(s string) (*filter, string) {
 		default:
 			f.levels = append(f.levels, level{literal, p})
 		}
+	}
+	if len(f.levels) == 0 {
+		f.levels = []level{{kind: single}}
 	}
 	return f, ""
 }
@@ -111,6 +121,16 @@ func (f *filter) has(name string) bool {
 		}
 	}
 	return false
+}
+
+// names lists the captures in the order of the filter.
+func (f *filter) names() (names []string) {
+	for _, l := range f.levels {
+		if l.kind == single && l.text != "" {
+			names = append(names, l.text)
+		}
+	}
+	return names
 }
 
 // covers reports whether every topic that matches g also matches f.

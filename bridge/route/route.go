@@ -36,12 +36,14 @@ type Rule struct {
 	Headers   []Header
 }
 
-// Header is a record header a rule adds. Its key may not start with payload.Prefix.
+// Header is a record header a rule adds, for Kafka clients: MQTT subscribers do not get it. Its key may not start with
+// payload.Prefix.
 type Header struct{ Key, Value string }
 
 // Reverse gives records without an mqtt.topic header (born in Kafka or a sensor) their MQTT topic. Topic is the Kafka
-// topic's name, in which {name} stands for one or more characters; MQTT is a template with those names, {kafka.topic},
-// {kafka.key} and {kafka.partition}. A rule whose result is not a topic name (a binary key) passes to the next.
+// topic's name, in which {name} stands for one or more characters, as few as what follows it allows and the last as many
+// as there are; MQTT is a template with those names, {kafka.topic}, {kafka.key} and {kafka.partition}. A rule whose
+// result is not a topic name (a binary key) passes to the next.
 type Reverse struct {
 	Name  string
 	Topic string
@@ -55,6 +57,7 @@ type Target struct {
 	Partition int32 // -1: by the key
 	Headers   []Header
 	Rule      string // the name of the rule
+	Index     int    // its place in the list, from 0; the default comes after the last
 }
 
 // Router is a compiled set of rules. It is immutable and safe for concurrent use.
@@ -63,161 +66,137 @@ type Router struct {
 	reverse []reverse
 }
 
-type rule struct {
-	name      string
-	filter    *filter
-	topic     template
-	fixed     string // the topic, when it has no variables
-	key       template
-	partition int32
-	headers   []struct {
-		key   string
-		value template
-	}
+// Problem is what is wrong with one rule.
+type Problem struct {
+	Reverse bool // of the reverse rules
+	Index   int  // its place in the list, from 0
+	Name    string
+	Err     error
 }
 
-type reverse struct {
-	name  string
-	topic template
-	vars  []string
-	mqtt  template
+func (p *Problem) Error() string {
+	kind := "route"
+	if p.Reverse {
+		kind = "reverse route"
+	}
+	return fmt.Sprintf("mqtt %s %s: %v", kind, p.Name, p.Err)
+}
+
+func (p *Problem) Unwrap() error { return p.Err }
+
+// Problems are all that is wrong with a set of rules, at most one for each, in their order.
+type Problems []*Problem
+
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
 }
 
 // New compiles rules and reverse rules and adds the defaults behind them: "#" to DefaultTopic with the MQTT topic as
-// key; records of DefaultTopic under their key, records of any other topic under the topic's name. An error names the
-// rule: a bad filter or template, or a rule that can never match because an earlier one takes everything it would.
+// key; records of DefaultTopic under their key, records of any other topic under the topic's name. An error is Problems.
+// What is wrong with a rule is
+//
+//   - a filter, template, name or partition that is none;
+//   - that it can never match: those before it take every topic it would, alone or together; or what it asks for cannot
+//     be (a topic clients cannot publish to, a Kafka topic with another letter than Kafka has);
+//   - that a reverse rule maps two ways: the MQTT topic it gives a record, with captures and a key that no rule names, is
+//     one that a rule takes to another Kafka topic, or under another key where the reverse rule uses the key. Then one
+//     MQTT topic would lie in two places and its order would be lost. A reverse rule whose MQTT topics no rule but the
+//     default takes is a view that one only reads. Partitions are not compared: who writes a record chooses its own.
 func New(rules []Rule, reverses []Reverse) (*Router, error) {
 	r := new(Router)
+	var problems Problems
 	for i, in := range rules {
 		c, err := compile(in)
-		if err != nil {
-			return nil, fmt.Errorf("mqtt route %s: %w", nameOf(in.Name, i), err)
+		c.name, c.index = nameOf(in.Name, i), i
+		if err == nil {
+			err = r.shadowed(c)
 		}
-		c.name = nameOf(in.Name, i)
-		if j := slices.IndexFunc(r.rules, func(e rule) bool { return e.filter.covers(c.filter) }); j >= 0 {
-			return nil, fmt.Errorf("mqtt route %s: can never match: route %s before it takes every topic of %q",
-				c.name, r.rules[j].name, in.Filter)
+		if err != nil {
+			problems = append(problems, &Problem{false, i, c.name, err})
+			continue
 		}
 		r.rules = append(r.rules, c)
 	}
+	own := len(r.rules)
+	for i, in := range reverses {
+		c, err := compileReverse(in)
+		c.name, c.index = nameOf(in.Name, i), i
+		if err == nil {
+			err = r.reverseShadowed(c)
+		}
+		if err != nil {
+			problems = append(problems, &Problem{true, i, c.name, err})
+			continue
+		}
+		r.reverse = append(r.reverse, c)
+		if len(problems) == 0 { // else the rule this one contradicts may be missing, or one before it
+			if err := r.twoWays(&r.reverse[len(r.reverse)-1], r.rules[:own]); err != nil {
+				problems = append(problems, &Problem{true, i, c.name, err})
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return r, r.addDefaults(len(rules), len(reverses))
+}
+
+func (r *Router) addDefaults(rules, reverses int) error {
 	all, err := compile(Rule{Filter: "#", Topic: DefaultTopic})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	all.name = "default"
-	if !slices.ContainsFunc(r.rules, func(e rule) bool { return e.filter.covers(all.filter) }) {
+	all.name, all.index = "default", rules
+	if r.shadowed(all) == nil {
 		r.rules = append(r.rules, all)
 	}
-	for i, in := range append(slices.Clone(reverses),
-		Reverse{"default", DefaultTopic, "{kafka.key}"}, Reverse{"default", "{any}", "{kafka.topic}"}) {
+	for i, in := range []Reverse{{"", DefaultTopic, "{kafka.key}"}, {"", "{any}", "{kafka.topic}"}} {
 		c, err := compileReverse(in)
 		if err != nil {
-			return nil, fmt.Errorf("mqtt reverse route %s: %w", nameOf(in.Name, i), err)
+			return err
 		}
-		c.name = nameOf(in.Name, i)
+		c.name, c.index = "default", reverses+i
 		r.reverse = append(r.reverse, c)
 	}
-	return r, nil
+	return nil
 }
 
 func nameOf(name string, i int) string {
 	if name == "" {
 		return "#" + strconv.Itoa(i+1)
 	}
-	return strconv.Quote(name)
+	return name
 }
 
-func compile(in Rule) (rule, error) {
-	f, why := parseFilter(in.Filter)
-	if f == nil {
-		return rule{}, fmt.Errorf("filter %q %s", in.Filter, why)
-	}
-	if strings.HasPrefix(in.Filter, "$SYS/") || strings.HasPrefix(in.Filter, "$share/") {
-		return rule{}, fmt.Errorf("filter %q names topics that clients cannot publish to", in.Filter)
-	}
-	known := func(name string) bool { return name == payload.Topic || name == payload.Client || f.has(name) }
-	if in.Key == "" {
-		in.Key = "{" + payload.Topic + "}"
-	}
-	c := rule{filter: f, partition: -1}
-	var err error
-	if c.topic, err = parseTemplate(in.Topic, known); err != nil {
-		return rule{}, fmt.Errorf("topic %q %w", in.Topic, err)
-	}
-	if text, ok := c.topic.constant(); ok {
-		if c.fixed, ok = TopicName(text); !ok || c.fixed != text {
-			return rule{}, fmt.Errorf("topic %q is not a name Kafka allows for a topic of clients", in.Topic)
-		}
-	}
-	if c.key, err = parseTemplate(in.Key, known); err != nil {
-		return rule{}, fmt.Errorf("key %q %w", in.Key, err)
-	}
-	if in.Partition != nil {
-		if c.partition = *in.Partition; c.partition < 0 {
-			return rule{}, fmt.Errorf("partition %d is negative", c.partition)
-		}
-	}
-	for _, h := range in.Headers {
-		if strings.HasPrefix(h.Key, payload.Prefix) || !payload.Text(h.Key) {
-			return rule{}, fmt.Errorf("header key %q is reserved or not a string", h.Key)
-		}
-		v, err := parseTemplate(h.Value, known)
-		if err != nil {
-			return rule{}, fmt.Errorf("header %q: value %q %w", h.Key, h.Value, err)
-		}
-		c.headers = append(c.headers, struct {
-			key   string
-			value template
-		}{h.Key, v})
-	}
-	return c, nil
+// Reserved reports whether the first level of a topic or filter is one of those whose messages only the server makes:
+// $SYS, and Sparkplug's $sparkplug; and $share, which is no topic. Clients cannot publish there, under any rule.
+func Reserved(topic string) bool {
+	first, _, _ := strings.Cut(topic, "/")
+	return first == "$SYS" || first == "$share" || first == "$sparkplug"
 }
-
-func compileReverse(in Reverse) (reverse, error) {
-	c := reverse{}
-	var err error
-	c.topic, err = parseTemplate(in.Topic, func(name string) bool {
-		if !validName(name) || slices.Contains(c.vars, name) {
-			return false
-		}
-		c.vars = append(c.vars, name)
-		return true
-	})
-	if err != nil {
-		return c, fmt.Errorf("topic %q %w", in.Topic, err)
-	}
-	for i := 1; i < len(c.topic); i++ {
-		if c.topic[i].variable && c.topic[i-1].variable {
-			return c, fmt.Errorf("topic %q has two captures with nothing between them", in.Topic)
-		}
-	}
-	if len(c.topic) == 0 {
-		return c, fmt.Errorf("topic is empty")
-	}
-	if c.mqtt, err = parseTemplate(in.MQTT, func(name string) bool {
-		return strings.HasPrefix(name, "kafka.") && slices.Contains(kafkaVars, name) || slices.Contains(c.vars, name)
-	}); err != nil {
-		return c, fmt.Errorf("MQTT topic %q %w", in.MQTT, err)
-	}
-	if text, ok := c.mqtt.constant(); ok && !validTopic(text) {
-		return c, fmt.Errorf("MQTT topic %q is not a topic name clients may see", in.MQTT)
-	}
-	return c, nil
-}
-
-var kafkaVars = []string{"kafka.topic", "kafka.key", "kafka.partition"}
 
 // validTopic is an MQTT topic name that is no $-topic: nothing outside the server makes those [MQTT-4.7.2-1].
 func validTopic(s string) bool {
 	return s != "" && payload.Text(s) && !strings.ContainsAny(s, "+#") && s[0] != '$'
 }
 
+// nameMax is the longest name Kafka allows for a topic, in bytes.
+const nameMax = 249
+
+// legal reports whether Kafka allows the character in the name of a topic.
+func legal(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-'
+}
+
+func illegal(c rune) bool { return !legal(c) }
+
 // TopicName maps s to a legal Kafka topic name clients may write, as Rule says. ok is false when there is none.
 func TopicName(s string) (name string, ok bool) {
-	legal := func(c rune) bool {
-		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-'
-	}
-	if strings.IndexFunc(s, func(c rune) bool { return !legal(c) }) >= 0 {
+	if strings.IndexFunc(s, illegal) >= 0 {
 		s = strings.Map(func(c rune) rune {
 			if legal(c) {
 				return c
@@ -225,7 +204,7 @@ func TopicName(s string) (name string, ok bool) {
 			return '-'
 		}, s)
 	}
-	return s, s != "" && s != "." && s != ".." && len(s) <= 249 && !strings.HasPrefix(s, "__")
+	return s, s != "" && s != "." && s != ".." && len(s) <= nameMax && !strings.HasPrefix(s, "__")
 }
 
 // Route fills to with where a publish of client to topic goes. It allocates only where the rule's topic or headers have
@@ -250,7 +229,7 @@ func (c *rule) expand(topic, client string, to *Target) error {
 		}
 		return c.filter.capture(topic, name)
 	}
-	to.Rule, to.Topic, to.Partition = c.name, c.fixed, c.partition
+	to.Rule, to.Index, to.Topic, to.Partition = c.name, c.index, c.fixed, c.partition
 	to.Key = c.key.append(to.Key[:0], value)
 	to.Headers = to.Headers[:0]
 	if c.fixed == "" {
@@ -268,111 +247,32 @@ func (c *rule) expand(topic, client string, to *Target) error {
 
 // Reverse names the MQTT topic of a record without an mqtt.topic header. ok is false when no rule gives one.
 func (r *Router) Reverse(topic string, partition int32, key []byte) (name string, ok bool) {
-	var values [16]string
+	name, _, ok = r.ReverseBy(topic, partition, key)
+	return name, ok
+}
+
+// ReverseBy is Reverse, with the place of the reverse rule in its list, from 0; the defaults come after the last.
+func (r *Router) ReverseBy(topic string, partition int32, key []byte) (name string, index int, ok bool) {
+	var values [maxCaptures]string
 	for i := range r.reverse {
 		c := &r.reverse[i]
-		if len(c.vars) > len(values) || !c.topic.bind(topic, values[:]) {
+		if !c.topic.bind(topic, values[:]) {
 			continue
 		}
 		text := c.mqtt.append(nil, func(name string) string {
 			switch name {
-			case "kafka.topic":
+			case kafkaTopic:
 				return topic
-			case "kafka.key":
+			case kafkaKey:
 				return string(key)
-			case "kafka.partition":
+			case kafkaPartition:
 				return strconv.Itoa(int(partition))
 			}
 			return values[slices.Index(c.vars, name)]
 		})
 		if utf8.Valid(text) && validTopic(string(text)) {
-			return string(text), true
+			return string(text), c.index, true
 		}
 	}
-	return "", false
-}
-
-// Reaches reports whether records of the Kafka topic may, under these rules, match the MQTT filter. It errs towards
-// yes; a no is certain for records these rules wrote and for records without an mqtt.topic header.
-func (r *Router) Reaches(mqttFilter, topic string) bool {
-	if strings.ContainsAny(mqttFilter, "{}") {
-		return true // braces mean nothing in a client's filter; not worth a second parser
-	}
-	f, _ := parseFilter(mqttFilter)
-	if f == nil {
-		return false
-	}
-	return r.reachesForward(f, topic) || r.reachesReverse(f, topic)
-}
-
-func (r *Router) reachesForward(f *filter, topic string) bool {
-	for i := range r.rules {
-		c := &r.rules[i]
-		if !c.filter.overlaps(f) {
-			continue
-		}
-		if c.fixed != "" {
-			if c.fixed == topic {
-				return true
-			}
-		} else if c.topic.matches(topic, func(name string) (string, bool) { return c.narrow(f, name) }) {
-			return true
-		}
-		if c.filter.covers(f) {
-			return false // no topic of f gets past this rule
-		}
-	}
-	return false
-}
-
-// narrow tells what a capture must be when the client's filter has a literal in its place.
-func (c *rule) narrow(f *filter, name string) (string, bool) {
-	for i, l := range c.filter.levels {
-		if l.kind == single && l.text == name && i < len(f.levels) && f.levels[i].kind == literal {
-			// The name's illegal characters become '-' one by one, so mapping the part is mapping the whole.
-			mapped, _ := TopicName(f.levels[i].text)
-			return mapped, true
-		}
-	}
-	return "", false
-}
-
-func (r *Router) reachesReverse(f *filter, topic string) bool {
-	var values [16]string
-	for i := range r.reverse {
-		c := &r.reverse[i]
-		if len(c.vars) > len(values) || !c.topic.bind(topic, values[:]) {
-			continue
-		}
-		// Expand up to the first part only a record knows, then anything may follow.
-		var text []byte
-		open := false
-		for _, p := range c.mqtt {
-			switch {
-			case !p.variable:
-				text = append(text, p.text...)
-			case p.text == "kafka.topic":
-				text = append(text, topic...)
-			case p.text == "kafka.key" || p.text == "kafka.partition":
-				open = true
-			default:
-				text = append(text, values[slices.Index(c.vars, p.text)]...)
-			}
-			if open {
-				break
-			}
-		}
-		g := &filter{multi: open}
-		levels := strings.Split(string(text), "/")
-		if open {
-			levels = levels[:len(levels)-1]
-		}
-		for _, l := range levels {
-			g.levels = append(g.levels, level{literal, l})
-		}
-		if g.overlaps(f) {
-			return true
-		}
-	}
-	return false
+	return "", 0, false
 }

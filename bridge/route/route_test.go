@@ -87,7 +87,7 @@ func TestBadRulesAreNamed(t *testing.T) {
 		rules []Rule
 		want  string
 	}{
-		{[]Rule{{Name: "a", Filter: "x/#", Topic: "x"}, {Name: "b", Filter: "x/{y}", Topic: "z"}}, `route "b": can never match: route "a"`},
+		{[]Rule{{Name: "a", Filter: "x/#", Topic: "x"}, {Name: "b", Filter: "x/{y}", Topic: "z"}}, `route b: can never match: route a before`},
 		{[]Rule{{Filter: "#", Topic: "x"}, {Filter: "a", Topic: "y"}}, "route #2: can never match: route #1"},
 		{[]Rule{{Filter: "", Topic: "x"}}, "is empty"},
 		{[]Rule{{Filter: "a/#/b", Topic: "x"}}, "# before its last level"},
@@ -103,7 +103,7 @@ func TestBadRulesAreNamed(t *testing.T) {
 		{[]Rule{{Filter: "a", Topic: "__x"}}, "not a name Kafka allows"},
 		{[]Rule{{Filter: "a", Topic: "x", Key: "{q}"}}, "key"},
 		{[]Rule{{Filter: "a", Topic: "x", Partition: &negative}}, "negative"},
-		{[]Rule{{Filter: "a", Topic: "x", Headers: []Header{{"mqtt.topic", "y"}}}}, "reserved"},
+		{[]Rule{{Filter: "a", Topic: "x", Headers: []Header{{"mqtt.topic", "y"}}}}, "server's own"},
 		{[]Rule{{Filter: "a", Topic: "x", Headers: []Header{{"k", "{y}"}}}}, "nothing defines"},
 		{[]Rule{{Filter: "$SYS/a", Topic: "x"}}, "cannot publish"},
 	} {
@@ -114,7 +114,7 @@ func TestBadRulesAreNamed(t *testing.T) {
 	for _, tt := range []Reverse{
 		{"r", "", "x"}, {"r", "{a}{b}", "x"}, {"r", "{a}", "{b}"}, {"r", "{a}", "x/+"}, {"r", "a", "$SYS/x"}, {"r", "{a}", ""},
 	} {
-		if _, err := New(nil, []Reverse{tt}); err == nil || !strings.Contains(err.Error(), `reverse route "r"`) {
+		if _, err := New(nil, []Reverse{tt}); err == nil || !strings.Contains(err.Error(), `reverse route r:`) {
 			t.Errorf("%+v: %v, want an error that names the rule", tt, err)
 		}
 	}

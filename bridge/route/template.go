@@ -13,8 +13,8 @@ type part struct {
 	variable bool
 }
 
-// parseTemplate reads s; known says which variables exist.
-func parseTemplate(s string, known func(name string) bool) (template, error) {
+// parseTemplate reads s; known says which variables exist, there says it for who used another.
+func parseTemplate(s string, known func(name string) bool, there string) (template, error) {
 	var t template
 	for s != "" {
 		open := strings.IndexAny(s, "{}")
@@ -33,7 +33,7 @@ func parseTemplate(s string, known func(name string) bool) (template, error) {
 		}
 		name := s[open+1 : open+1+end]
 		if !known(name) {
-			return nil, fmt.Errorf("uses {%s}, which nothing defines", name)
+			return nil, fmt.Errorf("uses {%s}, which nothing defines; %s", name, there)
 		}
 		t = append(t, part{name, true})
 		s = s[open+end+2:]

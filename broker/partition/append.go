@@ -324,6 +324,11 @@ func (p *Partition) remember(c *commit) {
 
 // stage hands the written batches to the journal. Holds mu, so that staging order is offset order.
 func (p *Partition) stage(c *commit) {
+	p.store.journal.Stage(p.entries(c), c.fn)
+}
+
+// entries is what the journal gets of the written batches. Holds mu.
+func (p *Partition) entries(c *commit) []journal.Entry {
 	n := 0
 	if !p.recorded {
 		c.group[0] = p.createdEntry()
@@ -334,7 +339,7 @@ func (p *Partition) stage(c *commit) {
 		Segment: c.piece.Base(), Position: c.pos - int64(len(c.batches)), Base: c.result.Base,
 		Length: int32(len(c.batches)), Bytes: c.batches, Sync: c.sync, Sum: c.sum,
 	}
-	p.store.journal.Stage(c.group[:n+1], c.fn)
+	return c.group[:n+1]
 }
 
 // createdEntry lets recovery make the partition's directory again: its name may not be durable yet.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"millrace/broker/catalog"
 	"millrace/broker/record"
 )
 
@@ -42,33 +43,9 @@ func (p *Partition) AppendRecords(recs []record.Record, o AppendOptions, done fu
 		done(AppendResult{Base: -1, AppendTime: -1, Start: p.Start(), Err: fmt.Errorf("append to %s: %w", p, err)})
 	}
 	now := p.store.nowMS()
-	cfg := p.config.Load()
-	if o.InSync > 0 && int64(o.InSync) < cfg.MinInSyncReplicas {
-		refuse(fmt.Errorf("%d in sync, want %d: %w", o.InSync, cfg.MinInSyncReplicas, ErrNotEnoughReplicas))
-		return
-	}
-	size := int64(record.HeaderSize)
-	for i := range recs {
-		r := &recs[i]
-		size += recordOverhead + int64(len(r.Key)) + int64(len(r.Value))
-		for _, h := range r.Headers {
-			size += recordOverhead/4 + int64(len(h.Key)) + int64(len(h.Value))
-		}
-		switch ts := r.Timestamp; {
-		case cfg.CleanupCompact && r.Key == nil:
-			refuse(fmt.Errorf("%w: record %d has no key, the topic is compacted", record.ErrInvalid, i))
-			return
-		case ts > 0 && !cfg.LogAppendTime && (ts < now-cfg.TimestampBeforeMaxMS || ts-now > cfg.TimestampAfterMaxMS):
-			refuse(fmt.Errorf("record %d has %d: %w", i, ts, ErrInvalidTimestamp))
-			return
-		}
-	}
-	switch {
-	case len(recs) == 0:
-		refuse(fmt.Errorf("%w: no records", record.ErrInvalid))
-		return
-	case size > cfg.MaxMessageBytes:
-		refuse(fmt.Errorf("%d bytes, limit %d: %w", size, cfg.MaxMessageBytes, ErrTooLarge))
+	size, err := p.measure(recs, o, now)
+	if err != nil {
+		refuse(err)
 		return
 	}
 	p.mu.Lock()
@@ -78,6 +55,35 @@ func (p *Partition) AppendRecords(recs []record.Record, o AppendOptions, done fu
 	if err != nil {
 		refuse(err)
 	}
+}
+
+// measure says whether recs may be appended and how large a batch of them is at most.
+func (p *Partition) measure(recs []record.Record, o AppendOptions, now int64) (size int64, err error) {
+	cfg := p.config.Load()
+	if o.InSync > 0 && int64(o.InSync) < cfg.MinInSyncReplicas {
+		return 0, fmt.Errorf("%d in sync, want %d: %w", o.InSync, cfg.MinInSyncReplicas, ErrNotEnoughReplicas)
+	}
+	size = record.HeaderSize
+	for i := range recs {
+		r := &recs[i]
+		size += recordOverhead + int64(len(r.Key)) + int64(len(r.Value))
+		for _, h := range r.Headers {
+			size += recordOverhead/4 + int64(len(h.Key)) + int64(len(h.Value))
+		}
+		switch ts := r.Timestamp; {
+		case cfg.CleanupCompact && r.Key == nil:
+			return 0, fmt.Errorf("%w: record %d has no key, the topic is compacted", record.ErrInvalid, i)
+		case ts > 0 && !cfg.LogAppendTime && (ts < now-cfg.TimestampBeforeMaxMS || ts-now > cfg.TimestampAfterMaxMS):
+			return 0, fmt.Errorf("record %d has %d: %w", i, ts, ErrInvalidTimestamp)
+		}
+	}
+	switch {
+	case len(recs) == 0:
+		return 0, fmt.Errorf("%w: no records", record.ErrInvalid)
+	case size > cfg.MaxMessageBytes:
+		return 0, fmt.Errorf("%d bytes, limit %d: %w", size, cfg.MaxMessageBytes, ErrTooLarge)
+	}
+	return size, nil
 }
 
 // gatherLocked adds the records to the batch in the making, beginning another when they do not fit. It returns the one
@@ -95,17 +101,27 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 	}
 	g := p.gathering
 	if g == nil {
-		codec, _ := compression(cfg) // where the producer chooses, what the broker makes itself is left as it is
-		g = gatherings.Get().(*gathering)
-		if g.builder == nil || g.codec != codec {
-			g.builder, g.codec = record.NewBuilder(codec), codec
-		}
+		g = newGathering(cfg)
 		p.gathering = g
 		p.store.journal.Defer(p.seal)
 	}
 	g.now = now
 	g.waiters = append(g.waiters, gathered{int64(g.builder.Count()), done})
 	p.gathered += size
+	g.add(recs, now)
+	return failed, nil
+}
+
+func newGathering(cfg *catalog.TopicConfig) *gathering {
+	codec, _ := compression(cfg) // where the producer chooses, what the broker makes itself is left as it is
+	g := gatherings.Get().(*gathering)
+	if g.builder == nil || g.codec != codec {
+		g.builder, g.codec = record.NewBuilder(codec), codec
+	}
+	return g
+}
+
+func (g *gathering) add(recs []record.Record, now int64) {
 	for i := range recs {
 		r := &recs[i]
 		ts := r.Timestamp
@@ -114,7 +130,6 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 		}
 		g.builder.Add(ts, r.Key, r.Value, r.Headers)
 	}
-	return failed, nil
 }
 
 // seal closes the batch in the making. The journal calls it at the start of a commit.
@@ -158,9 +173,20 @@ func (p *Partition) stageGathered(g *gathering) error {
 	if err := p.writable(AppendOptions{Epoch: -1}); err != nil {
 		return err
 	}
-	b, err := g.builder.Build()
+	c, err := p.writeGathered(g)
 	if err != nil {
 		return err
+	}
+	p.stage(c)
+	return nil
+}
+
+// writeGathered makes a gathering's batch and writes it to the active segment; Store.pending counts it from here on.
+// Holds mu.
+func (p *Partition) writeGathered(g *gathering) (*commit, error) {
+	b, err := g.builder.Build()
+	if err != nil {
+		return nil, err
 	}
 	cfg := p.config.Load()
 	c := newCommit(p, AppendOptions{Epoch: -1}, g.now, nil)
@@ -171,11 +197,10 @@ func (p *Partition) stageGathered(g *gathering) error {
 	}
 	if err := p.write(c, cfg); err != nil {
 		c.free()
-		return err
+		return nil, err
 	}
 	p.store.pending(int64(len(b)), 1)
-	p.stage(c)
-	return nil
+	return c, nil
 }
 
 // answer tells every caller its own offset and gives the gathering back.

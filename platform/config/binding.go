@@ -24,6 +24,8 @@ type setting struct {
 type binding struct {
 	set func(v any) error
 	get func() any
+	// put takes one entry of a table whose keys are the user's; nil: the value is no such table.
+	put func(name string, v any) error
 }
 
 func number[T ~int | ~int16 | ~int32 | ~int64 | ~uint16](p *T, low, high int64) binding {
@@ -211,6 +213,32 @@ func texts(p *[]string, checks ...func(string) error) binding {
 			return nil
 		},
 		get: func() any { return *p },
+	}
+}
+
+// named is a table of strings under names of the user's own.
+func named(p *map[string]string) binding {
+	return binding{
+		set: func(v any) error {
+			m, ok := v.(map[string]string)
+			if !ok {
+				return fmt.Errorf(`want a table like { name = "value" }, have %s`, kind(v))
+			}
+			*p = m
+			return nil
+		},
+		get: func() any { return *p },
+		put: func(name string, v any) error {
+			var s string
+			if err := text(&s).set(v); err != nil {
+				return err
+			}
+			if *p == nil {
+				*p = map[string]string{}
+			}
+			(*p)[name] = s
+			return nil
+		},
 	}
 }
 

@@ -128,15 +128,25 @@ type MQTT struct {
 	MaxPacketSize  int // bytes
 	ReceiveMaximum int // unacknowledged publishes a client may have in flight
 	ConnectTimeout time.Duration
-	Routes         []Route // in order, before the built-in "#" to topic "mqtt"
+	SysInterval    time.Duration // between figures under $SYS; 0: none
+	Routes         []Route       // in order, before the built-in "#" to topic "mqtt"
+	Reverses       []Reverse     // in order, before the built-in ones
 }
 
 // Route sends what matches an MQTT filter to a topic.
 type Route struct {
-	Filter    string // "sensors/{site}/+/{kind}": captures in braces
-	Topic     string // "sensors.{kind}"
-	Key       string // "" is "{mqtt.topic}"
-	Partition int32  // -1: by the key
+	Filter    string            // "sensors/{site}/+/{kind}": captures in braces
+	Topic     string            // "sensors.{kind}"
+	Key       string            // "" is "{mqtt.topic}"
+	Partition int32             // -1: by the key
+	Headers   map[string]string // added to the record
+	Line      int               // in the file, for messages
+}
+
+// Reverse names the MQTT topic of records that did not come over MQTT.
+type Reverse struct {
+	Topic     string // "sensors.{kind}": captures in braces
+	MQTTTopic string // "sensors/{kafka.key}/{kind}"
 	Line      int    // in the file, for messages
 }
 
@@ -209,7 +219,7 @@ func Default() *Config {
 		Memory:  Memory{Limit: 48 * mib},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
-			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second,
+			MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, ConnectTimeout: 10 * second, SysInterval: 10 * second,
 		},
 		HTTP: HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{

@@ -48,7 +48,9 @@ func TestTheCommentedFileNamesEveryKey(t *testing.T) {
 			if key == "deadband.pressure" { // one deadband stands for the others
 				continue
 			}
-			if !slices.ContainsFunc(entries, func(e entry) bool { return e.section == section && e.key == key }) {
+			if !slices.ContainsFunc(entries, func(e entry) bool {
+				return e.section == section && (e.key == key || key == "headers" && strings.HasPrefix(e.key, "headers."))
+			}) {
 				t.Errorf("millrace.toml does not show %s in [%s]", key, section)
 			}
 		}
@@ -78,8 +80,11 @@ segment.bytes = "1MiB"
 [mqtt]
 route = [
   { filter = "a/{x}", topic = "t.{x}" },
-  { filter = "b/#", topic = "b.{node}", key = "" },
+  { filter = "b/#", topic = "b.{node}", key = "", headers = { site = "{x}", "a.b" = "{node}" } },
 ]
+[[mqtt.reverse]]
+topic = "k.{x}"
+mqtt_topic = "k/{node}/{x}"
 [[bus]]
 name = "I2C1"
 [[sensor]]
@@ -107,10 +112,13 @@ humidity = 1
 	}
 	routes := []Route{
 		{Filter: "a/{x}", Topic: "t.{x}", Key: "{mqtt.topic}", Partition: -1, Line: 18},
-		{Filter: "b/#", Topic: "b.shed", Key: "", Partition: -1, Line: 19},
+		{Filter: "b/#", Topic: "b.shed", Key: "", Partition: -1, Line: 19, Headers: map[string]string{"site": "{x}", "a.b": "shed"}},
 	}
-	if !slices.Equal(c.MQTT.Routes, routes) {
+	if !reflect.DeepEqual(c.MQTT.Routes, routes) {
 		t.Errorf("routes: %+v", c.MQTT.Routes)
+	}
+	if !slices.Equal(c.MQTT.Reverses, []Reverse{{Topic: "k.{x}", MQTTTopic: "k/shed/{x}", Line: 21}}) {
+		t.Errorf("reverses: %+v", c.MQTT.Reverses)
 	}
 	if len(c.Sensors) != 2 || c.Sensors[0].Deadband["temperature"] != 0.1 || c.Sensors[1].Deadband["humidity"] != 1 ||
 		c.Sensors[0].Every != time.Second || c.Sensors[1].Every != 10*time.Second || c.Sensors[1].Address != 0x77 {
@@ -137,7 +145,14 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			}
 			return nil
 		},
-		Route: func(r Route) error { return errors.New("bad filter " + r.Filter) },
+		Routes: func(m *MQTT, wrong func(bool, int, error)) {
+			for i, r := range m.Routes {
+				wrong(false, i, errors.New("bad filter "+r.Filter))
+			}
+			for i, r := range m.Reverses {
+				wrong(true, i, errors.New("bad topic "+r.Topic))
+			}
+		},
 		Mapping: func(rule string) error {
 			if rule == "DEFAULT" {
 				return nil
@@ -178,6 +193,11 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"topic without pattern", "[topic]\nretention = 1", "m.toml:2: "},
 		{"route", "\n[[mqtt.route]]\nfilter = 'a/#/b'\ntopic = 'x'", "m.toml:2: mqtt.route: bad filter a/#/b"},
 		{"half a route", "[[mqtt.route]]\nfilter = 'a'", "m.toml:1: mqtt.route: needs a filter and a topic"},
+		{"second route", "[[mqtt.route]]\nfilter = 'a'\ntopic = 'x'\n[[mqtt.route]]\nfilter = 'b'\ntopic = 'x'", "m.toml:4: mqtt.route: bad filter b"},
+		{"headers", "[[mqtt.route]]\nheaders = 'a'", `m.toml:2: mqtt.route.headers: want a table like { name = "value" }, have a string`},
+		{"header", "[[mqtt.route]]\n[mqtt.route.headers]\na = 1", "m.toml:3: mqtt.route.headers.a: want a string, have a whole number"},
+		{"reverse route", "\n[[mqtt.reverse]]\ntopic = 'a/b'\nmqtt_topic = 'x'", "m.toml:2: mqtt.reverse: bad topic a/b"},
+		{"half a reverse route", "[[mqtt.reverse]]\ntopic = 'a'", "m.toml:1: mqtt.reverse: needs a topic and an mqtt_topic"},
 		{"bus", "[[sensor]]\nname='a'\ndriver='b'\nbus='c'\naddress=0x76\ntopic='t'", `m.toml:1: sensor.a: there is no [[bus]] named "c"`},
 		{"driver", "[[bus]]\nname='c'\n[[sensor]]\nname='a'\ndriver='b'\nbus='c'\naddress=0x76\ntopic='t'", "m.toml:3: sensor.a: no such driver"},
 		{"deadband", "[[sensor]]\ndeadband = { temprature = 1 }", "m.toml:2: sensor.deadband.temprature: unknown key; nearest is deadband.temperature"},
@@ -220,6 +240,10 @@ full = "reject"
 [[mqtt.route]]
 filter = "a"
 topic = "b"
+headers = { "a.b" = "\"c\"", d = "" }
+[[mqtt.reverse]]
+topic = "{a}"
+mqtt_topic = "{a}"
 [[bus]]
 name = "I2C1"
 timeout = "1500ms"
@@ -271,19 +295,22 @@ retention.ms = "1d"
 [[mqtt.route]]
 filter = "a"
 topic = "b"
+[[mqtt.reverse]]
+topic = "c"
+mqtt_topic = "d"
 `)
 	live, restart := Diff(old, next)
 	if !slices.Equal(live, []string{"broker.auto.create.topics.enable", "journal.commit.interval.ms", "flash.write.budget", "flash.commit.interval.max.ms", "topic"}) {
 		t.Errorf("live: %v", live)
 	}
-	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "journal.front", "flash.reserve.bytes", "mqtt.route", "fram"}) {
+	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "journal.front", "flash.reserve.bytes", "mqtt.route", "mqtt.reverse", "fram"}) {
 		t.Errorf("restart: %v", restart)
 	}
 	merged := Merge(old, next)
 	if live, restart = Diff(old, merged); len(live) != 5 || restart != nil {
 		t.Errorf("merged: %v %v", live, restart)
 	}
-	if live, restart = Diff(merged, next); live != nil || len(restart) != 6 {
+	if live, restart = Diff(merged, next); live != nil || len(restart) != 7 {
 		t.Errorf("left: %v %v", live, restart)
 	}
 }

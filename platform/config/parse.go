@@ -24,8 +24,9 @@ type Checks struct {
 	Topic func(key, value string) error
 	// TopicKeys are the settings there are, for the nearest-name message.
 	TopicKeys []string
-	// Route tells what is wrong with a routing rule.
-	Route func(Route) error
+	// Routes tells what is wrong with the routing rules, all of them together: it calls wrong for each one that is, with
+	// its place in Routes or Reverses.
+	Routes func(m *MQTT, wrong func(reverse bool, index int, err error))
 	// Mapping tells what is wrong with one of ssl.principal.mapping.rules.
 	Mapping func(rule string) error
 	// Driver tells what is wrong with a sensor's driver.
@@ -85,7 +86,7 @@ func (p *parse) problem(line int, key, format string, args ...any) {
 
 func (p *parse) entry(e entry) {
 	name := strings.Join(e.path, ".")
-	val, err := p.names.expand(e.val, e.section == "mqtt.route")
+	val, err := p.names.expand(e.val, e.section == "mqtt.route" || e.section == "mqtt.reverse")
 	if err != nil {
 		p.problem(e.line, name, "%v", err)
 		return
@@ -104,15 +105,23 @@ func (p *parse) entry(e entry) {
 
 func (p *parse) set(e entry, name string, val any) {
 	settings := settingsOf(p.Config, e.section, e.index, e.line)
-	if e.header && (e.key == "" || slices.ContainsFunc(settings, func(s setting) bool { return strings.HasPrefix(s.key, e.key+".") })) {
+	if e.header && (e.key == "" || slices.ContainsFunc(settings, func(s setting) bool {
+		return strings.HasPrefix(s.key, e.key+".") || s.bind.put != nil && s.key == e.key
+	})) {
 		return
 	}
-	at := slices.IndexFunc(settings, func(s setting) bool { return s.key == e.key })
+	at := slices.IndexFunc(settings, func(s setting) bool {
+		return s.key == e.key || s.bind.put != nil && strings.HasPrefix(e.key, s.key+".")
+	})
 	if at < 0 {
 		p.unknown(e, name)
 		return
 	}
-	if err := settings[at].bind.set(val); err != nil {
+	set := settings[at].bind.set
+	if entry, ok := strings.CutPrefix(e.key, settings[at].key+"."); ok {
+		set = func(v any) error { return settings[at].bind.put(entry, v) }
+	}
+	if err := set(val); err != nil {
 		p.problem(e.line, name, "%v", err)
 	}
 	p.lines[e.section+"."+e.key] = e.line
@@ -232,15 +241,7 @@ func (p *parse) finish() {
 		p.problem(line, "flash.reserve.bytes", "%s is too small: 2 x journal.bytes.max + 16MiB is %s",
 			formatSize(p.Flash.ReserveBytes), formatSize(floor))
 	}
-	for _, r := range p.MQTT.Routes {
-		if r.Filter == "" || r.Topic == "" {
-			p.problem(r.Line, "mqtt.route", "needs a filter and a topic")
-		} else if p.checks.Route != nil {
-			if err := p.checks.Route(r); err != nil {
-				p.problem(r.Line, "mqtt.route", "%v", err)
-			}
-		}
-	}
+	p.routes()
 	for _, rule := range p.Broker.MappingRules {
 		if p.checks.Mapping != nil {
 			if err := p.checks.Mapping(rule); err != nil {
@@ -258,6 +259,33 @@ func (p *parse) finish() {
 	}
 	p.devices()
 	p.memories()
+}
+
+// routes checks the routing rules: each for what it lacks, then all together.
+func (p *parse) routes() {
+	whole := true
+	for _, r := range p.MQTT.Routes {
+		if r.Filter == "" || r.Topic == "" {
+			p.problem(r.Line, "mqtt.route", "needs a filter and a topic")
+			whole = false
+		}
+	}
+	for _, r := range p.MQTT.Reverses {
+		if r.Topic == "" || r.MQTTTopic == "" {
+			p.problem(r.Line, "mqtt.reverse", "needs a topic and an mqtt_topic")
+			whole = false
+		}
+	}
+	if !whole || p.checks.Routes == nil {
+		return
+	}
+	p.checks.Routes(&p.MQTT, func(reverse bool, index int, err error) {
+		if reverse {
+			p.problem(p.MQTT.Reverses[index].Line, "mqtt.reverse", "%v", err)
+		} else {
+			p.problem(p.MQTT.Routes[index].Line, "mqtt.route", "%v", err)
+		}
+	})
 }
 
 // memories checks the FRAMs and who names them.

@@ -32,9 +32,15 @@ func Diff(old, next *Config) (live, restart []string) {
 	}
 	if !slices.EqualFunc(old.MQTT.Routes, next.MQTT.Routes, func(a, b Route) bool {
 		a.Line, b.Line = 0, 0
-		return a == b
+		return reflect.DeepEqual(a, b)
 	}) {
 		note("mqtt.route", false)
+	}
+	if !slices.EqualFunc(old.MQTT.Reverses, next.MQTT.Reverses, func(a, b Reverse) bool {
+		a.Line, b.Line = 0, 0
+		return a == b
+	}) {
+		note("mqtt.reverse", false)
 	}
 	if !slices.EqualFunc(old.Buses, next.Buses, func(a, b Bus) bool {
 		a.Line, b.Line = 0, 0

@@ -50,6 +50,7 @@ var tables = []struct {
 			{"max_packet_size", size(&m.MaxPacketSize, 1*kib, 256*mib), false},
 			{"receive_maximum", number(&m.ReceiveMaximum, 1, 65535), false},
 			{"connect_timeout", span(&m.ConnectTimeout, 100*time.Millisecond, 10*minute), false},
+			{"sys_interval", span(&m.SysInterval, 0, day), false},
 		}
 	}},
 	{"security", func(c *Config) []setting {
@@ -123,6 +124,9 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 	"mqtt.route": func(c *Config, index, line int) []setting {
 		return routeSettings(grow(&c.MQTT.Routes, index, Route{Key: "{mqtt.topic}", Partition: -1, Line: line}))
 	},
+	"mqtt.reverse": func(c *Config, index, line int) []setting {
+		return reverseSettings(grow(&c.MQTT.Reverses, index, Reverse{Line: line}))
+	},
 	"bus": func(c *Config, index, line int) []setting {
 		return busSettings(grow(&c.Buses, index, Bus{Timeout: BusTimeout, Line: line}))
 	},
@@ -140,6 +144,14 @@ func routeSettings(r *Route) []setting {
 		{"topic", text(&r.Topic, filled), false},
 		{"key", text(&r.Key), false},
 		{"partition", number(&r.Partition, -1, math.MaxInt32), false},
+		{"headers", named(&r.Headers), false},
+	}
+}
+
+func reverseSettings(r *Reverse) []setting {
+	return []setting{
+		{"topic", text(&r.Topic, filled), false},
+		{"mqtt_topic", text(&r.MQTTTopic, filled), false},
 	}
 }
 

@@ -24,6 +24,9 @@ func (c *Config) Show(w io.Writer) error {
 	for i := range c.MQTT.Routes {
 		section(&b, "[[mqtt.route]]", routeSettings(&c.MQTT.Routes[i]))
 	}
+	for i := range c.MQTT.Reverses {
+		section(&b, "[[mqtt.reverse]]", reverseSettings(&c.MQTT.Reverses[i]))
+	}
 	for i := range c.Buses {
 		section(&b, "[[bus]]", busSettings(&c.Buses[i]))
 	}
@@ -49,6 +52,7 @@ func (c *Config) Values() map[string]any {
 	}
 	values["topic"] = topics
 	values["mqtt.route"] = each(c.MQTT.Routes, routeSettings)
+	values["mqtt.reverse"] = each(c.MQTT.Reverses, reverseSettings)
 	values["bus"] = each(c.Buses, busSettings)
 	values["sensor"] = each(c.Sensors, sensorSettings)
 	values["fram"] = each(c.FRAMs, framSettings)
@@ -108,6 +112,12 @@ func literal(v any) string {
 			words[i] = quote(w)
 		}
 		return "[" + strings.Join(words, ", ") + "]"
+	case map[string]string:
+		words := make([]string, 0, len(v))
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			words = append(words, quote(k)+" = "+quote(v[k]))
+		}
+		return "{" + strings.Join(words, ", ") + "}"
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	}

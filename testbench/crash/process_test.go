@@ -30,11 +30,11 @@ type process struct {
 	errs        *logs
 }
 
-// newProcess builds the binary and picks the addresses.
-func newProcess(t *testing.T) *process {
+// newProcess builds the binary, with these arguments too, and picks the addresses.
+func newProcess(t *testing.T, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, binary: filepath.Join(t.TempDir(), "millrace"), dir: filepath.Join(t.TempDir(), "data"), errs: &logs{}}
-	build := exec.Command("go", "build", "-o", p.binary, "millrace/platform/cmd/millrace")
+	build := exec.Command("go", append(append([]string{"build", "-o", p.binary}, args...), "millrace/platform/cmd/millrace")...)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}

@@ -53,6 +53,7 @@ func TestAcknowledgedMeansOnFlash(t *testing.T) {
 			"faults": sum.Faults, "clean stops": sum.Stops,
 			"repeated batches": sum.Repeats, "disks checked": sum.Fscks,
 			"compactions": sum.Compactions, "bytes compacted": int(sum.Compacted),
+			"appended together": sum.Ties,
 		} {
 			if n == 0 {
 				t.Errorf("%s: none in %d cuts", what, sum.Cuts)
@@ -100,4 +101,6 @@ func (t *Tally) add(o Tally) {
 	t.Fscks += o.Fscks
 	t.Compactions += o.Compactions
 	t.Compacted += o.Compacted
+	t.Ties += o.Ties
+	t.TiesKept += o.TiesKept
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,7 +24,7 @@ func (w *World) step() error {
 	w.mu.Lock()
 	w.now = w.now.Add(time.Second)
 	w.mu.Unlock()
-	n := w.rng.IntN(101)
+	n := w.rng.IntN(107)
 	switch {
 	case len(w.model.order) == 0 || n < 3 && len(w.model.order) < 4:
 		return w.create()
@@ -52,6 +53,8 @@ func (w *World) step() error {
 		return w.checkpoint()
 	case n < 100:
 		return w.compact()
+	case n < 106:
+		return w.appendTogether()
 	}
 	w.fault()
 	return nil
@@ -214,6 +217,66 @@ func (w *World) appendRecords() error {
 	first, recs := w.records(p, n, 20+w.rng.IntN(200))
 	w.cfg.Trace("append records %s: %d to %d", p, first, first+uint64(n)-1)
 	live.AppendRecords(recs, partition.AppendOptions{Epoch: -1}, w.answer(p, first, n))
+	return nil
+}
+
+// appendTogether appends to two partitions at once; one part in three goes as a pointer.
+func (w *World) appendTogether() error {
+	a, liveA := w.pick()
+	b, liveB := w.pick()
+	if liveA == nil || liveB == nil || a == b {
+		return nil
+	}
+	size := 20 + w.rng.IntN(200)
+	if w.rng.IntN(3) == 0 {
+		size = 2000 + w.rng.IntN(4000)
+	}
+	firstA, recsA := w.records(a, 1, size)
+	firstB, recsB := w.records(b, 1, 20+w.rng.IntN(200))
+	w.ties = append(w.ties, tie{a, b, firstA, firstB})
+	w.cfg.Trace("append together %s: %d, %s: %d", a, firstA, b, firstB)
+	partition.AppendTogether([]partition.Part{
+		{Partition: liveA, Records: recsA, Done: w.answer(a, firstA, 1)},
+		{Partition: liveB, Records: recsB, Done: w.answer(b, firstB, 1)},
+	}, partition.AppendOptions{Epoch: -1})
+	return nil
+}
+
+// tie is two records that were appended together: no cut leaves one of them alone.
+type tie struct {
+	a, b   *part
+	ra, rb uint64
+}
+
+// open are the ties of which neither record was answered: those a cut may have met.
+func (w *World) open() (ties []tie) {
+	for _, t := range w.ties {
+		if t.a.pending[t.ra] && t.b.pending[t.rb] {
+			ties = append(ties, t)
+		}
+	}
+	return ties
+}
+
+// checkTies holds what was found after a cut against them.
+func (w *World) checkTies(ties []tie, found map[*part][]seen) error {
+	has := func(p *part, id uint64) bool {
+		return slices.ContainsFunc(found[p], func(s seen) bool { return s.id == id })
+	}
+	for _, t := range ties {
+		_, okA := found[t.a]
+		_, okB := found[t.b]
+		if !okA || !okB { // the topic is gone
+			continue
+		}
+		a, b := has(t.a, t.ra), has(t.b, t.rb)
+		if a != b {
+			return fmt.Errorf("record %d of %s is there: %v; record %d of %s, appended together with it: %v", t.ra, t.a, a, t.rb, t.b, b)
+		}
+		if w.tally.Ties++; a {
+			w.tally.TiesKept++
+		}
+	}
 	return nil
 }
 

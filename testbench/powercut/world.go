@@ -60,6 +60,7 @@ type World struct {
 	fs      *disktest.FS
 	store   *partition.Store
 	builder *record.Builder
+	ties    []tie
 	faulted bool // a fault was switched on in this session: refusals are no surprise
 
 	mu       sync.Mutex // guards the model's partitions and what follows while answers may come
@@ -78,6 +79,7 @@ type Tally struct {
 	Fscks                                        int   // disks that fsck looked at
 	Compactions                                  int   // that came to their end
 	Compacted                                    int64 // bytes they saved
+	Ties, TiesKept                               int   // records appended together that a cut met; that it left there
 }
 
 // New makes a world with an empty disk.
@@ -279,9 +281,11 @@ func (w *World) compare(partition.Report) error {
 			return fmt.Errorf("%s-%d is back though its deletion was confirmed", p.Topic(), p.Index())
 		}
 	}
+	ties, found := w.open(), make(map[*part][]seen)
+	w.ties = nil
 	for _, t := range append([]*topic(nil), w.model.order...) {
 		for _, p := range t.parts {
-			if err := w.comparePart(p); err != nil {
+			if err := w.comparePart(p, found); err != nil {
 				return err
 			}
 			if w.stopped() { // the rest on the next disk
@@ -294,10 +298,10 @@ func (w *World) compare(partition.Report) error {
 			}
 		}
 	}
-	return nil
+	return w.checkTies(ties, found)
 }
 
-func (w *World) comparePart(p *part) error {
+func (w *World) comparePart(p *part, found map[*part][]seen) error {
 	if w.store.Get(p.topic.id, p.index) == nil {
 		if p.topic.deleting {
 			return nil
@@ -320,6 +324,7 @@ func (w *World) comparePart(p *part) error {
 		return err
 	}
 	w.tally.Survived += len(p.pending)
+	found[p] = log
 	p.settle(start, high, log)
 	return nil
 }

@@ -30,6 +30,22 @@ type Log struct {
 	reads    int64
 	read     func(topic string, offset int64)
 	offline  []string
+	lose     func(topic string, r record.Record) bool
+	stop     int      // commits after which hold begins; 0: never
+	history  []commit // everything that became durable, in order
+}
+
+// commit is one step of the log's history: a topic that was made, or batches that landed together.
+type commit struct {
+	topic      string
+	partitions int // of a topic that was made
+	batches    []landed
+}
+
+type landed struct {
+	topic string
+	index int32
+	batch record.Batch // as it lies in the log
 }
 
 type partition struct {
@@ -72,14 +88,60 @@ func (l *Log) Ensure(_ context.Context, topic string) error {
 	if l.NoCreate {
 		return mqtt.ErrBadTopic
 	}
+	l.make(topic, max(l.NumPartitions, 1))
+	return nil
+}
+
+func (l *Log) make(topic string, partitions int) {
 	if l.topics == nil {
 		l.topics = make(map[string][]*partition)
 	}
 	l.serial++
-	for i := range max(l.NumPartitions, 1) {
+	for i := range partitions {
 		l.topics[topic] = append(l.topics[topic], &partition{log: l, topic: topic, id: [16]byte{15: l.serial}, index: int32(i)})
 	}
-	return nil
+	l.history = append(l.history, commit{topic: topic, partitions: partitions})
+}
+
+// Commits is the number of steps of the log's history so far. Trim, Delete, Garble and Damage are none.
+func (l *Log) Commits() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.history)
+}
+
+// Cut is the log as a crash after n commits leaves it, as a log of its own.
+func (l *Log) Cut(n int) *Log {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	left := &Log{NumPartitions: l.NumPartitions, NoCreate: l.NoCreate}
+	for _, c := range l.history[:n] {
+		if c.partitions > 0 {
+			left.make(c.topic, c.partitions)
+			continue
+		}
+		for _, b := range c.batches {
+			p := left.topics[b.topic][b.index]
+			p.batches = append(p.batches, b.batch)
+			p.high = b.batch.NextOffset()
+		}
+		left.history = append(left.history, c)
+	}
+	return left
+}
+
+// StopAfter holds every commit from the n-th on, as Hold does.
+func (l *Log) StopAfter(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stop = n
+}
+
+// Lose makes the log say of records that they are durable, and not keep them: those for which fn is true, until nil.
+func (l *Log) Lose(fn func(topic string, r record.Record) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lose = fn
 }
 
 // Names implements mqtt.Log.
@@ -130,13 +192,18 @@ func (l *Log) Hold() {
 	l.hold = true
 }
 
-// Release commits what Hold kept, in order, and lets the rest through.
+// Release commits what Hold kept, in order, with what comes meanwhile behind it, and lets the rest through.
 func (l *Log) Release() {
-	l.mu.Lock()
-	held := l.held
-	l.held, l.hold = nil, false
-	l.mu.Unlock()
-	for _, commit := range held {
+	for {
+		l.mu.Lock()
+		if len(l.held) == 0 {
+			l.hold, l.stop = false, 0
+			l.mu.Unlock()
+			return
+		}
+		commit := l.held[0]
+		l.held = l.held[1:]
+		l.mu.Unlock()
 		commit()
 	}
 }
@@ -291,43 +358,86 @@ func (p *partition) High() int64 {
 }
 
 func (p *partition) AppendRecords(recs []record.Record, _ bool, done func(int64, error)) {
-	b := record.NewBuilder(record.None)
-	for _, r := range recs {
-		b.Add(r.Timestamp, r.Key, r.Value, r.Headers)
-	}
-	batch, err := b.Build()
-	if err != nil {
-		done(0, err)
-		return
-	}
-	batch = slices.Clone(batch)
-	l := p.log
-	commit := func() {
-		l.mu.Lock()
-		if err := l.err; err != nil || p.gone {
-			if err == nil {
-				err = mqtt.ErrGone
-			}
-			l.mu.Unlock()
-			done(0, err)
-			return
-		}
-		base := p.high
-		batch.Stamp(base, 0)
-		p.batches = append(p.batches, batch)
-		p.high = batch.NextOffset()
-		l.mu.Unlock()
-		done(base, nil)
-		l.tell(p)
+	p.log.AppendTogether([]mqtt.Part{{Partition: p, Records: recs, Done: done}})
+}
+
+// AppendTogether implements mqtt.Log.
+func (l *Log) AppendTogether(parts []mqtt.Part) {
+	type part struct {
+		p     *partition
+		batch record.Batch
+		done  func(int64, error)
 	}
 	l.mu.Lock()
+	lose := l.lose
+	l.mu.Unlock()
+	all := make([]part, len(parts))
+	refuse := func(err error) {
+		for _, part := range parts {
+			part.Done(0, err)
+		}
+	}
+	for i, from := range parts {
+		all[i] = part{p: from.Partition.(*partition), done: from.Done}
+		b := record.NewBuilder(record.None)
+		for _, r := range from.Records {
+			if lose == nil || !lose(all[i].p.topic, r) {
+				b.Add(r.Timestamp, r.Key, r.Value, r.Headers)
+			}
+		}
+		if b.Count() == 0 {
+			continue // all of it is lost
+		}
+		batch, err := b.Build()
+		if err != nil {
+			refuse(err)
+			return
+		}
+		all[i].batch = slices.Clone(batch)
+	}
+	step := func() {
+		l.mu.Lock()
+		err := l.err
+		for _, part := range all {
+			if part.p.gone && err == nil {
+				err = mqtt.ErrGone
+			}
+		}
+		if err != nil {
+			l.mu.Unlock()
+			refuse(err)
+			return
+		}
+		bases := make([]int64, len(all))
+		var c commit
+		for i, part := range all {
+			p := part.p
+			if bases[i] = p.high; part.batch == nil {
+				continue
+			}
+			part.batch.Stamp(p.high, 0)
+			p.batches = append(p.batches, part.batch)
+			p.high = part.batch.NextOffset()
+			c.batches = append(c.batches, landed{p.topic, p.index, part.batch})
+		}
+		l.history = append(l.history, c)
+		l.mu.Unlock()
+		for i, part := range all {
+			part.done(bases[i], nil)
+			l.tell(part.p)
+		}
+	}
+	l.mu.Lock()
+	if l.stop > 0 && len(l.history) >= l.stop {
+		l.hold, l.stop = true, 0
+	}
 	if l.hold {
-		l.held = append(l.held, commit)
+		l.held = append(l.held, step)
 		l.mu.Unlock()
 		return
 	}
 	l.mu.Unlock()
-	commit()
+	step()
 }
 
 func (p *partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"millrace/bridge/route"
+	"millrace/broker"
 	"millrace/broker/auth"
 	"millrace/broker/catalog"
 	"millrace/hw/sensor"
@@ -30,9 +31,14 @@ func checks() config.Checks {
 			s := settings[key]
 			return s.Check(value)
 		},
-		Route: func(r config.Route) error {
-			_, err := route.New([]route.Rule{{Filter: r.Filter, Topic: r.Topic, Key: r.Key}}, nil)
-			return err
+		Routes: func(m *config.MQTT, wrong func(reverse bool, index int, err error)) {
+			_, err := broker.NewRouter(m)
+			var problems route.Problems
+			if errors.As(err, &problems) {
+				for _, p := range problems {
+					wrong(p.Reverse, p.Index, p.Err)
+				}
+			}
 		},
 		Mapping: func(rule string) error {
 			_, err := auth.ParseRules([]string{rule})

@@ -104,7 +104,7 @@ func (c *command) board(ctx context.Context, f serveFlags) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Logger: logger})
+	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Logger: logger})
 	if err != nil {
 		return err
 	}

@@ -141,3 +141,28 @@ func TestRoutesOfAFile(t *testing.T) {
 		}
 	}
 }
+
+// What a rule adds is a header for kcat and no user property for a subscriber; a record of kcat's is seen where the
+// reverse rule says, and what is published there goes to the same place.
+func TestThereAndBackByTheRulesOfAFile(t *testing.T) {
+	p := start(t, `
+[[mqtt.route]]
+filter = "climate/{site}/{kind}"
+topic = "climate.{kind}"
+key = "{site}"
+headers = { site = "{site}", by = "{mqtt.client}" }
+
+[[mqtt.reverse]]
+topic = "climate.{kind}"
+mqtt_topic = "climate/{kafka.key}/{kind}"
+`)
+	reader := subWith(t, p, "%P", "-V", "mqttv5", "-q", "1", "-t", "climate/roof/+")
+	pub(t, p, "", "-V", "mqttv5", "-q", "1", "-i", "writer", "-t", "climate/roof/temp", "-m", "1", "-D", "publish", "user-property", "site", "mine")
+	reader.want(message{topic: "climate/roof/temp", qos: "1", retain: "0", payload: "1", rest: "site:mine"})
+	kcat(t, p, "roof~2\n", "-P", "-t", "climate.temp", "-K", "~", "-H", "unit=C")
+	reader.want(message{topic: "climate/roof/temp", qos: "1", retain: "0", payload: "2", rest: "unit:C"})
+	got := kcat(t, p, "", "-C", "-t", "climate.temp", "-o", "beginning", "-e", "-q", "-f", `%k|%s|%h\n`)
+	if want := "roof|1|mqtt.topic=climate/roof/temp,mqtt.client=writer,mqtt.qos=1,site=mine,mqtt.added=2,by=writer,site=roof\nroof|2|unit=C\n"; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}

@@ -19,7 +19,7 @@ func TestPublishesAreRecords(t *testing.T) {
 	total := 0
 	want := map[string][]string{}
 	for _, version := range versions {
-		for _, qos := range []string{"0", "1"} {
+		for _, qos := range []string{"0", "1", "2"} {
 			topic := "plant/" + version + "/" + qos
 			payloads, input := lines(topic, n)
 			pub(t, p, input, "-V", version, "-q", qos, "-t", topic, "-i", "writer-"+qos, "-l")
@@ -149,35 +149,42 @@ func TestWills(t *testing.T) {
 // A durable session gets what was published while it was away, over kill -9, once and in order; a clean one does not.
 func TestSessionsOverKill9(t *testing.T) {
 	p := start(t, "")
-	const n = 300
 	for _, version := range versions {
-		session := []string{"-V", version, "-q", "1", "-t", version + "/#", "-i", "durable-" + version}
-		durable := append([]string{"-c"}, session...)
-		sub(t, p, append(durable, "-E")...).left()
-		var want []message
-		for _, part := range []string{"before", "between", "after"} {
-			payloads, input := lines(part, n)
-			pub(t, p, input, "-V", version, "-q", "1", "-t", version+"/"+part, "-l")
-			want = append(want, messages(version+"/"+part, "1", "0", payloads)...)
-			if part != "after" {
-				p.Kill()
-				p.Start()
-			}
+		for _, qos := range []string{"1", "2"} {
+			sessionOverKill9(t, p, version, qos)
 		}
-		// The last of them with the session there again.
-		back := sub(t, p, durable...)
-		pub(t, p, "", "-V", version, "-q", "1", "-t", version+"/end", "-m", "end")
-		back.want(append(want, message{topic: version + "/end", qos: "1", retain: "0", payload: "end"})...)
-		back.stop()
-
-		// A clean start ends the session, and the next one finds nothing of what was published meanwhile.
-		sub(t, p, session...).stop()
-		pub(t, p, "", "-V", version, "-q", "1", "-t", version+"/missed", "-m", "missed")
-		clean := sub(t, p, session...)
-		pub(t, p, "", "-V", version, "-q", "1", "-t", version+"/seen", "-m", "seen")
-		clean.want(message{topic: version + "/seen", qos: "1", retain: "0", payload: "seen"})
-		clean.stop()
 	}
+}
+
+func sessionOverKill9(t *testing.T, p *process.Process, version, qos string) {
+	const n = 300
+	root := version + "-" + qos
+	session := []string{"-V", version, "-q", qos, "-t", root + "/#", "-i", "durable-" + root}
+	durable := append([]string{"-c"}, session...)
+	sub(t, p, append(durable, "-E")...).left()
+	var want []message
+	for _, part := range []string{"before", "between", "after"} {
+		payloads, input := lines(part, n)
+		pub(t, p, input, "-V", version, "-q", qos, "-t", root+"/"+part, "-l")
+		want = append(want, messages(root+"/"+part, qos, "0", payloads)...)
+		if part != "after" {
+			p.Kill()
+			p.Start()
+		}
+	}
+	// The last of them with the session there again.
+	back := sub(t, p, durable...)
+	pub(t, p, "", "-V", version, "-q", qos, "-t", root+"/end", "-m", "end")
+	back.want(append(want, message{topic: root + "/end", qos: qos, retain: "0", payload: "end"})...)
+	back.stop()
+
+	// A clean start ends the session, and the next one finds nothing of what was published meanwhile.
+	sub(t, p, session...).stop()
+	pub(t, p, "", "-V", version, "-q", qos, "-t", root+"/missed", "-m", "missed")
+	clean := sub(t, p, session...)
+	pub(t, p, "", "-V", version, "-q", qos, "-t", root+"/seen", "-m", "seen")
+	clean.want(message{topic: root + "/seen", qos: qos, retain: "0", payload: "seen"})
+	clean.stop()
 }
 
 func TestLargePayloads(t *testing.T) {
