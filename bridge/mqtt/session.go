@@ -39,7 +39,7 @@ type session struct {
 	keeps   bool // it outlives its connection: what QoS 2 promises has to be durable
 	exact   exactly
 	replays []replay // retained messages still to send
-	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9]
+	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9] [MQTT-4.9.0-1]
 	lastID  uint16
 	blocked bool // something was not sent because the window or the connection had no room
 	queued  bool // in the queue of the scans
@@ -154,7 +154,8 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 	if !want || qos == 2 && ss.had(st, m.offset) {
 		return done
 	}
-	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13],
+	// [MQTT-3.3.1-9] of 3.1.1.
 	result := ss.send(st, m, qos, asIs && m.props.Retain, ids)
 	if result == done && qos == 2 && ss.keeps {
 		ss.handTo(st, m.offset+1)
@@ -162,7 +163,8 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 	return result
 }
 
-// send sends m, if there is room. Under ss.mu, with a client.
+// send sends m, if there is room. A message over QoS 0 counts as one of the window until it is acknowledged, or completed
+// [MQTT-4.9.0-2], and only messages wait for that [MQTT-4.9.0-3] [MQTT-3.3.4-10]. Under ss.mu, with a client.
 func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uint32) outcome {
 	left, alive := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
 	if !alive {
@@ -175,10 +177,11 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		ss.blocked = true
 		return blocked
 	}
+	// DUP is 0 whatever it was when the message came [MQTT-3.3.1-3] [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2].
 	head := packet.Publish{QoS: qos, Retain: retain}
 	d := delivery{st: st, offset: m.offset, qos: qos, sent: true}
 	if qos > 0 {
-		head.ID = ss.nextID() // [MQTT-2.2.1-4]
+		head.ID = ss.nextID() // [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1], [MQTT-4.3.2-1] of 3.1.1, [MQTT-4.3.3-1] of 3.1.1
 		d.id = head.ID
 	}
 	var result outcome
@@ -196,7 +199,7 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		return done
 	}
 	ss.dirty = true
-	if qos > 0 {
+	if qos > 0 { // until PUBACK [MQTT-4.3.2-3] or PUBREC [MQTT-4.3.3-3]
 		ss.inflight = append(ss.inflight, d)
 	}
 	return done
@@ -234,7 +237,7 @@ func (ss *session) forgetGone() {
 	}
 }
 
-// acked takes a PUBACK of the client. It reports whether the id was known.
+// acked takes a PUBACK of the client [MQTT-4.3.2-3]. It reports whether the id was known.
 func (ss *session) acked(c *client, id uint16) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -421,7 +424,7 @@ func (ss *session) firstUnsent() int {
 }
 
 // redeliver sends the next unacknowledged message again, with its packet identifier and DUP [MQTT-4.4.0-1]
-// [MQTT-3.3.1-1], or its PUBREL. m is nil when it is released, or the log has dropped it meanwhile. Under ss.mu.
+// [MQTT-3.3.1-1], or its PUBREL and no PUBLISH any more [MQTT-4.3.3-5] [MQTT-4.3.3-6]. m is nil when it is released, or the log has dropped it meanwhile. Under ss.mu.
 func (ss *session) redeliver(m *message) {
 	i := ss.firstUnsent()
 	d := &ss.inflight[i]
@@ -445,6 +448,7 @@ func (ss *session) redeliver(m *message) {
 			}
 		}
 	}
+	// It was sent: it does not expire any more [MQTT-4.3.3-7] [MQTT-4.3.3-13].
 	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
 	switch ss.client.publish(m, head, max(left, 1), ids) {
 	case done:
@@ -466,7 +470,8 @@ func (ss *session) giveUp(i int) {
 	}
 }
 
-// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room. m is
+// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9], [MQTT-3.3.1-6] of 3.1.1, with its
+// identifier alone [MQTT-3.3.4-5]; false when there is no room. m is
 // nil when it cannot be read. Under ss.mu.
 func (ss *session) replay(offset int64, m *message) bool {
 	r := &ss.replays[0]
@@ -475,7 +480,7 @@ func (ss *session) replay(offset int64, m *message) bool {
 		if r.sub.id != 0 {
 			ids = []uint32{r.sub.id}
 		}
-		// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
+		// Sent because of a new subscription: RETAIN is set ([MQTT-3.3.1-8] of 3.1.1).
 		if ss.send(ss.s.retained.stream(), m, min(r.sub.qos, m.props.QoS), true, ids) == blocked {
 			return false
 		}

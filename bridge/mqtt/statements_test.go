@@ -104,6 +104,20 @@ func citations(t *testing.T) (code, tests map[string][]string) {
 			t.Fatal(err)
 		}
 	}
+	for _, c := range conversations(t) {
+		cite(tests, c.holds, "TestConversations/"+strings.ReplaceAll(c.name, " ", "_"))
+	}
+	vectors, err := filepath.Glob("packet/testdata/*.txt")
+	if err != nil || len(vectors) == 0 {
+		t.Fatal(err, vectors)
+	}
+	for _, name := range vectors {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cite(tests, string(text), "TestWireVectors")
+	}
 	return code, tests
 }
 
