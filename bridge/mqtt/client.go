@@ -202,7 +202,8 @@ func (c *client) answerable(filters int) bool {
 
 var errAnswerTooLarge = &packet.Error{Reason: packet.PacketTooLarge, Why: "the answer would be larger than the client's maximum packet size"}
 
-// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24], which is tooLarge. blocked says
+// publish sends one message, under its own name and no alias [MQTT-3.1.2-27], unless it is larger than the client takes
+// [MQTT-3.1.2-24], which is tooLarge. blocked says
 // that the connection has ended meanwhile, so that the message is still to come.
 func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
 	result := done

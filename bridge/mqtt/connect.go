@@ -108,6 +108,7 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3). Every QoS is served
 // [MQTT-3.2.2-9] and anything may be retained, so no will is refused for its flags [MQTT-3.2.2-12] [MQTT-3.2.2-13].
+// There is no response information for anybody [MQTT-3.1.2-28].
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
 		Present: packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum,

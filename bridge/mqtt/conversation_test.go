@@ -11,8 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"millrace/bridge/mqtt"
+	"millrace/bridge/mqtt/mqtttest"
 	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/mqtt/packet/packettest"
+	"millrace/broker/record"
 )
 
 // conversation is a few connections that speak to one server, byte by byte.
@@ -251,4 +254,35 @@ func (s *stage) plain(st step, p []byte) []byte {
 		list.AssignedClientID = "id"
 	}
 	return pkt.Append(nil, s.v)
+}
+
+// Every identifier the server assigns is another [MQTT-3.2.2-16].
+func TestAssignedIdentifiersDiffer(t *testing.T) {
+	story(t, func(w *world) {
+		seen := make(map[string]bool)
+		for range 50 {
+			p := w.connect(packet.V5, "")
+			synctest.Wait()
+			seen[(<-p.got).(*packet.Connack).Properties.AssignedClientID] = true
+		}
+		if len(seen) != 50 || seen[""] {
+			t.Errorf("%d identifiers for 50 clients", len(seen))
+		}
+	})
+}
+
+// A topic is at most 65,535 bytes, whoever made it [MQTT-4.7.3-3]: by configuration, and where a Kafka client's key would
+// be more.
+func TestTopicsAreNoLongerThanTheFormatAllows(t *testing.T) {
+	if _, err := mqtt.New(mqtt.Config{Log: &mqtttest.Log{}, MaxTopicBytes: 65536}); err == nil {
+		t.Error("max_topic_bytes may be 65536")
+	}
+	story(t, func(w *world) {
+		a := w.connect(packet.V5, "a").send(sub(1, "#"))
+		a.wants("connack 0x00", "suback 1 [0x01]")
+		longest := strings.Repeat("k", 65535)
+		w.log.Produce("mqtt", 0, record.Record{Key: []byte(longest), Value: []byte("fits")})
+		w.log.Produce("mqtt", 0, record.Record{Key: []byte(longest + "k"), Value: []byte("does not")})
+		a.wants("publish "+longest+` "fits" q1 id1`, `publish mqtt "does not" q1 id2`)
+	})
 }

@@ -117,6 +117,7 @@ func TestAPartitionMadeWhileASessionComesBackIsItsFromTheStart(t *testing.T) {
 	})
 }
 
+// [MQTT-3.2.0-1], whatever the readers of the log are doing meanwhile.
 func TestNothingIsSentBeforeConnack(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		w.cfg.Scans = 1

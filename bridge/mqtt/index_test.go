@@ -27,6 +27,7 @@ func wants(f, t []string, first bool) bool {
 	return f[0] == t[0] && wants(f[1:], t[1:], false)
 }
 
+// [MQTT-4.7.2-1] [MQTT-4.7.3-4] [MQTT-3.3.2-3]
 func TestTheIndexFindsWhatTheFiltersMean(t *testing.T) {
 	levels := rapid.SampledFrom([]string{"a", "b", "", "$s", "+", "+", "#"})
 	filters := rapid.Custom(func(t *rapid.T) string {

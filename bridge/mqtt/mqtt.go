@@ -89,7 +89,7 @@ func (c *Config) fill() error {
 		{&c.MaxPacketSize, 1000 << 10, 128, packet.MaxRemaining, "max_packet_size"},
 		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
 		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
-		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"},
+		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"}, // [MQTT-4.7.3-3]
 		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
 		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
 		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},

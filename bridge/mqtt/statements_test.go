@@ -121,6 +121,14 @@ func citations(t *testing.T) (code, tests map[string][]string) {
 	return code, tests
 }
 
+// pending are statements about what is not built yet, or is being built: what nothing cites of them is logged, not an error.
+var pending = []string{
+	"MQTT-3.1.2-26", "MQTT-3.3.2-11", // topic aliases to clients
+	"MQTT-4.8.2-1", "MQTT-4.8.2-2", "MQTT-4.8.2-3", "MQTT-4.8.2-4", "MQTT-4.8.2-5", "MQTT-4.8.2-6", // shared subscriptions
+	"MQTT-3.15.2-2", "MQTT-3.15.2-3", "MQTT-4.12.0-2", "MQTT-4.12.0-4", "MQTT-4.12.0-5", "MQTT-4.12.1-2", // authentication
+	"MQTT-6.0.0-1", "MQTT-6.0.0-2", "MQTT-6.0.0-4", // WebSocket
+}
+
 const tableBegin, tableEnd = "<!-- the table below is written by statements_test.go -->\n", "<!-- end of the table -->\n"
 
 // TestEveryStatementIsObeyedAndHeld: each normative statement that binds a server is cited where the code obeys it and in a
@@ -147,11 +155,17 @@ func TestEveryStatementIsObeyedAndHeld(t *testing.T) {
 		slices.Sort(obeyed)
 		slices.Sort(held)
 		obeyed, held = slices.Compact(obeyed), slices.Compact(held)
+		complain := t.Errorf
+		if slices.Contains(pending, s.id) && s.version == "5" || slices.Contains(pending, s.same) {
+			complain = t.Logf
+		}
 		if len(obeyed) == 0 {
-			t.Errorf("%s of %s (%s): no code cites it", s.id, name, s.words)
+			obeyed = []string{"not yet"}
+			complain("%s of %s (%s): no code cites it", s.id, name, s.words)
 		}
 		if len(held) == 0 {
-			t.Errorf("%s of %s (%s): no test cites it", s.id, name, s.words)
+			held = []string{"not yet"}
+			complain("%s of %s (%s): no test cites it", s.id, name, s.words)
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s |\n", name, s.id, s.words, strings.Join(obeyed, " "), strings.Join(held, " "))
 	}
