@@ -80,7 +80,7 @@ func citations(t *testing.T) (code, tests map[string][]string) {
 				return err
 			}
 			if !strings.HasSuffix(path, "_test.go") {
-				cite(code, string(text), filepath.Base(path))
+				cite(code, string(text), filepath.ToSlash(path))
 				return nil
 			}
 			files := token.NewFileSet()
