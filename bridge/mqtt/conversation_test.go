@@ -286,3 +286,22 @@ func TestTopicsAreNoLongerThanTheFormatAllows(t *testing.T) {
 		a.wants("publish "+longest+` "fits" q1 id1`, `publish mqtt "does not" q1 id2`)
 	})
 }
+
+// Where the remaining length takes two bytes an answer is a byte more [MQTT-3.1.2-24].
+func TestAnAnswerOfTwoLengthBytes(t *testing.T) {
+	filters := func(n int) *packet.Subscribe {
+		s := &packet.Subscribe{ID: 1}
+		for i := range n {
+			s.Filters = append(s.Filters, packet.Subscription{Filter: fmt.Sprint(i)})
+		}
+		return s
+	}
+	story(t, func(w *world) {
+		a := w.connect(packet.V5, "a", func(c *packet.Connect) { props(c, packet.MaximumPacketSize).MaximumPacketSize = 130 })
+		a.wants("connack 0x00")
+		a.send(filters(124)) // 127 bytes after the fixed header of two
+		a.wants("suback 1 [" + strings.Repeat("0x00 ", 123) + "0x00]")
+		a.send(filters(125)) // 128 after one of three
+		a.wants("disconnect 0x95", "closed")
+	})
+}
