@@ -122,6 +122,9 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 		return dumpEntries(raw, 12, func(p []byte) Line {
 			return Line{{"timestamp", int64(binary.BigEndian.Uint64(p))}, {"offset", base + int64(binary.BigEndian.Uint32(p[8:]))}}
 		}, emit)
+	case strings.HasSuffix(name, segment.TopicIndexSuffix):
+		base, _ := segment.ParseName(name, segment.TopicIndexSuffix)
+		return dumpTopics(raw, base, emit)
 	case strings.HasSuffix(name, ".snapshot"):
 		return dumpSnapshot(raw, emit)
 	case name == "checkpoint.0" || name == "checkpoint.1":
@@ -291,6 +294,26 @@ func dumpEntries(raw []byte, size int, line func([]byte) Line, emit func(Line) e
 	}
 	if len(raw) > 0 {
 		return fmt.Errorf("%d bytes of an entry at the end: %w", len(raw), ErrDamage)
+	}
+	return nil
+}
+
+func dumpTopics(raw []byte, base int64, emit func(Line) error) error {
+	spans, bad := segment.ParseTopics(raw, base)
+	for _, s := range spans {
+		if err := emit(Line{
+			{"offset", s.First},
+			{"next", s.Next},
+			{"position", s.Position},
+			{"last", s.Last},
+			{"topics", s.Topics},
+			{"beginnings", s.Under},
+		}); err != nil {
+			return err
+		}
+	}
+	if bad != nil {
+		return errors.Join(bad, ErrDamage)
 	}
 	return nil
 }

@@ -359,11 +359,16 @@ func (c *fsck) segment(open opener, dir string, base, next int64, flushed partit
 	if err != nil {
 		return 0, err
 	}
+	topics, err := c.topicIndex(dir, base)
+	if err != nil {
+		return 0, err
+	}
 	for from := int64(0); from < s.Size(); {
 		valid, err := s.Scan(from, func(b record.Batch, position int64) error {
 			c.Batches++
 			index.pass(b, position)
 			times.pass(b)
+			topics.pass(b, position)
 			end = b.NextOffset()
 			return nil
 		})
@@ -396,7 +401,7 @@ func (c *fsck) segment(open opener, dir string, base, next int64, flushed partit
 		}
 		from = d.Next
 	}
-	for path, wrong := range map[string]int{index.path: index.wrong(), times.path: times.wrong()} {
+	for path, wrong := range map[string]int{index.path: index.wrong(), times.path: times.wrong(), topics.path: topics.wrong()} {
 		if wrong > 0 {
 			c.found(Finding{
 				Path: path, Text: fmt.Sprintf("%d index entries do not fit the log", wrong), Repair: "remove it; it is rebuilt from the log",

@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -236,5 +238,63 @@ func TestNothingIsRepairedUnderARunningBroker(t *testing.T) {
 	}
 	if _, err := os.Stat(index); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the index that does not fit is still there: %v", err)
+	}
+}
+
+func TestFsckRepairsATopicIndexThatLies(t *testing.T) {
+	dir, s := stopped(t)
+	s, err := segment.Create(disk.OS{}, filepath.Dir(s.Path()), 20, segment.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range int64(5) {
+		b := record.NewBuilder(record.None)
+		for _, topic := range []string{"a/b", fmt.Sprint("c/", i)} {
+			b.Add(1000+i, nil, make([]byte, 30_000), []record.Header{{Key: "mqtt.topic", Value: []byte(topic)}})
+		}
+		batch, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch.Stamp(20+2*i, 0)
+		if _, err := s.Append(batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(s.Sync(), s.Seal(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	index := strings.TrimSuffix(s.Path(), segment.LogSuffix) + segment.TopicIndexSuffix
+	good, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := checked(t, dir); len(r.Findings) != 0 {
+		t.Fatalf("%+v", r)
+	}
+	last := ""
+	if err := Dump(disk.OS{}, index, false, func(l Line) error { last = l.String(); return nil }); err != nil || !strings.HasPrefix(last, "offset=28 next=30 position=") || !strings.HasSuffix(last, " topics=2 beginnings=2") {
+		t.Errorf("the dump ends in %q, %v", last, err)
+	}
+	other := slices.Clone(good) // of the same log, if that had other topics
+	other[8+28] ^= 1
+	binary.BigEndian.PutUint32(other, record.Castagnoli(other[4:]))
+	for what, raw := range map[string][]byte{"flipped": append([]byte{good[0] ^ 1}, good[1:]...), "other": other} {
+		if err := os.WriteFile(index, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Dump(disk.OS{}, index, false, func(Line) error { return nil }); errors.Is(err, ErrDamage) != (what == "flipped") {
+			t.Errorf("%s: the dump says %v", what, err)
+		}
+		r := checked(t, dir)
+		if len(r.Findings) != 1 || r.Findings[0].Damage || r.Findings[0].Repair == "" || r.Findings[0].Path != index {
+			t.Fatalf("%s: %+v", what, r)
+		}
+		if err := r.Repair(disk.OS{}); err != nil || len(r.Findings) != 0 {
+			t.Fatalf("%s: %v, left %+v", what, err, r.Findings)
+		}
+	}
+	if r := checked(t, dir); len(r.Findings) != 0 {
+		t.Errorf("after the repair: %+v", r)
 	}
 }

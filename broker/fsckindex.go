@@ -79,3 +79,49 @@ func (t *timesCheck) pass(b record.Batch) {
 }
 
 func (t *timesCheck) wrong() int { return t.missed + len(t.entries)/12 }
+
+// topicsCheck does it with a topic index: what it says of a span must be true of every batch in it, and a span must end
+// with the batch it names.
+type topicsCheck struct {
+	path   string
+	spans  []segment.TopicSpan
+	missed int
+	bad    error // pages nobody goes by
+}
+
+func (c *fsck) topicIndex(dir string, base int64) (*topicsCheck, error) {
+	path := filepath.Join(dir, fmt.Sprintf("%020d%s", base, segment.TopicIndexSuffix))
+	raw, err := readWhole(c.fs, path)
+	if errors.Is(err, fs.ErrNotExist) { // then the log is read
+		return &topicsCheck{path: path}, nil
+	}
+	t := &topicsCheck{path: path}
+	t.spans, t.bad = segment.ParseTopics(raw, base)
+	return t, err
+}
+
+func (t *topicsCheck) pass(b record.Batch, position int64) {
+	for len(t.spans) > 0 && b.BaseOffset() >= t.spans[0].Next {
+		t.missed++ // it ended with no batch
+		t.spans = t.spans[1:]
+	}
+	if len(t.spans) == 0 || b.BaseOffset() < t.spans[0].First {
+		return
+	}
+	s := t.spans[0]
+	last := position == s.Last && s.Holds(b)
+	if !s.Knows(b) || b.NextOffset() >= s.Next && !last || b.BaseOffset() == s.First && position != s.Position {
+		t.missed++
+		t.spans = t.spans[1:]
+	} else if last {
+		t.spans = t.spans[1:]
+	}
+}
+
+func (t *topicsCheck) wrong() int {
+	n := t.missed + len(t.spans)
+	if t.bad != nil {
+		n++
+	}
+	return n
+}

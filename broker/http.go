@@ -157,6 +157,7 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 	m.Gauge("millrace_disk_reserve_bytes", float64(b.space.Reserve()))
 	m.Gauge("millrace_kafka_connections", float64(b.kafka.Connections()))
 	m.Gauge("millrace_mqtt_connections", float64(b.mqtt.Connections()))
+	m.Counter("millrace_mqtt_records_lost_total", float64(b.mqtt.Lost()))
 	t := b.mqtt.Traffic()
 	m.Counter("millrace_mqtt_packets_total", float64(t.Received), "direction", "received")
 	m.Counter("millrace_mqtt_packets_total", float64(t.Sent), "direction", "sent")

@@ -24,13 +24,19 @@ type mqttPeer struct {
 
 func dialMQTT(t *testing.T, b *Broker, v packet.Version, id string) *mqttPeer {
 	t.Helper()
+	return dialMQTTAs(t, b, &packet.Connect{Version: v, ClientID: id, CleanStart: true})
+}
+
+// dialMQTTAs is dialMQTT with a CONNECT of the caller's.
+func dialMQTTAs(t *testing.T, b *Broker, connect *packet.Connect) *mqttPeer {
+	t.Helper()
 	conn, err := net.Dial("tcp", b.Addresses().MQTT[0])
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	p := &mqttPeer{t: t, conn: conn, v: v}
-	p.send(&packet.Connect{Version: v, ClientID: id, CleanStart: true})
+	p := &mqttPeer{t: t, conn: conn, v: connect.Version}
+	p.send(connect)
 	if c, ok := p.next().(*packet.Connack); !ok || c.Reason.Failed() {
 		t.Fatalf("CONNACK is %+v", c)
 	}

@@ -8,6 +8,7 @@ import (
 	"millrace/broker/catalog"
 	"millrace/broker/partition"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // Broker is the part of the broker the door stands on.
@@ -93,6 +94,8 @@ func (r replica) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, er
 	defer span.Release()
 	return span.Append(dst)
 }
+
+func (r replica) Skip(offset int64, w *segment.Wanted) (int64, bool) { return r.p.Skip(offset, w) }
 
 // translate puts the door's own sentinel before the broker's error, where one says what the door has to do.
 func translate(err error) error {

@@ -27,9 +27,9 @@ type stop struct {
 	place  record.Place
 }
 
-// takeChunk gives the caller the stream's chunk, or an empty one.
-func (st *stream) takeChunk() *chunk {
-	c := st.chunk.Swap(nil)
+// takeChunk gives the caller the stream's chunk for such turns, or an empty one.
+func (st *stream) takeChunk(t turn) *chunk {
+	c := st.chunks[t].Swap(nil)
 	if c == nil {
 		return new(chunk)
 	}
@@ -38,7 +38,7 @@ func (st *stream) takeChunk() *chunk {
 }
 
 // keepChunk keeps c for the next turn, if there is room.
-func (st *stream) keepChunk(c *chunk) {
+func (st *stream) keepChunk(t turn, c *chunk) {
 	n := int64(cap(c.buf))
 	if n == 0 {
 		return
@@ -47,22 +47,24 @@ func (st *stream) keepChunk(c *chunk) {
 		st.all.kept.Add(-n)
 		return
 	}
-	if old := st.chunk.Swap(c); old != nil {
+	if old := st.chunks[t].Swap(c); old != nil {
 		st.all.kept.Add(-int64(cap(old.buf)))
 	}
 }
 
 // sweepChunk drops a chunk nobody has used since the last sweep.
-func (st *stream) sweepChunk() {
-	if c := st.takeChunk(); c.used {
+func (st *stream) sweepChunk(t turn) {
+	if c := st.takeChunk(t); c.used {
 		c.used = false
-		st.keepChunk(c) // and is not ours any more
+		st.keepChunk(t, c) // and is not ours any more
 	}
 }
 
+func (c *chunk) has(offset int64) bool { return offset >= c.first && offset < c.next }
+
 // load makes the chunk hold offset from. An empty chunk afterwards says that nothing from there on can be read.
 func (c *chunk) load(p Partition, from int64) (err error) {
-	if from >= c.first && from < c.next {
+	if c.has(from) {
 		return nil
 	}
 	buf := c.buf[:0]

@@ -29,7 +29,7 @@ func HoldIndex(s *Server) (wait, release func()) {
 func WaitScanned(s *Server, topic string, index int32) {
 	part, _ := s.cfg.Log.Partition(topic, index)
 	st := s.streams.find(streamKey{part.ID(), index})
-	for st.chunk.Load() == nil {
+	for st.chunks[far].Load() == nil {
 		runtime.Gosched()
 	}
 }

@@ -83,7 +83,7 @@ func (in *input) reserve(size int) {
 
 func (in *input) grow(size, n int) {
 	old, pool := in.buf[in.r:in.w], in.pool
-	if in.pool = nil; n < 2048 {
+	if in.pool = nil; n < smallBuffer/2 {
 		in.pool = buffers.Get().(*[]byte)
 		in.buf = (*in.pool)[:smallBuffer]
 	} else {

@@ -14,7 +14,7 @@ const (
 	// largePacket is the size, in bytes, from which a packet's memory is taken from a budget: ReadingSmall, or Reading
 	// when it is over smallPacket. Packets below fit what every connection may have. The two keep each other out: whoever
 	// sends a few KiB does not wait for those that send megabytes.
-	largePacket, smallPacket = smallBuffer, 64 << 10
+	largePacket, smallPacket = 4 << 10, 64 << 10
 	// stall is how long a peer may take for the next page of a large packet while nobody wants the memory it holds.
 	stall = 30 * time.Second
 	// While others wait, a page must come within hurried, and sooner the more there are: a peer that has gone silent

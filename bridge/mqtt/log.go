@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // Log is what the door needs of the broker's topics. FromBroker makes one of the broker; mqtttest.Log is the fake.
@@ -50,6 +51,10 @@ type Partition interface {
 	// ReadBatches appends whole checked batches to dst, the first of which holds offset or is the next after it: at least
 	// one batch, and none past High. At High it appends nothing.
 	ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error)
+	// Skip is the first offset at or after the given one that may have something wanted, at most High, as far as the log can
+	// tell without being read. more says that the next call may go on from there. It never fails: what it does not know
+	// has to be read.
+	Skip(offset int64, w *segment.Wanted) (next int64, more bool)
 }
 
 // What a Log's errors are recognised by.

@@ -38,6 +38,7 @@ func (m *message) read(s *Server, topic string, partition int32, r *record.Recor
 		m.props.Add(h.Key, h.Value)
 	}
 	m.topic = m.props.Topic
+	// The topic indexes of the log (broker/segment) go by the same: who changes what is taken from the header looks there.
 	// What only the server says, only the server's own log says: a Kafka client cannot put it into a header.
 	if !packet.ValidTopic(m.topic) || route.Reserved(m.topic) && topic != retainedTopic {
 		var ok bool

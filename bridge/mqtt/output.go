@@ -22,6 +22,9 @@ type output struct {
 	mu   sync.Mutex
 	cond *sync.Cond // the reader waits here for the buffer to shrink, and for the writer to end
 	buf  []byte
+	// idle is where buf begins with the first answer while nothing is on its way: most clients are sent nothing but one
+	// PUBACK at a time, a thousand of them in the moment of a commit.
+	idle [idleOutput]byte
 	// answers is how much of buf are answers, which are not refused for want of room: the reader waits instead.
 	answers int
 	busy    bool // a writer runs
@@ -43,6 +46,8 @@ type outlets struct {
 }
 
 const (
+	// idleOutput is room for the PUBACKs of a small window, in bytes.
+	idleOutput = 64
 	// smallMessage is what a connection that has nothing to write may always be given, in bytes.
 	smallMessage = 4 << 10
 	// answersMax is how many bytes of answers a peer may leave unread before it is not read from any more.
@@ -86,8 +91,9 @@ const lingerTime = 5 * time.Second
 // closeTime is how long they may take when the server closes: it does not wait for peers that do not read.
 const closeTime = 200 * time.Millisecond
 
-// smallBuffer is the size of the buffers that are kept for the next connection that needs one, in bytes.
-const smallBuffer = 4 << 10
+// smallBuffer is the size of the buffers that are kept for the next connection that needs one, in bytes. Each of a thousand
+// clients that are ahead of the disk holds one, and no share counts them.
+const smallBuffer = 2 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, smallBuffer); return &b }}
 
@@ -109,6 +115,9 @@ func (o *output) answer(fn func(dst []byte) []byte) {
 	defer o.mu.Unlock()
 	if !o.last && !o.dead {
 		n := len(o.buf)
+		if o.buf == nil && !o.busy {
+			o.buf = o.idle[:0]
+		}
 		o.addLocked(fn)
 		o.answers += len(o.buf) - n
 	}

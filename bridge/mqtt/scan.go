@@ -1,10 +1,13 @@
 package mqtt
 
 import (
+	"cmp"
 	"errors"
 	"slices"
+	"sync"
 
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // wait enters a session that lags in st and may be sent to.
@@ -43,7 +46,44 @@ func (c *scanner) owns(st *stream) bool {
 	return behind && next == c.next && c.ss.epoch == c.epoch && c.ss.open() && !c.ss.blocked
 }
 
-// run is one turn of the stream's shared scan: from the furthest behind of the waiting sessions on, each gets what it
+// turn says for whom a scan reads. The two take turns, so that who is a little behind does not wait for who is far behind,
+// and so that together they read at most twice what the furthest behind alone would.
+type turn byte
+
+const (
+	far  turn = iota // from the furthest behind on, for all
+	near             // for the one nearest to the tail, and those who are nearRecords behind it at most
+)
+
+// nearRecords is about what a turn reads.
+const nearRecords = 1024
+
+// choose takes those of the waiting sessions that this turn is for. When all are near each other every turn is a far one.
+func (st *stream) choose(in []*scanner) (t turn, now, later []*scanner) {
+	if len(in) == 0 {
+		return far, in, nil
+	}
+	bound := slices.MaxFunc(in, compareScanners).next - nearRecords
+	st.waitMu.Lock()
+	defer st.waitMu.Unlock()
+	if st.turn == near || slices.MinFunc(in, compareScanners).next >= bound {
+		st.turn = far
+		return far, in, nil
+	}
+	st.turn = near
+	for _, c := range in {
+		if c.next >= bound {
+			now = append(now, c)
+		} else {
+			later = append(later, c)
+		}
+	}
+	return near, now, later
+}
+
+func compareScanners(a, b *scanner) int { return cmp.Compare(a.next, b.next) }
+
+// run is one turn of the stream's shared scan: from the furthest behind of the sessions chosen on, each gets what it
 // wants from the offset it is at, until it has no room or is at the tail.
 func (st *stream) run() {
 	st.waitMu.Lock()
@@ -59,7 +99,8 @@ func (st *stream) run() {
 		}
 		ss.mu.Unlock()
 	}
-	held := st.takeChunk()
+	t, in, later := st.choose(in)
+	held := st.takeChunk(t)
 	for range turnReads {
 		in = slices.DeleteFunc(in, func(c *scanner) bool { return !st.behind(c) })
 		if len(in) == 0 {
@@ -71,9 +112,9 @@ func (st *stream) run() {
 		}
 	}
 	held.used = true
-	st.keepChunk(held)
+	st.keepChunk(t, held)
 	// Not through yet: the others in the queue first.
-	for _, c := range in {
+	for _, c := range append(in, later...) {
 		c.ss.mu.Lock()
 		again := c.owns(st)
 		c.ss.mu.Unlock()
@@ -101,13 +142,18 @@ func (st *stream) behind(c *scanner) bool {
 
 // scan reads once and hands out. ok is false when reading has to wait.
 func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
-	from := slices.MinFunc(in, func(a, b *scanner) int { return int(min(max(a.next-b.next, -1), 1)) }).next
+	from := slices.MinFunc(in, compareScanners).next
 	// The tail as it was before the read: what is between from and it, and is not read now, never will be.
 	st.mu.Lock()
 	tail := st.pos
 	st.mu.Unlock()
+	next, passed := st.pass(in, held, from, tail)
+	if passed {
+		st.save(in, next)
+		return in, true
+	}
+	from = next
 	err := held.load(st.part, from)
-	next := from
 	if err == nil {
 		var m message
 		next, err = held.each(from, func(r *record.Record) bool {
@@ -138,6 +184,32 @@ func (st *stream) scan(in []*scanner, held *chunk) ([]*scanner, bool) {
 	}
 	st.save(in, min(next, tail))
 	return in, true
+}
+
+// wanteds has the memory of pass.
+var wanteds = sync.Pool{New: func() any { return new(segment.Wanted) }}
+
+// pass moves from over what nobody in the scan wants, up to the tail, as far as the log can tell without being read: what a
+// session subscribes to from now on begins at the tail or behind it. all says that from there on nothing is to be read now.
+func (st *stream) pass(in []*scanner, held *chunk, from, tail int64) (next int64, all bool) {
+	if held.has(from) {
+		return from, false
+	}
+	w := wanteds.Get().(*segment.Wanted)
+	defer wanteds.Put(w)
+	w.Reset()
+	for _, c := range in {
+		c.ss.mu.Lock()
+		for _, sub := range c.ss.subs {
+			w.Add(sub.filter)
+		}
+		c.ss.mu.Unlock()
+	}
+	if !w.Done() {
+		return from, false
+	}
+	next, more := st.part.Skip(from, w)
+	return min(next, tail), more || next >= tail
 }
 
 // abandon takes the stream of a deleted topic from the sessions in the scan.

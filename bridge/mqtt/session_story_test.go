@@ -330,6 +330,7 @@ func TestWhatRetentionTookIsAGap(t *testing.T) {
 		w.connect(packet.V5, "p").send(pub("x", "0", 1, 9)).wants("connack 0x00", "puback 9 0x00")
 		a.wants(`publish x "0" q1 id1`)
 		a.conn.Close()
+		synctest.Wait()
 		p := w.connect(packet.V5, "p")
 		for i := range 5 {
 			p.send(pub("x", fmt.Sprint(i+1), 1, 1))

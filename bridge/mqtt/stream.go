@@ -33,11 +33,12 @@ type stream struct {
 	mu  sync.Mutex
 	pos int64
 
-	chunk atomic.Pointer[chunk] // nil while a scan has it, or there is none
+	chunks [2]atomic.Pointer[chunk] // by turn; nil while a scan has it, or there is none
 
 	waitMu  sync.Mutex
 	waiting []*session // lag here and may be sent to
 	queued  bool       // in the queue of the scans
+	turn    turn       // of the last scan
 }
 
 // job is work for the scans: a stream with sessions behind, or a session with messages to send again.
@@ -304,7 +305,8 @@ func (a *streams) sweep() (dropped bool) {
 	}
 	a.mu.Unlock()
 	for _, st := range all {
-		st.sweepChunk()
+		st.sweepChunk(far)
+		st.sweepChunk(near)
 		// At its end a partition is not read from the disk: it only says whether it is there.
 		if _, err := st.part.ReadBatches(nil, st.part.High(), 1); errors.Is(err, ErrGone) {
 			a.drop(st)
@@ -320,6 +322,10 @@ func (s *Server) Streams() int {
 	defer s.streams.mu.Unlock()
 	return len(s.streams.byKey)
 }
+
+// Lost is how many records, or batches that cannot be decoded, sessions never got since the start, because retention had
+// removed them or they were damaged.
+func (s *Server) Lost() int64 { return s.streams.gaps.Load() }
 
 // drop forgets the stream of a deleted topic.
 func (a *streams) drop(st *stream) {

@@ -216,6 +216,7 @@ func (p *Partition) flushPieces(pieces []*piece, last *piece, pos int64) error {
 		if s.Base() > last.Base() {
 			continue
 		}
+		s.SaveTopics()
 		// Also where all bytes are flushed: a cut must be durable before the journal forgets it. A segment that nothing
 		// has touched since its last sync costs nothing.
 		if err := p.syncPiece(s); err != nil {

@@ -9,10 +9,12 @@ import (
 )
 
 const (
-	// gatherMax is the size, before compression, at which a batch of gathered records is closed, in bytes.
-	gatherMax = 512 << 10
-	// gatherKeep is the largest builder that is kept for the next batch.
-	gatherKeep = 64 << 10
+	// gatherMax is the size, before compression, at which a batch of gathered records is closed, in bytes: about what has to
+	// be read for one record of it.
+	gatherMax = 64 << 10
+	// gatherKeep is the largest builder that is kept for the next batch. A thousand sensors that meet in a commit fill several,
+	// and growing others for each commit was half of what a publish allocated. The collector takes those that rest.
+	gatherKeep = gatherMax
 	// recordOverhead is more than a record's lengths and deltas take, in bytes.
 	recordOverhead = 40
 )
@@ -102,6 +104,8 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 	g := p.gathering
 	if g == nil {
 		g = newGathering(cfg)
+		// The next batch is often as large as the last: a buffer that grows leaves four times as much garbage as it holds.
+		g.builder.Grow(p.usual)
 		p.gathering = g
 		p.store.journal.Defer(p.seal)
 	}
@@ -160,7 +164,7 @@ func (p *Partition) sealLocked() *failure {
 		return nil
 	}
 	p.store.pending(-p.gathered, -int64(len(g.waiters)))
-	p.gathering, p.gathered = nil, 0
+	p.gathering, p.gathered, p.usual = nil, 0, min(g.builder.Len(), gatherMax)
 	err := p.stageGathered(g)
 	if err != nil {
 		return &failure{g, fmt.Errorf("append to %s: %w", p, err)}

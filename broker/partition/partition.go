@@ -74,6 +74,7 @@ type Partition struct {
 	producers producers
 	gathering *gathering // records that wait for the next commit to become one batch
 	gathered  int64      // bytes of it that Store.pending counts
+	usual     int        // bytes of the last such batch
 
 	gone       atomic.Bool // deleted or closed; set under mu
 	recovering atomic.Bool // the list of epochs is not complete yet

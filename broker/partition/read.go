@@ -74,6 +74,34 @@ func (p *Partition) read(offset int64, maxBytes int) (span segment.Span, again b
 	return segment.Span{}, false, nil
 }
 
+// skipPieces is how many segments one Skip looks at.
+const skipPieces = 64
+
+// Skip is the first offset at or after the given one, and at most the high watermark, that may have something wanted: no
+// record between the two has a wanted topic. Where the topic indexes do not tell it is the given offset. more says that it
+// was looked no further for the time it takes: the next call goes on. An offset that cannot be read comes back as it is.
+func (p *Partition) Skip(offset int64, w *segment.Wanted) (next int64, more bool) {
+	p.state.Lock()
+	pieces, start, high := p.pieces, p.start, p.high
+	p.state.Unlock()
+	if p.gone.Load() || offset < start || offset >= high {
+		return offset, false
+	}
+	from := floor(pieces, offset)
+	for i := from; i < len(pieces); i++ {
+		if i == from+skipPieces {
+			return offset, true
+		}
+		if offset, more = pieces[i].Skip(offset, w); offset >= high {
+			return high, false
+		}
+		if more || i+1 == len(pieces) || offset < pieces[i+1].Base() {
+			break
+		}
+	}
+	return offset, more
+}
+
 // errCutShort is why offsets before the next segment are gone.
 var errCutShort = errors.New("the segment ends before the next one begins")
 

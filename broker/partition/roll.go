@@ -22,7 +22,13 @@ func (p *Partition) segmentConfig() segment.Config {
 		IndexIntervalBytes: int(min(p.config.Load().IndexIntervalBytes, math.MaxInt32)),
 		Handles:            p.store.handles,
 		EpochAt:            p.epochAt,
+		TopicsFailed:       p.topicsFailed,
 	}
+}
+
+// topicsFailed is told of a topic index that the disk refused.
+func (p *Partition) topicsFailed(err error) {
+	p.store.log.Warn("a topic index cannot be written: sessions that come back read more", "partition", p.String(), "err", err)
 }
 
 // epochAt lets segments check the leader epoch of what they read, which is outside the checksum. While recovery runs

@@ -440,8 +440,11 @@ func (s *Store) Close() error {
 	s.checkpointing.Lock()
 	errs = append(errs, s.slots.settle())
 	s.checkpointing.Unlock()
-	errs = append(errs, s.journal.Close(), s.closePartitions())
-	return errors.Join(errs...)
+	errs = append(errs, s.journal.Close())
+	for p := range s.All() {
+		p.active().EndTopics()
+	}
+	return errors.Join(append(errs, s.closePartitions())...)
 }
 
 // Abandon closes the files and ends the store's goroutine without a commit, a checkpoint or a word to the journal: the

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Builder gathers records into one batch. Reset makes it ready for the next; its memory is used again, so a builder
@@ -33,6 +34,9 @@ func (b *Builder) Reset() {
 	b.buf = b.buf[:HeaderSize]
 	b.count = 0
 }
+
+// Grow makes room for n bytes more, so that adding them allocates nothing.
+func (b *Builder) Grow(n int) { b.buf = slices.Grow(b.buf, n) }
 
 // Len is the size of the batch so far without compression, in bytes, the header included.
 func (b *Builder) Len() int { return len(b.buf) }

@@ -91,6 +91,24 @@ func (c *cursor) peek() (header, error) {
 	return h, c.epochHolds(h)
 }
 
+// peekUpTo is peek that returns io.EOF for a batch that ends behind stop, and reads no more than the header of that one.
+func (c *cursor) peekUpTo(stop int64) (header, error) {
+	if c.pos >= stop {
+		return header{}, io.EOF
+	}
+	checked := c.headersOnly
+	c.headersOnly = true
+	h, err := c.peek()
+	c.headersOnly = checked
+	if err == nil && h.end() > stop {
+		err = io.EOF
+	}
+	if err != nil || checked {
+		return h, err
+	}
+	return c.peek()
+}
+
 // checksum compares the batch's bytes with the CRC its header has.
 func (c *cursor) checksum(h header, want uint32) error {
 	var crc uint32

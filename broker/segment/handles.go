@@ -11,17 +11,21 @@ import (
 	"millrace/broker/disk"
 )
 
-// kind is one of the three files of a segment.
+// kind is one of the files of a segment.
 type kind uint8
 
 const (
 	kindLog kind = iota
 	kindIndex
 	kindTime
+	kindTopic
 	kinds
 )
 
-var suffixes = [kinds]string{LogSuffix, IndexSuffix, TimeIndexSuffix}
+var suffixes = [kinds]string{LogSuffix, IndexSuffix, TimeIndexSuffix, TopicIndexSuffix}
+
+// inOrder has the log last: what is left of a removal or a renaming cut short still is a segment.
+var inOrder = [kinds]kind{kindIndex, kindTime, kindTopic, kindLog}
 
 // errHandlesClosed is returned for a segment whose Handles are closed.
 var errHandlesClosed = errors.New("segment files are closed")
@@ -58,7 +62,7 @@ type handle struct {
 // dirtyFactor is how many times more logs with unsynced bytes may be open than other files.
 const dirtyFactor = 8
 
-// NewHandles bounds the open files to limit, at least 3, and the logs among them that wait for a sync to eight times as
+// NewHandles bounds the open files to limit, at least one of each kind, and the logs among them that wait for a sync to eight times as
 // many, but no more than a quarter of what the process may open.
 func NewHandles(fs disk.FS, limit int) *Handles {
 	limit = max(limit, int(kinds))

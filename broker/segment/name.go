@@ -11,6 +11,8 @@ const (
 	LogSuffix       = ".log"
 	IndexSuffix     = ".index"
 	TimeIndexSuffix = ".timeindex"
+	// TopicIndexSuffix is Millrace's own: which MQTT topics are where.
+	TopicIndexSuffix = ".topicindex"
 	// DeletedSuffix is appended to the names of files that are about to be unlinked, as Kafka does.
 	DeletedSuffix = ".deleted"
 	// CleanedSuffix is appended while compaction writes a segment, SwapSuffix once it is decided that it takes the place of

@@ -172,6 +172,14 @@ func (s *Segment) hopped(d *DamageError) bool {
 	return true
 }
 
+// leave leaves a hint for whoever reads next.
+func (s *Segment) leave(h hint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hints[s.hintAt%hintsKept] = h
+	s.hintAt++
+}
+
 // remember leaves a hint where the cursor is, in the slot of the reader it came from, if it came by a hint.
 func (s *Segment) remember(c *cursor) {
 	if c.next < 0 {
@@ -204,8 +212,8 @@ func (s *Segment) recall(c *cursor, offset int64) bool {
 // walk: the next read starts there and says so.
 func (s *Segment) check(c *cursor, h header, stop int64) error {
 	from := c.pos
-	for err := error(nil); ; h, err = c.peek() {
-		if errors.Is(err, io.EOF) || isBad(err) || err == nil && c.pos > from && h.end() > stop {
+	for err := error(nil); ; h, err = c.peekUpTo(stop) {
+		if errors.Is(err, io.EOF) || isBad(err) {
 			s.passed(from, c.pos)
 			return nil
 		}

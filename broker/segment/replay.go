@@ -31,12 +31,13 @@ func (s *Segment) replay(position int64, batches []byte, place func(int64, []byt
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.size = position + int64(len(batches))
 	s.physical = max(s.physical, s.size)
 	s.changedFrom(position)
 	s.tail = s.size
 	s.next = next
+	s.mu.Unlock()
+	s.noteTopics(position, batches)
 	return nil
 }
 
@@ -114,6 +115,7 @@ func (s *Segment) Truncate(position int64) error {
 	s.changedFrom(position)
 	s.next = -1
 	s.mu.Unlock()
+	s.topicsFailed(s.cutTopics(position))
 	return s.cutIndexes(position)
 }
 

@@ -43,6 +43,9 @@ type Config struct {
 	// EpochAt is the leader epoch that gave an offset, ok false when it is not known. Batches that say otherwise are
 	// damaged: the epoch is outside the CRC too. nil only demands that epochs never fall.
 	EpochAt func(offset int64) (epoch int32, ok bool)
+	// TopicsFailed is told, once, when the disk refuses a segment's topic index: it grows no more until the segment is opened
+	// or cut again. It is quick, and called with locks held. nil tells nobody.
+	TopicsFailed func(error)
 }
 
 // Segment is one log segment. All methods are safe for concurrent use; those that change it wait for each other. An
@@ -63,7 +66,8 @@ type Segment struct {
 	write sync.Mutex // held by whoever changes the log or the indexes; taken before mu
 	// indexEnd is a position from which on the index files have no entries. Guarded by write.
 	indexEnd int64
-	syncing  sync.Mutex // one Sync at a time; taken before mu
+	topics   *topicIndex // nil where the next batch has to look what the file has; guarded by write and mu
+	syncing  sync.Mutex  // one Sync at a time; taken before mu
 
 	mu sync.Mutex // guards what follows
 	// size is the end of the log: every byte below it was appended, or lay there when it was opened.
@@ -200,6 +204,9 @@ func (s *Segment) Append(batches []byte) (position int64, err error) {
 	if err == nil {
 		err = w.flush()
 	}
+	if err == nil {
+		s.noteTopics(position, batches)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -325,6 +332,7 @@ func (s *Segment) Seal() error {
 	defer w.close()
 	w.addTime()
 	err := w.flush()
+	s.sealTopics()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -349,7 +357,7 @@ func (s *Segment) Remove() error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	for _, k := range []kind{kindIndex, kindTime, kindLog} {
+	for _, k := range inOrder {
 		if err := s.fs.Remove(s.path(k)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

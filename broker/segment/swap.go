@@ -29,8 +29,8 @@ const (
 
 var stages = [...][kinds]string{
 	stageFinal:   {},
-	stageCleaned: {CleanedSuffix, CleanedSuffix, CleanedSuffix},
-	stageSwap:    {SwapSuffix, CleanedSuffix, CleanedSuffix},
+	stageCleaned: {CleanedSuffix, CleanedSuffix, CleanedSuffix, CleanedSuffix},
+	stageSwap:    {SwapSuffix, CleanedSuffix, CleanedSuffix, CleanedSuffix},
 }
 
 var (
@@ -105,7 +105,7 @@ func (s *Segment) unlink(olds []*Segment) error {
 		if err := o.Close(); err != nil {
 			return err
 		}
-		for _, k := range []kind{kindIndex, kindTime, kindLog} {
+		for _, k := range inOrder {
 			if k == kindLog && o.base == s.base {
 				continue // the rename takes it
 			}
@@ -124,7 +124,7 @@ func (s *Segment) unlink(olds []*Segment) error {
 func (s *Segment) rename(stage int32) error {
 	s.naming.Lock()
 	defer s.naming.Unlock()
-	for _, k := range []kind{kindIndex, kindTime, kindLog} {
+	for _, k := range inOrder {
 		from, to := s.path(k), filepath.Join(s.dir, fileName(s.base, suffixes[k]+stages[stage][k]))
 		if from == to {
 			continue

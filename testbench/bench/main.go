@@ -49,6 +49,9 @@ var rows = []row{
 	{"15", (*bench).sizes},
 	{"3,13", (*bench).idle},
 	{"7", (*bench).puback},
+	{"6", (*bench).publishMany},
+	{"4", (*bench).idleClients},
+	{"suite", (*bench).suite},
 	{"9", (*bench).produceOne},
 	{"8", (*bench).produceBulk},
 	{"10", (*bench).fetch},
@@ -227,7 +230,9 @@ func (b *bench) child(kind string, args, result any) error {
 
 // runChild is the other side of child.
 func runChild(args []string) error {
-	kinds := map[string]func(in []byte) (any, error){"produce": childProduce, "fetch": childFetch, "endtoend": childEndToEnd}
+	kinds := map[string]func(in []byte) (any, error){
+		"produce": childProduce, "fetch": childFetch, "endtoend": childEndToEnd, "load": childLoad, "idle": childIdle,
+	}
 	run, ok := kinds[args[0]]
 	if !ok || len(args) != 2 {
 		return fmt.Errorf("no client %q", args)

@@ -36,6 +36,11 @@ func connectMQTT(address, client string, clean bool) (*publisher, error) {
 	if err != nil {
 		return nil, err
 	}
+	return greetMQTT(conn, client, clean)
+}
+
+// greetMQTT is connectMQTT on a connection that is open, which it takes.
+func greetMQTT(conn net.Conn, client string, clean bool) (*publisher, error) {
 	p := &publisher{conn: conn, r: bufio.NewReader(conn)}
 	body := append(mqttString(nil, "MQTT"), 4, 0, 0, 0) // level 4, flags, no keep-alive
 	if clean {

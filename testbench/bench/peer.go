@@ -21,6 +21,7 @@ const us = "millrace"
 type options struct {
 	config  string // lines of its configuration file
 	figures bool   // it tells its figures over HTTP
+	tls     *pair  // its MQTT door is TLS with this certificate: of any peer
 }
 
 // peer is a kind of server that can be started.

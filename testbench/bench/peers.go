@@ -18,16 +18,27 @@ func (b *bench) millrace() *peer {
 		if s.options.figures {
 			http = s.http
 		}
-		args := []string{"serve", "--data", filepath.Join(s.dir, "data"), "--kafka", s.kafka, "--mqtt", s.mqtt, "--http", http, "--log-level", "warn"}
-		if s.options.config != "" {
+		args := []string{"serve", "--data", filepath.Join(s.dir, "data"), "--kafka", s.kafka, "--http", http, "--log-level", "warn"}
+		config := s.options.config
+		if p := s.options.tls; p != nil {
+			config += tlsConfig(s.mqtt, p)
+		} else {
+			args = append(args, "--mqtt", s.mqtt)
+		}
+		if config != "" {
 			file := filepath.Join(s.dir, "millrace.toml")
-			if err := os.WriteFile(file, []byte(s.options.config), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 				return nil, err
 			}
 			args = append(args, "--config", file)
 		}
 		return exec.Command(b.binary, args...), nil
 	}}
+}
+
+// tlsConfig is Millrace's MQTT door over TLS.
+func tlsConfig(address string, p *pair) string {
+	return fmt.Sprintf("\n[mqtt]\nlisteners = [%q]\n[security]\ntls.cert.file = %q\ntls.key.file = %q\n", "tls://"+address, p.cert, p.key)
 }
 
 // mosquitto is Debian's with its defaults and a database that is saved, which is not the same as durable.
@@ -45,6 +56,9 @@ func (b *bench) mosquitto() (*peer, error) {
 		}
 		file := filepath.Join(s.dir, "mosquitto.conf")
 		config := fmt.Sprintf("listener %s %s\nallow_anonymous true\npersistence true\npersistence_location %s/\nmax_queued_messages 0\n", port, host, s.dir)
+		if p := s.options.tls; p != nil {
+			config += fmt.Sprintf("certfile %s\nkeyfile %s\n", p.cert, p.key)
+		}
 		if os.Getuid() == 0 {
 			config += "user root\n" // the directory is root's
 		}
@@ -66,8 +80,12 @@ func (b *bench) nats() (*peer, error) {
 	}
 	return &peer{name: "nats", command: func(s *server, _ bool) (*exec.Cmd, error) {
 		file := filepath.Join(s.dir, "nats.conf")
-		config := fmt.Sprintf("server_name: bench\nlisten: %q\njetstream { store_dir: %q, sync_interval: always }\nmqtt { listen: %q }\n",
-			s.kafka, filepath.Join(s.dir, "data"), s.mqtt)
+		secure := ""
+		if p := s.options.tls; p != nil {
+			secure = fmt.Sprintf(", tls { cert_file: %q, key_file: %q }", p.cert, p.key)
+		}
+		config := fmt.Sprintf("server_name: bench\nlisten: %q\njetstream { store_dir: %q, sync_interval: always }\nmqtt { listen: %q%s }\n",
+			s.kafka, filepath.Join(s.dir, "data"), s.mqtt, secure)
 		return exec.Command(path, "-c", file), os.WriteFile(file, []byte(config), 0o600)
 	}}, nil
 }

@@ -20,6 +20,7 @@ const (
 	log         kind = "log"
 	index       kind = "index"
 	timeIndex   kind = "time index"
+	topicIndex  kind = "topic index"
 	snapshot    kind = "producer snapshot"
 	epochs      kind = "leader epochs"
 	metadata    kind = "partition.metadata"
@@ -33,7 +34,7 @@ const (
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, snapshot, epochs, metadata, walFile, slot, raftLog, vote, catalogSnap, meta, metaCopy}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, raftLog, vote, catalogSnap, meta, metaCopy}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -59,6 +60,8 @@ func kindOf(path string) kind {
 		return log
 	case strings.HasSuffix(name, ".index"):
 		return index
+	case strings.HasSuffix(name, ".topicindex"):
+		return topicIndex
 	case strings.HasSuffix(name, ".timeindex"):
 		return timeIndex
 	case strings.HasSuffix(name, ".snapshot"):

@@ -161,6 +161,8 @@ func (t *trial) mustShow() bool {
 		return i.how == "flip" && !t.o.power
 	case timeIndex:
 		return i.how == "flip" && i.from%12 < 8 && !t.o.power // another offset may be of the same time
+	case topicIndex:
+		return i.how == "flip" && !t.o.power // what is not there has to be read
 	case metadata:
 		// A blank less is still the same topic id.
 		was, wasErr := segment.ReadMetadata(disk.OS{}, filepath.Join(t.o.dir, filepath.Dir(i.path)))

@@ -46,7 +46,7 @@ func httpAttacks() []attack {
 func TestHostileHTTP(t *testing.T) {
 	p := process.StartHTTP(t, "")
 	fill(t, p)
-	judge := watchMemory(t, p)
+	judge := watchMemory(t, p, rssMax)
 	working, done := context.WithCancel(t.Context())
 	defer done()
 	var honests sync.WaitGroup

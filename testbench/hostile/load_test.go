@@ -40,7 +40,7 @@ func TestMemoryIsFlat(t *testing.T) {
 	confined := confine(t, p, cgroupMax)
 	fill(t, p)
 
-	judge := watchMemory(t, p)
+	judge := watchMemory(t, p, rssMax)
 
 	begin := time.Now()
 	produceDeep(t, p)

@@ -36,6 +36,31 @@ func (p PID) CPU() (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / userHZ, err
 }
 
+// Machine is the time of all CPUs together since the machine started, and what of it was used by anybody: other guests of
+// its host count. In steps of 10 ms.
+func Machine() (all, busy time.Duration, err error) {
+	raw, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	fields := strings.Fields(line) // cpu user nice system idle iowait irq softirq steal, and guests, which user has in it
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, 0, fmt.Errorf("stat begins with %q", line)
+	}
+	for i, f := range fields[1:9] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, 0, err
+		}
+		d := time.Duration(n) * time.Second / userHZ
+		if all += d; i != 3 && i != 4 { // idle, and idle while a disk is waited for
+			busy += d
+		}
+	}
+	return all, busy, nil
+}
+
 // RSS is the process's resident memory in bytes.
 func (p PID) RSS() (int64, error) { return field(p.path("status"), "VmRSS") }
 

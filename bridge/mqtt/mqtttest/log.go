@@ -9,6 +9,7 @@ import (
 
 	"millrace/bridge/mqtt"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // Log is a mqtt.Log in memory. The zero value has no topics, makes any with one partition and commits at once.
@@ -279,7 +280,13 @@ func (l *Log) tell(p *partition) {
 	}
 }
 
-// AfterRead makes every read from now on call fn before it returns, without a lock of the log; nil ends that. A fn that
+func (l *Log) afterRead() func(string, int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.read
+}
+
+// AfterRead makes every read, and every Skip that passes something by, from now on call fn before it returns, without a lock of the log; nil ends that. A fn that
 // waits holds the reader up between what it has read and what it makes of it.
 func (l *Log) AfterRead(fn func(topic string, offset int64)) {
 	l.mu.Lock()
@@ -442,13 +449,38 @@ func (l *Log) AppendTogether(parts []mqtt.Part) {
 
 func (p *partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
 	dst, err := p.readBatches(dst, offset, maxBytes)
-	p.log.mu.Lock()
-	fn := p.log.read
-	p.log.mu.Unlock()
-	if fn != nil {
+	if fn := p.log.afterRead(); fn != nil {
 		fn(p.topic, offset)
 	}
 	return dst, err
+}
+
+// Skip implements mqtt.Partition: it passes by batches that have nothing wanted, one in a call.
+func (p *partition) Skip(offset int64, w *segment.Wanted) (next int64, more bool) {
+	next, more = p.skip(offset, w)
+	if fn := p.log.afterRead(); fn != nil && more {
+		fn(p.topic, offset)
+	}
+	return next, more
+}
+
+func (p *partition) skip(offset int64, w *segment.Wanted) (next int64, more bool) {
+	l := p.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p.gone || offset < p.start {
+		return offset, false
+	}
+	for _, b := range p.batches {
+		switch {
+		case b.NextOffset() <= offset:
+		case b.BaseOffset() > offset || w.In(b):
+			return offset, false
+		default:
+			return b.NextOffset(), true
+		}
+	}
+	return offset, false
 }
 
 func (p *partition) readBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
