@@ -305,3 +305,15 @@ func TestAnAnswerOfTwoLengthBytes(t *testing.T) {
 		a.wants("disconnect 0x95", "closed")
 	})
 }
+
+// A session is its identifier's, whatever version the client speaks next [MQTT-3.1.3-2].
+func TestASessionChangesItsVersion(t *testing.T) {
+	story(t, func(w *world) {
+		w.connect(packet.V5, "s", keep).send(sub(1, "t"), &packet.Disconnect{}).wants("connack 0x00", "suback 1 [0x01]", "closed")
+		m := pub("t", "x", 1, 1)
+		m.Properties = &packet.Properties{Present: packet.Of(packet.ContentType, packet.MessageExpiry), ContentType: "c", MessageExpiry: 100}
+		w.connect(packet.V5, "p").send(m).wants("connack 0x00", "puback 1 0x00")
+		w.connect(packet.V311, "s", keep).wants("connack 0x00 present", `publish t "x" q1 id1`)
+		w.connect(packet.V5, "s", keep).wants("connack 0x00 present", `publish t "x" q1 id1 dup expiry100`)
+	})
+}

@@ -13,7 +13,8 @@ import (
 	"millrace/bridge/mqtt/packet/packettest"
 )
 
-// FuzzSession is TestNothingIsLostUnderAnyOrderOfEvents with events the fuzzer chooses, a byte for each choice.
+// FuzzSession is TestNothingIsLostUnderAnyOrderOfEvents with events the fuzzer chooses, a byte for each choice. Goroutines
+// interleave as they like, so that the fuzzer takes the same input for a new one: -fuzzminimizetime 1x.
 func FuzzSession(f *testing.F) {
 	for seed := range uint64(8) {
 		events, r := make([]byte, 400), rand.NewPCG(seed, 7)
