@@ -79,6 +79,7 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, P
 	bash testbench/client/kafka/install.sh
 	bash testbench/client/python/install.sh
 	bash testbench/client/kafkajs/install.sh
+	bash testbench/client/mqttjs/install.sh
 
 lint: go ## formatting, vet for every target, staticcheck, and the rules of testbench/tidy
 	@bad=$$(git ls-files '*.go' | xargs go tool gofumpt -l)

@@ -21,16 +21,52 @@ import (
 type readCounter struct {
 	disk.OS
 	log, index atomic.Int64 // bytes
+
+	mu    sync.Mutex
+	pages map[string]map[int64]struct{} // of the log, by file: what a card would be asked for, the kernel has the rest
 }
+
+// distinct is how many bytes of the log lie in pages that were read.
+func (c *readCounter) distinct() (n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, pages := range c.pages {
+		n += int64(len(pages)) * pageSize
+	}
+	return n
+}
+
+func (c *readCounter) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pages = make(map[string]map[int64]struct{})
+	c.log.Store(0)
+	c.index.Store(0)
+}
+
+const pageSize = 4 << 10
 
 type countedFile struct {
 	disk.File
+	c *readCounter
 	n *atomic.Int64
 }
 
 func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.File.ReadAt(p, off)
 	f.n.Add(int64(n))
+	if f.n == &f.c.log {
+		f.c.mu.Lock()
+		defer f.c.mu.Unlock()
+		pages := f.c.pages[f.Name()]
+		if pages == nil {
+			pages = make(map[int64]struct{})
+			f.c.pages[f.Name()] = pages
+		}
+		for at := off / pageSize; at*pageSize < off+int64(n); at++ {
+			pages[at] = struct{}{}
+		}
+	}
 	return n, err
 }
 
@@ -43,7 +79,7 @@ func (c *readCounter) OpenFile(name string, flag int, perm os.FileMode) (disk.Fi
 	if strings.HasSuffix(name, ".log") {
 		n = &c.log
 	}
-	return countedFile{f, n}, nil
+	return countedFile{f, c, n}, nil
 }
 
 // A hundred sessions of one topic each come back behind a GiB of what others have published. They read a small part of it.
@@ -54,6 +90,7 @@ func TestSessionsFarBehindReadWhatIsTheirs(t *testing.T) {
 	const sessions, messages, backlog = 100, 2, 1 << 30
 	dir := t.TempDir()
 	fs := new(readCounter)
+	fs.reset()
 	b := boardOn(t, fs, dir, nil)
 	topic := func(i int) string { return fmt.Sprintf("plant/quiet-%d/state", i) }
 	come := func(b *Broker, i int) *mqttPeer {
@@ -109,8 +146,7 @@ func TestSessionsFarBehindReadWhatIsTheirs(t *testing.T) {
 	}
 
 	b = boardOn(t, fs, dir, nil)
-	fs.log.Store(0)
-	fs.index.Store(0)
+	fs.reset()
 	begin := time.Now()
 	var all sync.WaitGroup
 	peers := make([]*mqttPeer, sessions)
@@ -130,10 +166,12 @@ func TestSessionsFarBehindReadWhatIsTheirs(t *testing.T) {
 	}
 	all.Wait()
 	took := time.Since(begin)
-	t.Logf("%v for a log of %d MiB and an index of %d KiB (%.2f %%); read %.1f MiB of the log and %d KiB of the index", took.Round(time.Millisecond),
-		logs>>20, indexes>>10, 100*float64(indexes)/float64(logs), float64(fs.log.Load())/(1<<20), fs.index.Load()>>10)
-	if n := fs.log.Load(); n > 64<<20 {
-		t.Errorf("%d MiB of the log were read, want 64 at most", n>>20)
+	t.Logf("%v for a log of %d MiB and an index of %d KiB (%.2f %%); read %.1f MiB of the log, with what was read again %.1f, and %d KiB of the index",
+		took.Round(time.Millisecond), logs>>20, indexes>>10, 100*float64(indexes)/float64(logs), float64(fs.distinct())/(1<<20),
+		float64(fs.log.Load())/(1<<20), fs.index.Load()>>10)
+	// A batch is read to be checked and again to be served: the second time the kernel has it.
+	if once, all := fs.distinct(), fs.log.Load(); once > 64<<20 || all > 96<<20 {
+		t.Errorf("%d MiB of the log were read, and %d with what was read again; want 64 and 96 at most", once>>20, all>>20)
 	}
 	if took > 30*time.Second {
 		t.Errorf("it took %v", took)

@@ -8,7 +8,6 @@ import (
 	"net"
 	"syscall"
 
-	"millrace/bridge/mqtt"
 	"millrace/broker/api"
 	"millrace/broker/auth"
 	"millrace/broker/partition"
@@ -181,52 +180,6 @@ func advertised(listeners []string) (map[auth.Protocol]api.Endpoint, error) {
 		}
 	}
 	return all, nil
-}
-
-func (b *Broker) openMQTT(context.Context) error {
-	s := b.config.Settings
-	router, err := NewRouter(&s.MQTT)
-	if err != nil {
-		return err
-	}
-	sysInterval := s.MQTT.SysInterval
-	if sysInterval == 0 {
-		sysInterval = -1 // none, where the door means its default
-	}
-	if b.mqtt, err = mqtt.New(mqtt.Config{
-		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
-		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
-		AllowAnonymous: s.MQTT.AllowAnonymous, MaxConnections: s.MQTT.MaxConnections, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum, ConnectTimeout: s.MQTT.ConnectTimeout,
-		SysInterval: sysInterval, Version: b.config.Version,
-	}); err != nil {
-		return err
-	}
-	b.owns(b.mqtt.Close)
-	for _, l := range s.MQTT.Listeners {
-		listener, err := listenLoopback(listenAddress(l))
-		if err != nil {
-			return listening("MQTT", listenAddress(l), "--mqtt", "listeners in [mqtt]", err)
-		}
-		b.addresses.MQTT = append(b.addresses.MQTT, listener.Addr().String())
-		b.serving.Go(func() {
-			if err := b.mqtt.Serve(listener); !errors.Is(err, mqtt.ErrClosed) {
-				b.log.Error("an MQTT listener has ended", "address", listener.Addr(), "err", err)
-			}
-		})
-	}
-	return nil
-}
-
-// listenLoopback listens where nobody but this machine can reach: nobody is asked who they are yet.
-func listenLoopback(address string) (net.Listener, error) {
-	tcp, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	if !tcp.IP.IsLoopback() {
-		return nil, fmt.Errorf("%s: %w", address, server.ErrNotLoopback)
-	}
-	return net.ListenTCP("tcp", tcp)
 }
 
 // listening says which door could not be opened and what to change.

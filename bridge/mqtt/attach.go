@@ -7,9 +7,30 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
+	"millrace/broker/record"
 )
 
 var errSessions = errors.New("too many sessions")
+
+// errOwner is returned by attach for an id whose session is another user's, who may be away: it is neither taken over nor
+// ended by somebody else.
+var errOwner = errors.New("the client identifier belongs to another user")
+
+// ownerHeaders are those of the session's record.
+func (ss *session) ownerHeaders() []record.Header {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.owner == "" || ss.owner == auth.Anonymous {
+		return nil
+	}
+	return []record.Header{{Key: ownerHeader, Value: []byte(ss.owner)}}
+}
+
+// yields says whether a client may have the session. Under life.
+func (ss *session) yields(c *client) bool {
+	return ss.owner == "" || ss.owner == auth.Anonymous || ss.owner == c.who.Principal
+}
 
 // attach gives the client its session: the one its id has [MQTT-3.1.3-2], or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5]
 // [MQTT-3.1.2-6] [MQTT-3.1.4-4], [MQTT-3.1.2-4] of 3.1.1, [MQTT-3.1.2-6] of 3.1.1, [MQTT-3.1.4-3] of 3.1.1.
@@ -19,6 +40,9 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	defer s.life.Unlock()
 	var old *session
 	for old = s.sessions[c.id]; old != nil; old = s.sessions[c.id] {
+		if !old.yields(c) {
+			return false, errOwner
+		}
 		c.before = s.takeOver(old, clean)
 		if old = s.sessions[c.id]; old == nil || !clean {
 			break
@@ -93,6 +117,7 @@ func (s *Server) takeOver(ss *session, clean bool) *client {
 func (s *Server) connect(ss *session, c *client) {
 	ss.mu.Lock()
 	ss.client, c.session = c, ss
+	ss.owner = c.who.Principal
 	ss.epoch++
 	c.epoch = ss.epoch
 	ss.held = true // until CONNACK is sent
@@ -268,6 +293,7 @@ func (s *Server) leave(c *client) {
 type will struct {
 	*packet.Will
 	client string
+	who    auth.Session // who left it
 	at     *deadline
 	cost   int64 // of the State budget
 }

@@ -120,14 +120,6 @@ func TestWhatAnOfflineSessionCosts(t *testing.T) {
 
 const offlineMax = 900
 
-func heap() int64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
-
 // What a plain reading of the log delivers is delivered when the log is asked first what is where: whoever wrote it, and
 // whatever its topic is made of. The second session has the same filters, and one that nothing matches and that wants all.
 func TestPassingByHidesNothing(t *testing.T) {

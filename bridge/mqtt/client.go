@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -13,19 +12,21 @@ import (
 	"time"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 	"millrace/broker/poll"
 )
 
 // client is one connection. One goroutine reads and acts on what it reads, and there is none while the client has
 // been silent for a while; answers and messages go through out.
 type client struct {
-	s      *Server
-	conn   net.Conn
-	waiter *poll.Waiter // nil where the connection cannot wait without a goroutine
-	in     input
-	out    output
-	ctx    context.Context
-	cancel context.CancelFunc
+	s        *Server
+	conn     net.Conn // a *carrier where the listener has TLS or WebSocket
+	listener *Listener
+	waiter   *poll.Waiter // nil where the connection cannot wait without a goroutine
+	in       input
+	out      output
+	ctx      context.Context
+	cancel   context.CancelFunc
 
 	// Set by CONNECT, constant afterwards.
 	version   packet.Version
@@ -35,27 +36,34 @@ type client struct {
 	maxPacket int    // bytes the client takes
 	reasons   bool   // it wants reason strings [MQTT-3.1.2-29]
 	keepAlive time.Duration
-	heard     time.Time // when the last packet had been dealt with, and the client's turn began
-	due       time.Time // of the read deadline; zero: none is set
-	session   *session  // nil before attach
-	epoch     uint64    // of session while it is this connection's
+	heard     time.Time    // when the last packet had been dealt with, and the client's turn began
+	due       time.Time    // of the read deadline; zero: none is set
+	who       auth.Session // Principal and Host
+	method    string       // of enhanced authentication
+	session   *session     // nil before attach
+	epoch     uint64       // of session while it is this connection's
 
 	greeted atomic.Bool // CONNACK is on its way
 	will    atomic.Pointer[will]
 	acks    acks
+	again   *auth.Session     // an authentication that is done again
 	aliases map[uint16]string // [MQTT-3.3.2-7]
-	known   bool              // the log has the session: QoS 2 may be published
-	before  *client           // whom this one has taken the session from
+	told    told
+	crowded bool    // the last publish was refused for want of memory
+	known   bool    // the log has the session: QoS 2 may be published
+	before  *client // whom this one has taken the session from
 }
 
-func newClient(s *Server, conn net.Conn) *client {
-	c := &client{s: s, conn: conn}
+func newClient(s *Server, conn net.Conn, l *Listener) *client {
+	c := &client{s: s, conn: s.newCarrier(conn, l), listener: l, who: auth.Session{Host: hostOf(conn.RemoteAddr())}}
+	conn = c.conn
 	c.in.conn, c.in.c = conn, c
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	if raw := rawConn(conn); raw != nil && s.cfg.Poller != nil {
 		c.waiter = s.cfg.Poller.NewWaiter(raw, c.run)
 	}
 	c.out = output{conn: conn, all: &s.outlets, limit: s.cfg.MaxOutput, wg: &s.wg, room: c.roomAgain, closed: c.wake}
+	_, c.out.slow = conn.(*carrier)
 	c.out.cond = sync.NewCond(&c.out.mu)
 	c.acks.c = c
 	c.acks.cond = sync.NewCond(&c.acks.mu)
@@ -71,8 +79,10 @@ func (c *client) roomAgain() {
 // rawConn is the socket that is readable when conn is and a read of conn found nothing; nil where there is none.
 func rawConn(conn net.Conn) syscall.RawConn {
 	switch conn := conn.(type) {
-	case *tls.Conn:
-		return rawConn(conn.NetConn())
+	case *carrier:
+		if conn.web == nil {
+			return rawConn(conn.Conn)
+		}
 	case syscall.Conn:
 		if raw, err := conn.SyscallConn(); err == nil {
 			return raw
@@ -202,17 +212,12 @@ func (c *client) answerable(filters int) bool {
 
 var errAnswerTooLarge = &packet.Error{Reason: packet.PacketTooLarge, Why: "the answer would be larger than the client's maximum packet size"}
 
-// publish sends one message, under its own name and no alias [MQTT-3.1.2-27], unless it is larger than the client takes
-// [MQTT-3.1.2-24], which is tooLarge. blocked says
+// publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24], which is tooLarge. blocked says
 // that the connection has ended meanwhile, so that the message is still to come.
 func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
 	result := done
 	if !c.out.add(func(dst []byte) []byte {
-		n := len(dst)
-		dst = m.appendPublish(dst, c.version, head, expiry, ids)
-		if len(dst)-n > c.maxPacket {
-			result, dst = tooLarge, dst[:n]
-		}
+		dst, result = c.appendTo(dst, m, head, expiry, ids)
 		return dst
 	}) {
 		return blocked
@@ -262,6 +267,9 @@ func (c *client) serve() error {
 func (c *client) greet() error {
 	c.in.until = c.s.cfg.Now().Add(c.s.cfg.ConnectTimeout)
 	if err := c.conn.SetReadDeadline(c.in.until); err != nil {
+		return err
+	}
+	if err := c.open(c.in.until); err != nil {
 		return err
 	}
 	frame, err := c.in.next(c.s.cfg.MaxPacketSize)
@@ -316,6 +324,22 @@ func (c *client) next() ([]byte, error) {
 	}
 }
 
+// open does what comes before MQTT.
+func (c *client) open(until time.Time) error {
+	carried, ok := c.conn.(*carrier)
+	if !ok {
+		return nil
+	}
+	cert, err := carried.open(c.s, c.listener, until)
+	if err == nil && cert != nil && c.s.cfg.Principal != nil {
+		c.who.Principal, err = c.s.cfg.Principal(cert)
+	}
+	if err != nil {
+		c.s.complain("mqtt: connection ended", "remote", c.conn.RemoteAddr(), "reason", err)
+	}
+	return err
+}
+
 // patient sets the deadline of the next look at how long the client has been silent.
 func (c *client) patient() error {
 	now := c.s.cfg.Now()
@@ -359,8 +383,7 @@ func (c *client) handle(p packet.Packet, size int) (done bool, err error) {
 		// A second CONNECT is a protocol error [MQTT-3.1.0-2].
 		return false, &packet.Error{Reason: packet.ProtocolError, Why: "a second CONNECT"}
 	case *packet.Auth:
-		// AUTH belongs to an exchange a CONNECT with a method begins; none was accepted [MQTT-4.12.0-6].
-		return false, &packet.Error{Reason: packet.ProtocolError, Why: "AUTH without an authentication method"}
+		return false, c.onAuth(p)
 	}
 	return false, &packet.Error{Reason: packet.ProtocolError, Why: "a " + p.Type().String() + " from a client"}
 }

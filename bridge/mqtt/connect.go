@@ -3,7 +3,9 @@ package mqtt
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"millrace/bridge/mqtt/packet"
@@ -21,10 +23,14 @@ func (c *client) connect(frame []byte) error {
 		return err
 	}
 	in := p.(*packet.Connect)
+	size := int64(len(frame))
 	c.version, c.id = in.Version, in.ClientID
 	c.window, c.maxPacket, c.reasons = c.s.cfg.MaxInflight, packet.MaxRemaining, true
-	// The server has no keep alive of its own [MQTT-3.2.2-22].
-	c.keepAlive = time.Duration(in.KeepAlive) * time.Second * 3 / 2
+	keepAlive := in.KeepAlive // [MQTT-3.2.2-22]
+	if !c.keptAlive(keepAlive) {
+		keepAlive = uint16(c.s.cfg.MaxKeepAlive) // [MQTT-3.1.2-21]
+	}
+	c.keepAlive = time.Duration(keepAlive) * time.Second * 3 / 2
 	if in.Version == packet.V311 && !in.CleanStart {
 		c.expiry = never
 	}
@@ -41,8 +47,18 @@ func (c *client) connect(frame []byte) error {
 	if list.Has(packet.RequestProblem) {
 		c.reasons = list.RequestProblem == 1
 	}
+	if list.Has(packet.TopicAliasMaximum) {
+		c.told.most = min(list.TopicAliasMaximum, uint16(c.s.cfg.TopicAliasesBroker))
+	}
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
+	}
+	last, err := c.login(in)
+	if err != nil {
+		return err
+	}
+	if in.Will != nil && c.s.mayWrite(&c.who, c.id, in.Will.Topic) != nil {
+		return c.connackRefusal(packet.NotAuthorized, "not authorized to publish the will")
 	}
 	if err := c.s.ready(); err != nil {
 		return c.connackRefusal(packet.ServerUnavailable, "sessions cannot be read now: "+err.Error())
@@ -50,6 +66,14 @@ func (c *client) connect(frame []byte) error {
 	out := &packet.Connack{}
 	if c.version == packet.V5 {
 		out.Properties = c.connackProperties()
+		if keepAlive != in.KeepAlive {
+			out.Properties.ServerKeepAlive = keepAlive // [MQTT-3.2.2-21]
+			out.Properties.Present |= packet.Of(packet.ServerKeepAlive)
+		}
+		if c.method != "" { // [MQTT-4.12.0-5]
+			out.Properties.AuthMethod, out.Properties.AuthData = c.method, last
+			out.Properties.Present |= packet.Of(packet.AuthMethod, packet.AuthData)
+		}
 	}
 	if c.id == "" { // [MQTT-3.1.3-6], [MQTT-3.1.3-6] of 3.1.1
 		var b [12]byte
@@ -60,12 +84,18 @@ func (c *client) connect(frame []byte) error {
 			out.Properties.Present |= packet.Of(packet.AssignedClientID)
 		}
 	}
+	if list.Has(packet.RequestResponse) && list.RequestResponse == 1 { // [MQTT-3.1.2-28]
+		if information := c.responseInformation(); information != "" {
+			out.Properties.ResponseInformation = information
+			out.Properties.Present |= packet.Of(packet.ResponseInformation)
+		}
+	}
 	if len(out.Append(nil, c.version)) > c.maxPacket { // [MQTT-3.1.2-24]
 		return c.connackRefusal(packet.PacketTooLarge, "CONNACK would be larger than the client's maximum packet size")
 	}
 	if in.Will != nil {
 		// The packet's size is more than the will's.
-		w := &will{client: c.id, cost: 256 + int64(len(frame))}
+		w := &will{client: c.id, who: c.who, cost: 256 + size}
 		if !c.s.cfg.State.TryAcquire(w.cost) {
 			return c.connackRefusal(packet.QuotaExceeded, "no room for the will")
 		}
@@ -75,6 +105,9 @@ func (c *client) connect(frame []byte) error {
 	present, err := c.s.attach(c, in.CleanStart)
 	if err != nil {
 		c.s.drop(c.takeWill())
+		if errors.Is(err, errOwner) {
+			return c.connackRefusal(packet.InvalidClientID, err.Error())
+		}
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
 	}
 	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3], [MQTT-3.2.2-3] of 3.1.1
@@ -88,14 +121,25 @@ func (c *client) connect(frame []byte) error {
 	return nil
 }
 
+// responseInformation is what the client is told to build its response topics of (3.2.2.3.15); nothing where its names
+// cannot be in a topic.
+func (c *client) responseInformation() string {
+	information := c.s.cfg.ResponseInformation
+	for _, of := range [...]struct{ mark, text string }{{"%c", c.id}, {"%u", c.who.Principal.Name()}} {
+		if strings.Contains(information, of.mark) && (of.text == "" || strings.ContainsAny(of.text, "/+#%")) {
+			return ""
+		}
+		information = strings.ReplaceAll(information, of.mark, of.text)
+	}
+	return information
+}
+
 // acceptable says why this server cannot take the connection, which then ends [MQTT-3.1.4-2]. Identifiers of any characters
 // are taken [MQTT-3.1.3-5].
 func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 	switch {
-	case in.Properties.Has(packet.AuthMethod):
-		return packet.BadAuthentication, "no enhanced authentication is offered" // [MQTT-4.12.0-1]
-	case !c.s.cfg.AllowAnonymous:
-		return packet.NotAuthorized, "anonymous connections are not allowed"
+	case c.version == packet.V311 && !c.keptAlive(in.KeepAlive):
+		return packet.InvalidClientID, "the keep alive is over the server's maximum" // as Mosquitto does: there is no code for it
 	case in.ClientID == "" && in.Version == packet.V311 && !in.CleanStart:
 		return packet.InvalidClientID, "an empty client identifier needs a clean session" // [MQTT-3.1.3-8] of 3.1.1
 	case len(in.ClientID) > c.s.cfg.MaxTopicBytes:
@@ -106,9 +150,14 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 	return packet.Success, ""
 }
 
+// keptAlive says whether a client's keep alive, 0 for none, is one the server takes.
+func (c *client) keptAlive(seconds uint16) bool {
+	most := c.s.cfg.MaxKeepAlive
+	return most == 0 || seconds != 0 && int(seconds) <= most
+}
+
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3). Every QoS is served
 // [MQTT-3.2.2-9] and anything may be retained, so no will is refused for its flags [MQTT-3.2.2-12] [MQTT-3.2.2-13].
-// There is no response information for anybody [MQTT-3.1.2-28].
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
 		Present: packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum,

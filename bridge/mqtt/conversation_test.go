@@ -18,8 +18,8 @@ import (
 	"millrace/broker/record"
 )
 
-// conversation is a few connections that speak to one server, byte by byte.
-type conversation struct {
+// dialogue is a few connections that speak to one server, byte by byte.
+type dialogue struct {
 	versions, name string
 	holds          string // the statements, as a citation
 	steps          []step
@@ -28,7 +28,7 @@ type conversation struct {
 type step struct{ line, text string }
 
 // conversations reads testdata/conversations.txt, whose head describes it.
-func conversations(t *testing.T) (all []conversation) {
+func conversations(t *testing.T) (all []dialogue) {
 	t.Helper()
 	file, err := os.ReadFile("testdata/conversations.txt")
 	if err != nil {
@@ -42,7 +42,7 @@ func conversations(t *testing.T) (all []conversation) {
 		case text == "" || text[0] == '#':
 		case isTitle:
 			versions, name, _ := strings.Cut(title, " ")
-			all = append(all, conversation{versions: versions, name: name})
+			all = append(all, dialogue{versions: versions, name: name})
 		case last < 0:
 			t.Fatalf("%s is before the first conversation", at)
 		case isHolds:
@@ -315,5 +315,17 @@ func TestASessionChangesItsVersion(t *testing.T) {
 		w.connect(packet.V5, "p").send(m).wants("connack 0x00", "puback 1 0x00")
 		w.connect(packet.V311, "s", keep).wants("connack 0x00 present", `publish t "x" q1 id1`)
 		w.connect(packet.V5, "s", keep).wants("connack 0x00 present", `publish t "x" q1 id1 dup expiry100`)
+	})
+}
+
+// An AUTH the client would not take ends the connection [MQTT-3.1.2-24].
+func TestAnAuthPacketTheClientDoesNotTake(t *testing.T) {
+	story(t, func(w *world) {
+		w.guarded()
+		_, first := conversation(t, "SCRAM-SHA-256", "ann", "open sesame")
+		p := w.connect(packet.V5, "a", method("SCRAM-SHA-256", first), func(c *packet.Connect) {
+			props(c, packet.MaximumPacketSize).MaximumPacketSize = 40
+		})
+		p.wants("connack 0x95", "closed")
 	})
 }

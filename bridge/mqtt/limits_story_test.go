@@ -236,3 +236,49 @@ func TestCloseDoesNotWaitForWhoDoesNotRead(t *testing.T) {
 		}
 	})
 }
+
+// While the disk does not keep up, MQTT 5 is told so after a while, and its pings are answered; 3.1.1 is read slowly. Nothing
+// that was not stored is acknowledged.
+func TestWhileTheDiskStandsStillClientsAreToldTheTruth(t *testing.T) {
+	room := int64(len(pub("t", "first", 1, 1).Append(nil, packet.V5)))
+	t.Run("5", func(t *testing.T) {
+		story(t, func(w *world) {
+			w.cfg.Inflight = share(t, room)
+			p := w.connect(packet.V5, "p")
+			p.send(pub("t", "first", 1, 1)) // makes the topic
+			p.wants("connack 0x00", "puback 1 0x00")
+			w.log.Hold()
+			p.send(pub("t", "first", 1, 2))
+			p.sendSlowly(pub("t", "other", 1, 3), pub("t", "other", 2, 4), &packet.Ping{})
+			p.wants()
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			// The answers come in order: behind what the disk has not taken yet.
+			if p.wants("pingresp"); p.t.Failed() {
+				return
+			}
+			w.log.Release()
+			p.wants("puback 2 0x00", "puback 3 0x97", "pubrec 4 0x97")
+			p.send(pub("t", "after", 1, 5))
+			p.wants("puback 5 0x00")
+			if n := len(w.log.Records("t")) + len(w.log.Records("mqtt")); n != 3 {
+				t.Errorf("%d records of 3", n)
+			}
+		})
+	})
+	t.Run("3.1.1", func(t *testing.T) {
+		story(t, func(w *world) {
+			w.cfg.Inflight = share(t, room)
+			p := w.connect(packet.V311, "p")
+			p.send(pub("t", "first", 1, 1))
+			p.wants("connack 0x00", "puback 1 0x00")
+			w.log.Hold()
+			p.send(pub("t", "first", 1, 2))
+			p.sendSlowly(pub("t", "other", 1, 3), &packet.Ping{})
+			time.Sleep(time.Minute)
+			p.wants()
+			w.log.Release()
+			p.wants("puback 2 0x00", "puback 3 0x00", "pingresp")
+		})
+	})
+}

@@ -105,12 +105,13 @@ func take(m *payload.Message, p *packet.Properties) {
 }
 
 // appendPublish appends the PUBLISH that carries m. Properties travel unaltered [MQTT-3.3.2-17] [MQTT-3.3.2-18]
-// [MQTT-3.3.2-20]; ids are the subscription identifiers that apply [MQTT-3.3.4-3].
-func (m *message) appendPublish(dst []byte, v packet.Version, head packet.Publish, expiry uint32, ids []uint32) []byte {
-	head.Topic, head.Payload = m.topic, m.body
+// [MQTT-3.3.2-20]; ids are the subscription identifiers that apply [MQTT-3.3.4-3]. head has the topic, which is empty where
+// alias says it; alias is 0 for none.
+func (m *message) appendPublish(dst []byte, v packet.Version, head packet.Publish, alias uint16, expiry uint32, ids []uint32) []byte {
+	head.Payload = m.body
 	if v == packet.V5 {
 		head.Properties = m.properties()
-		if m.props.HasExpiry || len(ids) > 0 {
+		if m.props.HasExpiry || len(ids) > 0 || alias > 0 {
 			var p packet.Properties
 			if head.Properties != nil {
 				p = *head.Properties
@@ -122,6 +123,10 @@ func (m *message) appendPublish(dst []byte, v packet.Version, head packet.Publis
 			if len(ids) > 0 {
 				p.SubscriptionIDs = ids
 				p.Present |= packet.Of(packet.SubscriptionID)
+			}
+			if alias > 0 {
+				p.TopicAlias = alias
+				p.Present |= packet.Of(packet.TopicAlias)
 			}
 			head.Properties = &p
 		}

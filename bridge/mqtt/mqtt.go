@@ -4,6 +4,7 @@ package mqtt
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/route"
+	"millrace/broker/auth"
 	"millrace/broker/poll"
 )
 
@@ -36,22 +38,35 @@ type Config struct {
 	// retained messages.
 	Connections, Inflight, Reading, ReadingSmall, Output, State Budget
 
-	AllowAnonymous     bool          // nothing else exists yet: false refuses everybody
-	MaxConnections     int           // 0: as many as Connections has room for
-	MaxSessions        int           // with or without a connection; 0: 10000
-	MaxPacketSize      int           // bytes; 0: 1000 KiB
-	MaxSubscriptions   int           // of one session; 0: 256
-	MaxTopicLevels     int           // of a topic or filter; 0: 64
-	MaxTopicBytes      int           // of a topic or filter; 0: 1024
-	ReceiveMaximum     int           // publishes of one client on their way; 0: 64
-	MaxInflight        int           // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
-	MaxOutput          int           // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
-	TopicAliases       int           // a client may set; 0: 16
-	ConnectTimeout     time.Duration // for CONNECT to arrive; 0: 10 s
-	CheckpointInterval time.Duration // between lazy writes of moved cursors; 0: 1 min
-	SysInterval        time.Duration // between new figures under $SYS; 0: 10 s; negative: there are none
-	Version            string        // of the program, for $SYS; empty: unknown
-	Scans              int           // catch-up readers; 0: 2
+	// Who may come in, and what they may do. Without Users nobody can log in, and passwords are not
+	// looked at; without an Authorizer everything is allowed.
+	Users      auth.Users
+	Mechanisms []auth.Mechanism                                // that enhanced authentication may use; of these only SCRAM
+	Damper     *auth.Damper                                    // nil: failed logins are answered at once
+	Principal  func(*x509.Certificate) (auth.Principal, error) // nil: a certificate says nothing
+	Authorizer *auth.Authorizer
+
+	AllowAnonymous     bool // of ServeConn and listeners that are no *Listener
+	MaxConnections     int  // 0: as many as Connections has room for
+	MaxSessions        int  // with or without a connection; 0: 10000
+	MaxPacketSize      int  // bytes; 0: 1000 KiB
+	MaxSubscriptions   int  // of one session; 0: 256
+	MaxTopicLevels     int  // of a topic or filter; 0: 64
+	MaxTopicBytes      int  // of a topic or filter; 0: 1024
+	ReceiveMaximum     int  // publishes of one client on their way; 0: 64
+	MaxKeepAlive       int  // seconds; 0: as long as clients like, or for ever
+	MaxInflight        int  // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
+	MaxOutput          int  // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
+	TopicAliases       int  // a client may set; 0: 16
+	TopicAliasesBroker int  // at most, a client is sent; 0: 16
+	// ResponseInformation is what a client that asks for it is told to build its response topics of, with its client
+	// identifier in the place of %c and its user in that of %u; empty: nothing.
+	ResponseInformation string
+	ConnectTimeout      time.Duration // for CONNECT to arrive; 0: 10 s
+	CheckpointInterval  time.Duration // between lazy writes of moved cursors; 0: 1 min
+	SysInterval         time.Duration // between new figures under $SYS; 0: 10 s; negative: there are none
+	Version             string        // of the program, for $SYS; empty: unknown
+	Scans               int           // catch-up readers; 0: 2
 }
 
 func (c *Config) fill() error {
@@ -88,12 +103,13 @@ func (c *Config) fill() error {
 		{&c.MaxSessions, 10_000, 1, 1 << 24, "max_sessions"},
 		{&c.MaxPacketSize, 1000 << 10, 128, packet.MaxRemaining, "max_packet_size"},
 		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
-		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_levels"},
+		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_depth"},
 		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"}, // [MQTT-4.7.3-3]
 		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
 		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
 		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},
 		{&c.TopicAliases, 16, 1, 65535, "max_topic_alias"},
+		{&c.TopicAliasesBroker, 16, 1, 65535, "max_topic_alias_broker"},
 		{&c.Scans, 2, 1, 64, "scans"},
 	} {
 		if *d.v == 0 {
@@ -102,6 +118,9 @@ func (c *Config) fill() error {
 		if *d.v < d.lo || *d.v > d.hi {
 			return fmt.Errorf("mqtt: %s is %d, want %d to %d", d.name, *d.v, d.lo, d.hi)
 		}
+	}
+	if c.MaxKeepAlive < 0 || c.MaxKeepAlive > 65535 {
+		return fmt.Errorf("mqtt: max_keepalive is %d, want 0 to 65535", c.MaxKeepAlive)
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = 10 * time.Second
@@ -131,6 +150,7 @@ type Server struct {
 
 	mu        sync.Mutex // guards what follows; held for map work only
 	closed    bool
+	closing   chan struct{} // closed with closed
 	listeners map[net.Listener]struct{}
 	clients   map[*client]struct{}
 
@@ -144,6 +164,7 @@ type Server struct {
 	loading sync.Mutex  // one ready at a time; taken before life
 	loaded  atomic.Bool // sessions and retained messages are known
 
+	shaking chan struct{} // holds one while a TLS handshake is computed
 	outlets outlets
 	// arriving are packets over 64 KiB, and those from 4 KiB to there, that are not whole; reading are the clients that
 	// hold memory for one. Both are of large.go.
@@ -170,6 +191,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger,
+		closing:   make(chan struct{}),
+		shaking:   make(chan struct{}, 1),
 		listeners: make(map[net.Listener]struct{}),
 		clients:   make(map[*client]struct{}),
 		reading:   make(map[*client]struct{}),
@@ -214,81 +237,6 @@ func (s *Server) ready() error {
 	return nil
 }
 
-// ErrClosed is returned by Serve after Close.
-var ErrClosed = errors.New("mqtt: server closed")
-
-// Serve accepts connections until Close, which it reports as ErrClosed, or until the listener fails. It closes l, whose
-// connections are streams that lose nothing and keep the order [MQTT-4.2.0-1].
-func (s *Server) Serve(l net.Listener) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return errors.Join(ErrClosed, l.Close())
-	}
-	s.listeners[l] = struct{}{}
-	s.wg.Add(1)
-	s.mu.Unlock()
-	defer s.wg.Done()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			s.mu.Lock()
-			delete(s.listeners, l)
-			closed := s.closed
-			s.mu.Unlock()
-			if closed {
-				return ErrClosed
-			}
-			return errors.Join(fmt.Errorf("mqtt: accept: %w", err), l.Close())
-		}
-		s.ServeConn(conn)
-	}
-}
-
-// connectionCost is what a connection takes beside its session, in bytes. An idle one, which has no goroutine, takes half of
-// it (BenchmarkIdleClient); one that publishes, with a stack and a window, takes the room of several that are idle.
-const connectionCost = 5 << 10
-
-// ServeConn serves one connection in its own goroutine. Over the limits of connections it is closed at once.
-func (s *Server) ServeConn(conn net.Conn) {
-	err := s.open(conn)
-	if err == nil {
-		return
-	}
-	closing := conn.Close()
-	if errors.Is(err, ErrClosed) && closing == nil { // a stop refuses nobody in particular
-		return
-	}
-	s.complain("mqtt: connection refused", "remote", conn.RemoteAddr(), "error", errors.Join(err, closing))
-}
-
-func (s *Server) open(conn net.Conn) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closed:
-		return ErrClosed
-	case len(s.clients) >= s.cfg.MaxConnections:
-		return fmt.Errorf("max_connections in [mqtt] is %d", s.cfg.MaxConnections)
-	case !s.cfg.Connections.TryAcquire(connectionCost):
-		return errors.New("memory.limit has no room for another connection")
-	}
-	c := newClient(s, conn)
-	s.clients[c] = struct{}{}
-	s.wg.Add(1)
-	go c.run()
-	return nil
-}
-
-// gone is the last a connection does.
-func (s *Server) gone(c *client) {
-	s.mu.Lock()
-	delete(s.clients, c)
-	s.mu.Unlock()
-	s.cfg.Connections.Release(connectionCost)
-	s.wg.Done()
-}
-
 // complain logs what a peer did or met, one line a second at most: whoever repeats it must not fill the log, which lies on
 // the same flash as the data, nor hold up the commit that calls this.
 func (s *Server) complain(what string, args ...any) {
@@ -298,39 +246,4 @@ func (s *Server) complain(what string, args ...any) {
 		return
 	}
 	s.log.Warn(what, append(args, "unlogged", s.silent.Swap(0))...)
-}
-
-// Connections is the number of open connections.
-func (s *Server) Connections() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.clients)
-}
-
-// Close ends all listeners and connections (MQTT 5 clients are told 0x8B), writes the cursors of durable sessions and
-// waits for all of it. Wills are not sent: their clients come back after the restart.
-func (s *Server) Close() error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		s.wg.Wait()
-		return nil
-	}
-	s.closed = true
-	var errs []error
-	for l := range s.listeners {
-		errs = append(errs, l.Close())
-	}
-	for c := range s.clients {
-		s.drop(c.takeWill())
-		c.end(packet.ServerShuttingDown, "the server is shutting down")
-		c.out.hurry(s.cfg.Now().Add(closeTime))
-	}
-	s.mu.Unlock()
-	s.deadlines.close()
-	s.streams.close()
-	s.store.tables.close()
-	s.wg.Wait()
-	s.cancel()
-	return errors.Join(errs...)
 }

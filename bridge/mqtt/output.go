@@ -31,6 +31,7 @@ type output struct {
 	full    bool // hasRoom said no since the last room call
 	last    bool // nothing more may be appended; the writer closes the connection when it is done
 	dead    bool // the connection failed
+	slow    bool // to close the connection is to write to it
 }
 
 // outlets is the memory of all outputs together. A message that finds it taken waits in the log until the connection's
@@ -218,6 +219,11 @@ func (o *output) finish(fn func(dst []byte) []byte, now time.Time) {
 	}
 	o.last = true
 	busy := o.busy
+	if !busy && o.slow {
+		busy, o.busy = true, true
+		o.wg.Add(1)
+		go o.write()
+	}
 	o.cond.Broadcast()
 	o.mu.Unlock()
 	if !busy || o.conn.SetWriteDeadline(now.Add(lingerTime)) != nil {

@@ -111,9 +111,7 @@ func TestPaho(t *testing.T) {
 	for s := ""; s != "while away"; {
 		select {
 		case s = <-back:
-			if s != "while away" && s != "k" { // whose acknowledgement may not have been sent before the disconnection
-				t.Fatalf("got %s", s)
-			}
+			// Others may come again: their acknowledgements may not have been sent before the disconnection.
 		case <-time.After(10 * time.Second):
 			t.Fatal("the message published while away never came")
 		}

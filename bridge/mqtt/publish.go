@@ -139,7 +139,7 @@ func (c *client) answer(p *pending) bool {
 		c.send(ack)
 	default:
 		delay := time.Duration(0)
-		if errors.Is(p.err, ErrFull) || errors.Is(p.err, ErrTooLarge) {
+		if errors.Is(p.err, ErrFull) || errors.Is(p.err, ErrTooLarge) || errors.Is(p.err, ErrNotAuthorized) {
 			delay = refusalDelay
 		}
 		c.s.deadlines.at(c.s.cfg.Now().Add(delay), func() { c.end(packet.QuotaExceeded, "") })
@@ -155,6 +155,8 @@ func reasonOf(err error) packet.Reason {
 		return packet.QuotaExceeded
 	case errors.Is(err, route.ErrNoRoute), errors.Is(err, route.ErrTopicName), errors.Is(err, ErrBadTopic):
 		return packet.InvalidTopicName
+	case errors.Is(err, ErrNotAuthorized):
+		return packet.NotAuthorized
 	case errors.Is(err, ErrTooLarge):
 		return packet.ImplementationError
 	}
@@ -198,7 +200,11 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 			c.s.cfg.MaxTopicBytes, ErrBadTopic))
 		return nil
 	}
-	if err := c.s.cfg.Inflight.Acquire(c.ctx, int64(size)); err != nil {
+	if err := c.s.mayWrite(&c.who, c.id, p.Topic); err != nil {
+		c.acks.land(n, err)
+		return nil
+	}
+	if err := c.takeRoom(p.QoS, int64(size)); err != nil {
 		done(err)
 		return nil
 	}
@@ -212,6 +218,33 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
 	}
 	return nil
+}
+
+// inflightPatience is how long an MQTT 5 client waits for memory before it is told that there is none: a card that pauses
+// costs nobody an error, and pings behind the publish are answered before any keep alive ends.
+const inflightPatience = 5 * time.Second
+
+// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly; MQTT 5 can be
+// told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer: it waits.
+func (c *client) takeRoom(qos byte, n int64) error {
+	room := c.s.cfg.Inflight
+	if c.version != packet.V5 || qos == 0 {
+		return room.Acquire(c.ctx, n)
+	}
+	if room.TryAcquire(n) {
+		c.crowded = false
+		return nil
+	}
+	if !c.crowded {
+		ctx, cancel := context.WithTimeout(c.ctx, inflightPatience)
+		err := room.Acquire(ctx, n)
+		cancel()
+		if err == nil || c.ctx.Err() != nil {
+			return err
+		}
+		c.crowded = true
+	}
+	return fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
 }
 
 // publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
@@ -439,6 +472,11 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 
 // sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15], its user properties in order [MQTT-3.1.3-10].
 func (s *Server) sendWill(w *will) {
+	if err := s.mayWrite(&w.who, w.client, w.Topic); err != nil { // any more: CONNECT was asked too
+		s.drop(w)
+		s.complain("mqtt: will not published", "client", w.client, "error", err)
+		return
+	}
 	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
 	take(&m, w.Properties)
 	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {

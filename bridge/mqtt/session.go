@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/auth"
 )
 
 // never is the session expiry that never comes (3.1.2.11.2).
@@ -17,6 +18,8 @@ type session struct {
 	id string
 
 	mu sync.Mutex
+	// owner is whose session it is: nobody else gets it. Anonymous's is anybody's.
+	owner auth.Principal
 	// client is the session's connection, nil while it has none.
 	client *client
 	// epoch counts attachments and their ends; work begun under an older one is void.
@@ -171,6 +174,9 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 		return done // [MQTT-3.3.2-5]
 	}
 	c := ss.client
+	if !c.mayRead(st, m) {
+		return done
+	}
 	parks := qos == 2 && ss.keeps
 	if ss.held || ss.unsent > 0 || (qos > 0 && len(ss.inflight) >= ss.window) || !c.out.hasRoom(m.size()) ||
 		parks && len(ss.exact.parked) >= ss.s.cfg.MaxOutput {
@@ -208,7 +214,8 @@ func (ss *session) send(st *stream, m *message, qos byte, retain bool, ids []uin
 // parkPublish is client.publish for what may not go out yet. Under ss.mu.
 func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, ids []uint32) outcome {
 	c, n := ss.client, len(ss.exact.parked)
-	p := m.appendPublish(ss.exact.parked, c.version, head, expiry, ids)
+	head.Topic = m.topic // without an alias: it goes out later than others, or never
+	p := m.appendPublish(ss.exact.parked, c.version, head, 0, expiry, ids)
 	if len(p)-n > c.maxPacket {
 		return tooLarge
 	}
@@ -434,7 +441,7 @@ func (ss *session) redeliver(m *message) {
 		ss.unsent--
 		return
 	}
-	if m == nil {
+	if m == nil || !ss.client.mayRead(d.st, m) {
 		ss.giveUp(i)
 		return
 	}

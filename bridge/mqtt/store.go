@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"millrace/broker/auth"
 	"millrace/broker/record"
 )
 
@@ -27,6 +28,9 @@ const (
 	keyArrival    = "\x00i" // and two bytes: a packet identifier; the value is a version
 	keyDeliveries = "\x00o"
 )
+
+// ownerHeader is the record header that says whose session it is; a session without one is anybody's.
+const ownerHeader = "owner"
 
 var arrivalValue = []byte{1}
 
@@ -92,7 +96,7 @@ func (o *store) put(ss *session, done func(error)) {
 		return
 	}
 	value, n, covered := o.s.snapshot(ss)
-	recs := []record.Record{{Key: []byte(ss.id), Value: value}}
+	recs := []record.Record{{Key: []byte(ss.id), Value: value, Headers: ss.ownerHeaders()}}
 	if o.hasTable(ss) {
 		recs = append(recs, record.Record{Key: []byte(ss.id + keyDeliveries)})
 	}
@@ -230,7 +234,12 @@ func (o *store) load() error {
 		client, kind, beside := strings.Cut(string(r.Key), "\x00")
 		switch m := of(client); {
 		case !beside:
-			m.session = slices.Clone(r.Value)
+			m.session, m.owner = slices.Clone(r.Value), ""
+			for _, h := range r.Headers {
+				if h.Key == ownerHeader {
+					m.owner = auth.Principal(h.Value)
+				}
+			}
 		case kind == keyDeliveries[1:]:
 			m.table = slices.Clone(r.Value)
 		case len(kind) == 3 && kind[:1] == keyArrival[1:]:
@@ -253,6 +262,7 @@ func (o *store) load() error {
 // remembered is what the log has of one client.
 type remembered struct {
 	session, table []byte // nil: none
+	owner          auth.Principal
 	ids            []uint16
 }
 
@@ -271,7 +281,7 @@ func (m *remembered) arrival(id uint16, there bool) {
 // restore makes the session again that the log remembers. Under life.
 func (o *store) restore(id string, m *remembered) {
 	ss := newSession(o.s, id)
-	ss.stored = true
+	ss.stored, ss.owner = true, m.owner
 	ss.exact.table = m.table != nil
 	if m.session == nil {
 		// A crash came between its end and that of what is its, or before its beginning: nobody was promised anything.

@@ -70,6 +70,7 @@ type peer struct {
 	conn net.Conn
 	v    packet.Version
 	got  chan packet.Packet // closed when the server closes
+	over bool               // it has closed, and take has not told yet
 	out  chan []byte        // of post
 }
 
@@ -141,23 +142,35 @@ func (p *peer) sendSlowly(pkts ...packet.Packet) {
 	}()
 }
 
-// take waits until all is quiet and returns what has come since; "closed" comes last.
-func (p *peer) take() (got []string) {
+// takePackets waits until all is quiet and returns what has come since.
+func (p *peer) takePackets() (got []packet.Packet) {
 	p.t.Helper()
 	synctest.Wait()
 	for {
 		select {
 		case pkt, ok := <-p.got:
 			if ok {
-				got = append(got, show(pkt))
+				got = append(got, pkt)
 				continue
 			}
-			got = append(got, "closed")
-			p.got = nil
+			p.got, p.over = nil, true
 		default:
 		}
 		return got
 	}
+}
+
+// take is takePackets in words; "closed" comes last.
+func (p *peer) take() (got []string) {
+	p.t.Helper()
+	for _, pkt := range p.takePackets() {
+		got = append(got, show(pkt))
+	}
+	if p.over {
+		p.over = false // it is told once
+		got = append(got, "closed")
+	}
+	return got
 }
 
 // wants compares what has come since all was last quiet.

@@ -81,6 +81,8 @@ func (c *client) refusesFilter(filter string) packet.Reason {
 		return packet.InvalidTopicFilter
 	case strings.HasPrefix(filter, packet.SharePrefix):
 		return packet.NoSharedSubscriptions // CONNACK said so; 3.1.1 clients hear it here
+	case !c.maySubscribe(filter):
+		return packet.NotAuthorized
 	}
 	return packet.Success
 }

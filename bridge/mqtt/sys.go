@@ -150,7 +150,7 @@ func (y *sys) send(ss *session, f figure, subs []*subscription, fresh bool) {
 			ids = append(ids, sub.id)
 		}
 	}
-	if !want {
+	if !want || !c.mayReadIn("", f.topic) {
 		return
 	}
 	m := &message{topic: f.topic, body: []byte(f.value)}

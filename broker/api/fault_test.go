@@ -32,6 +32,7 @@ var elsewhere = map[string]string{
 	"segment.ErrOrder":           "a broken invariant of ours",
 	"segment.ErrPosition":        "what the store reads at its start",
 	"segment.ErrSnapshot":        "what the store reads at its start",
+	"segment.ErrTopicIndex":      "what a reader passes by is read instead",
 	"server.ErrClosed":           "a listener that is too late",
 	"server.ErrNotLoopback":      "a start that fails",
 	"wheel.ErrFull":              "the purgatory's ErrFull",

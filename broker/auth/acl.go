@@ -117,6 +117,9 @@ func (a ACL) Check() error {
 	case !a.Principal.Valid():
 		return bad("a principal is User: and a name, at most %d bytes", PrincipalMax)
 	}
+	if why := a.checkFilter(); why != "" {
+		return bad("%s", why)
+	}
 	if a.Operation != All {
 		found := false
 		for _, op := range ops {

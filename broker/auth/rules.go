@@ -21,6 +21,8 @@ type index struct {
 	byName map[place][]ACL
 	// prefixes are the lengths of the prefixed names of a type, ascending: each is one look into byName.
 	prefixes map[ResourceType][]int
+	// filters are the entries about MQTT topic filters.
+	filters map[Principal][]ACL
 }
 
 type place struct {
@@ -75,8 +77,11 @@ func (s *ACLs) Equal(o *ACLs) bool { return slices.Equal(s.All(), o.All()) }
 
 func (s *ACLs) find() *index {
 	s.once.Do(func() {
-		s.index = index{byName: make(map[place][]ACL, len(s.sorted)), prefixes: make(map[ResourceType][]int)}
+		s.index = index{byName: make(map[place][]ACL, len(s.sorted)), prefixes: make(map[ResourceType][]int), filters: make(map[Principal][]ACL)}
 		for _, a := range s.sorted {
+			if _, ok := a.filterOf(); ok {
+				s.index.filters[a.Principal] = append(s.index.filters[a.Principal], a)
+			}
 			p := place{a.Type, a.Pattern, a.Name}
 			if a.Pattern == Prefixed {
 				s.index.prefixes[a.Type] = append(s.index.prefixes[a.Type], len(a.Name))
@@ -112,10 +117,15 @@ func (a ACL) allows(op Operation) bool {
 
 // Allows says whether the principal at the host may do op to r: no entry denies it, and one allows it.
 func (s *ACLs) Allows(p Principal, host string, op Operation, r Resource) bool {
+	allowed, denied := s.judge(p, host, op, r)
+	return allowed && !denied
+}
+
+// judge says whether an entry about r allows op, and whether one denies it.
+func (s *ACLs) judge(p Principal, host string, op Operation, r Resource) (allowed, denied bool) {
 	if s == nil {
-		return false
+		return false, false
 	}
-	allowed := false
 	look := func(entries []ACL) (denied bool) {
 		for i := range entries {
 			a := &entries[i]
@@ -134,25 +144,26 @@ func (s *ACLs) Allows(p Principal, host string, op Operation, r Resource) bool {
 	}
 	x := s.find()
 	if look(x.byName[place{r.Type, Literal, r.Name}]) || r.Name != Wildcard && look(x.byName[place{r.Type, Literal, Wildcard}]) {
-		return false
+		return false, true
 	}
 	for _, n := range x.prefixes[r.Type] {
 		if n > len(r.Name) {
 			break
 		}
 		if look(x.byName[place{r.Type, Prefixed, r.Name[:n]}]) {
-			return false
+			return false, true
 		}
 	}
-	return allowed
+	return allowed, false
 }
 
 // AllowsAny says whether there could be a resource of the type that the principal at the host may do op to (KIP-679).
 func (s *ACLs) AllowsAny(p Principal, host string, op Operation, t ResourceType) bool {
 	var allowed, denied []ACL
 	for _, a := range s.All() {
+		_, filter := a.filterOf() // which is no topic of Kafka's
 		switch {
-		case a.Type != t || !a.who(p, host):
+		case a.Type != t || !a.who(p, host) || filter:
 		case a.Permission == Deny && (a.Operation == op || a.Operation == All):
 			if a.Pattern == Literal && a.Name == Wildcard {
 				return false

@@ -176,7 +176,18 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"not TOML", "[broker]\nnode.id = ", "m.toml:2: "},
 		{"twice", "[broker]\nnode.id = 1\nnode.id = 2", "m.toml:3: "},
 		{"reserve", "[flash]\nreserve.bytes = '64MiB'", "m.toml:2: flash.reserve.bytes: 64MiB is too small: 2 x journal.bytes.max + 16MiB is 80MiB"},
-		{"open listener", "[mqtt]\nlisteners = ['tcp://0.0.0.0:1883']", `"0.0.0.0:1883" is not loopback: other addresses are refused until there is authentication`},
+		{"MQTT scheme", "[mqtt]\nlisteners = ['mqtt://127.0.0.1:1883']", `this version speaks tcp://, tls://, ws://, wss://, unix:// only`},
+		{"MQTT port", "[mqtt]\nlisteners = ['tcp://127.0.0.1:port']", `m.toml:2: mqtt.listeners: "127.0.0.1:port": the port is a number`},
+		{"MQTT without a certificate", "[mqtt]\nlisteners = ['wss://127.0.0.1:8884']", `m.toml:2: mqtt.listeners: "wss://127.0.0.1:8884" needs tls.cert.file`},
+		{"a relative socket", "[mqtt]\nlisteners = ['unix://mqtt.sock']", `"unix://mqtt.sock" is not like unix:///run/millrace/mqtt.sock`},
+		{"a long socket", "[mqtt]\nlisteners = ['unix:///" + strings.Repeat("x", 107) + "']", `has at most 107 bytes`},
+		{"an MQTT listener twice", "[mqtt]\nlisteners = ['unix:///a']\n[[mqtt.listener]]\nurl = 'unix:///a'", `m.toml:3: mqtt.listener: "unix:///a" is there twice`},
+		{"half a listener", "\n[[mqtt.listener]]\nmax_connections = 1", `m.toml:2: mqtt.listener: needs a url`},
+		{"listener key", "[[mqtt.listener]]\nurl = 'tcp://127.0.0.1:1'\nmax_conections = 1", `m.toml:3: mqtt.listener.max_conections: unknown key; nearest is max_connections`},
+		{"socket mode", "[mqtt]\nsocket_mode = '0066'", `m.toml:2: mqtt.socket_mode: "0066" is not a file mode like "0660" that lets its owner in`},
+		{"socket mode in decimal", "[mqtt]\nsocket_mode = '999'", `is not a file mode`},
+		{"origin", "[mqtt]\nwebsockets_origin = ['[']", `m.toml:2: mqtt.websockets_origin: "[" is not a pattern`},
+		{"keep alive", "[mqtt]\nmax_keepalive = 65536", `m.toml:2: mqtt.max_keepalive: 65536 is out of range: 0 to 65535`},
 		{"scheme", "[broker]\nlisteners = ['HTTP://127.0.0.1:9092']", "this version speaks PLAINTEXT://, SSL://, SASL_PLAINTEXT://, SASL_SSL:// only"},
 		{"open Kafka listener", "[broker]\nnode.id = 1\nlisteners = ['PLAINTEXT://0.0.0.0:9092']", "m.toml:3: broker.listeners: \"PLAINTEXT://0.0.0.0:9092\" is not loopback and asks nobody who they are"},
 		{"open TLS listener", "[broker]\nlisteners = ['SSL://[::]:9092']\n[security]\ntls.cert.file = 'c'\ntls.key.file = 'k'", "asks nobody who they are"},
@@ -185,7 +196,6 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"super user", "[broker]\nsuper.users = ['admin']", `"admin" is not a principal like User:admin`},
 		{"mechanism", "[broker]\nsasl.enabled.mechanisms = ['GSSAPI']", `"GSSAPI" is not one of: SCRAM-SHA-256`},
 		{"mapping rule", "[broker]\nssl.principal.mapping.rules = ['RULE:x']", "m.toml:2: broker.ssl.principal.mapping.rules: bad rule RULE:x"},
-		{"anonymous", "[mqtt]\nallow_anonymous = false", "m.toml:2: mqtt.allow_anonymous: false needs authentication"},
 		{"placeholder", "[broker]\nlog.dirs = '/x/{nod}'", "m.toml:2: broker.log.dirs: {nod} stands for nothing"},
 		{"topic key", "[topic.'*']\nretention.mss = 1", "m.toml:2: topic.*.retention.mss: unknown topic setting; nearest is retention.ms"},
 		{"topic value", "[topic.'*']\ncleanup.policy = 'shred'", "m.toml:2: topic.*.cleanup.policy: want delete"},
@@ -237,6 +247,17 @@ func TestShowReadsBackTheSame(t *testing.T) {
 	c := parsed(t, `
 [topic."a_*"]
 full = "reject"
+[mqtt]
+listeners = ["unix:///run/a"]
+websockets_origin = ["*.example.com"]
+max_keepalive = 60
+[[mqtt.listener]]
+url = "ws://127.0.0.1:8083"
+[[mqtt.listener]]
+url = "tcp://127.0.0.1:1884"
+max_connections = 3
+max_connection_rate = 4
+allow_anonymous = false
 [[mqtt.route]]
 filter = "a"
 topic = "b"
@@ -292,6 +313,10 @@ write.budget = "2GiB/day"
 commit.interval.max.ms = 2000
 [topic."*"]
 retention.ms = "1d"
+[mqtt]
+max_keepalive = 60
+[[mqtt.listener]]
+url = "ws://127.0.0.1:8083"
 [[mqtt.route]]
 filter = "a"
 topic = "b"
@@ -303,14 +328,14 @@ mqtt_topic = "d"
 	if !slices.Equal(live, []string{"broker.auto.create.topics.enable", "journal.commit.interval.ms", "flash.write.budget", "flash.commit.interval.max.ms", "topic"}) {
 		t.Errorf("live: %v", live)
 	}
-	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "journal.front", "flash.reserve.bytes", "mqtt.route", "mqtt.reverse", "fram"}) {
+	if !slices.Equal(restart, []string{"broker.node.id", "journal.bytes.max", "journal.front", "flash.reserve.bytes", "mqtt.max_keepalive", "mqtt.listener", "mqtt.route", "mqtt.reverse", "fram"}) {
 		t.Errorf("restart: %v", restart)
 	}
 	merged := Merge(old, next)
 	if live, restart = Diff(old, merged); len(live) != 5 || restart != nil {
 		t.Errorf("merged: %v %v", live, restart)
 	}
-	if live, restart = Diff(merged, next); live != nil || len(restart) != 7 {
+	if live, restart = Diff(merged, next); live != nil || len(restart) != 9 {
 		t.Errorf("left: %v %v", live, restart)
 	}
 }

@@ -250,7 +250,7 @@ func (p *parse) finish() {
 		}
 	}
 	for _, t := range p.security() {
-		p.problem(max(p.lines[t.key], 1), t.key, "%s", t.text)
+		p.problem(max(t.line, p.lines[t.key], 1), t.key, "%s", t.text)
 	}
 	if line := max(p.lines["flash.write.budget"], p.lines["flash.commit.interval.max.ms"], p.lines["journal.commit.interval.ms"]); p.Flash.WriteBudget > 0 &&
 		p.Flash.CommitIntervalMax < p.Journal.CommitInterval {

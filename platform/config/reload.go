@@ -30,6 +30,12 @@ func Diff(old, next *Config) (live, restart []string) {
 	}) {
 		note("topic", true)
 	}
+	if !slices.EqualFunc(old.MQTT.Places, next.MQTT.Places, func(a, b MQTTListener) bool {
+		a.Line, b.Line = 0, 0
+		return a == b
+	}) {
+		note("mqtt.listener", false)
+	}
 	if !slices.EqualFunc(old.MQTT.Routes, next.MQTT.Routes, func(a, b Route) bool {
 		a.Line, b.Line = 0, 0
 		return reflect.DeepEqual(a, b)

@@ -44,12 +44,23 @@ var tables = []struct {
 	{"mqtt", func(c *Config) []setting {
 		m := &c.MQTT
 		return []setting{
-			{"listeners", texts(&m.Listeners, listener("tcp")), false},
-			{"allow_anonymous", anonymous(&m.AllowAnonymous), false},
+			{"listeners", texts(&m.Listeners, mqttAddress), false},
+			{"allow_anonymous", flag(&m.AllowAnonymous), false},
 			{"max_connections", number(&m.MaxConnections, 0, 1_000_000), false},
+			{"max_connection_rate", number(&m.MaxConnectionRate, 0, 1_000_000), false},
+			{"max_sessions", number(&m.MaxSessions, 1, 1_000_000), false},
 			{"max_packet_size", size(&m.MaxPacketSize, 1*kib, 256*mib), false},
 			{"receive_maximum", number(&m.ReceiveMaximum, 1, 65535), false},
+			{"max_inflight_messages", number(&m.MaxInflight, 1, 65535), false},
+			{"max_subscriptions", number(&m.MaxSubscriptions, 1, 65536), false},
+			{"max_topic_depth", number(&m.MaxTopicDepth, 1, 1024), false},
+			{"max_topic_alias", number(&m.MaxTopicAlias, 1, 65535), false},
+			{"max_topic_alias_broker", number(&m.MaxTopicAliasBroker, 1, 65535), false},
+			{"response_information", text(&m.ResponseInformation), false},
+			{"max_keepalive", number(&m.MaxKeepAlive, 0, 65535), false},
 			{"connect_timeout", span(&m.ConnectTimeout, 100*time.Millisecond, 10*minute), false},
+			{"socket_mode", text(&m.SocketMode, fileMode), false},
+			{"websockets_origin", texts(&m.Origins, filled, originPattern), false},
 			{"sys_interval", span(&m.SysInterval, 0, day), false},
 		}
 	}},
@@ -121,6 +132,9 @@ func brokerSettings(c *Config) []setting {
 
 // lists are the [[tables]], and the settings of one element of each, which is made when it is not there yet.
 var lists = map[string]func(c *Config, index, line int) []setting{
+	"mqtt.listener": func(c *Config, index, line int) []setting {
+		return placeSettings(grow(&c.MQTT.Places, index, MQTTListener{MaxConnectionRate: -1, Line: line}))
+	},
 	"mqtt.route": func(c *Config, index, line int) []setting {
 		return routeSettings(grow(&c.MQTT.Routes, index, Route{Key: "{mqtt.topic}", Partition: -1, Line: line}))
 	},
@@ -136,6 +150,15 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 	"sensor": func(c *Config, index, line int) []setting {
 		return sensorSettings(grow(&c.Sensors, index, Sensor{Every: 10 * second, Format: Formats[0], Line: line}))
 	},
+}
+
+func placeSettings(p *MQTTListener) []setting {
+	return []setting{
+		{"url", text(&p.URL, mqttAddress), false},
+		{"max_connections", number(&p.MaxConnections, 0, 1_000_000), false},
+		{"max_connection_rate", number(&p.MaxConnectionRate, -1, 1_000_000), false},
+		{"allow_anonymous", perhaps(&p.AllowAnonymous), false},
+	}
 }
 
 func routeSettings(r *Route) []setting {
@@ -232,16 +255,6 @@ func filled(s string) error {
 	return nil
 }
 
-func anonymous(p *bool) binding {
-	b := flag(p)
-	return binding{get: b.get, set: func(v any) error {
-		if v == false {
-			return errors.New("false needs authentication, which this version does not have; it listens on loopback only")
-		}
-		return b.set(v)
-	}}
-}
-
 // principal checks the name of one, which is all this package can know of it.
 func principal(s string) error {
 	if name, ok := strings.CutPrefix(s, "User:"); !ok || name == "" || name == "*" {
@@ -267,16 +280,6 @@ func address(schemes ...string) func(string) error {
 	}
 }
 
-// listener is an address on loopback.
-func listener(scheme string) func(string) error {
-	return func(s string) error {
-		if err := address(scheme)(s); err != nil {
-			return err
-		}
-		return Loopback(HostPort(s))
-	}
-}
-
 // HostPort is the address without its scheme: "PLAINTEXT://127.0.0.1:9092" gives "127.0.0.1:9092".
 func HostPort(listener string) string {
 	if _, rest, ok := strings.Cut(listener, "://"); ok {
@@ -297,7 +300,7 @@ func splitAddress(hostPort string) (host string, err error) {
 	return host, nil
 }
 
-// Loopback refuses an address that is not on this machine alone: anything else waits for authentication.
+// Loopback refuses an address that is not on this machine alone.
 func Loopback(hostPort string) error {
 	host, err := splitAddress(hostPort)
 	if err != nil {
@@ -306,5 +309,5 @@ func Loopback(hostPort string) error {
 	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
 		return nil
 	}
-	return fmt.Errorf("%q is not loopback: other addresses are refused until there is authentication", hostPort)
+	return fmt.Errorf("%q is not loopback", hostPort)
 }

@@ -11,7 +11,10 @@ import (
 var protocols = []string{"PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"}
 
 // trouble is what is wrong between several keys.
-type trouble struct{ key, text string }
+type trouble struct {
+	key, text string
+	line      int // 0: the key's
+}
 
 // Protocol is a listener's scheme: "SASL_SSL://0.0.0.0:9093" gives SASL_SSL.
 func Protocol(listener string) string {
@@ -83,7 +86,9 @@ func (c *Config) httpTrouble() string {
 
 // security checks what the keys about it say together.
 func (c *Config) security() (list []trouble) {
-	add := func(key, format string, args ...any) { list = append(list, trouble{key, fmt.Sprintf(format, args...)}) }
+	add := func(key, format string, args ...any) {
+		list = append(list, trouble{key: key, text: fmt.Sprintf(format, args...)})
+	}
 	b, s := &c.Broker, &c.Security
 	tls := false
 	for _, l := range b.Listeners {
@@ -115,7 +120,7 @@ func (c *Config) security() (list []trouble) {
 	if text := c.httpTrouble(); text != "" {
 		add("http.listener", "%s", text)
 	}
-	return list
+	return append(list, c.mqttTrouble()...)
 }
 
 // CheckListeners says what is wrong with the listeners, for whoever changed them after Parse.

@@ -21,6 +21,9 @@ func (c *Config) Show(w io.Writer) error {
 			fmt.Fprintf(&b, "%s = %s\n", k, quote(t.Config[k]))
 		}
 	}
+	for i := range c.MQTT.Places {
+		section(&b, "[[mqtt.listener]]", placeSettings(&c.MQTT.Places[i]))
+	}
 	for i := range c.MQTT.Routes {
 		section(&b, "[[mqtt.route]]", routeSettings(&c.MQTT.Routes[i]))
 	}
@@ -51,6 +54,7 @@ func (c *Config) Values() map[string]any {
 		topics[t.Pattern] = t.Config
 	}
 	values["topic"] = topics
+	values["mqtt.listener"] = each(c.MQTT.Places, placeSettings)
 	values["mqtt.route"] = each(c.MQTT.Routes, routeSettings)
 	values["mqtt.reverse"] = each(c.MQTT.Reverses, reverseSettings)
 	values["bus"] = each(c.Buses, busSettings)

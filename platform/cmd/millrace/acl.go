@@ -15,6 +15,7 @@ import (
 type entries struct {
 	allow, deny, operations, hosts []string
 	topics, groups, transactions   []string
+	topicFilters                   []string
 	cluster, prefixed              bool
 }
 
@@ -24,6 +25,7 @@ func (f *entries) flags(cmd *cobra.Command) {
 	cmd.Flags().StringSliceVar(&f.operations, "operation", nil, "read, write, create, delete, alter, describe, cluster-action, describe-configs, alter-configs, idempotent-write or all")
 	cmd.Flags().StringSliceVar(&f.hosts, "host", nil, "from where: an address; default: from everywhere")
 	cmd.Flags().StringSliceVar(&f.topics, "topic", nil, "a topic, or * for all; may repeat")
+	cmd.Flags().StringArrayVar(&f.topicFilters, "topic-filter", nil, "an MQTT topic filter, in which %c stands for the client id and %u for the user; may repeat")
 	cmd.Flags().StringArrayVar(&f.groups, "group", nil, "a consumer group; may repeat")
 	cmd.Flags().StringArrayVar(&f.transactions, "transactional-id", nil, "a transactional id; may repeat")
 	cmd.Flags().BoolVar(&f.cluster, "cluster", false, "the cluster")
@@ -57,6 +59,9 @@ func (f *entries) resources() (all []auth.Resource) {
 			all = append(all, auth.Resource{Type: of.kind, Name: n})
 		}
 	}
+	for _, n := range f.topicFilters {
+		all = append(all, auth.Resource{Type: auth.Topic, Name: auth.FilterMark + n})
+	}
 	if f.cluster {
 		all = append(all, auth.Resource{Type: auth.Cluster, Name: auth.ClusterName})
 	}
@@ -83,7 +88,7 @@ func (f *entries) build() ([]auth.ACL, error) {
 	}
 	resources := f.resources()
 	if len(resources) == 0 || len(ops) == 0 || len(f.allow)+len(f.deny) == 0 {
-		return nil, fail(exitUsage, "an entry needs --allow or --deny, --operation, and one of --topic, --group, --cluster, --transactional-id")
+		return nil, fail(exitUsage, "an entry needs --allow or --deny, --operation, and one of --topic, --topic-filter, --group, --cluster, --transactional-id")
 	}
 	pattern, hosts := auth.Literal, f.hosts
 	if f.prefixed {
@@ -95,7 +100,7 @@ func (f *entries) build() ([]auth.ACL, error) {
 	var all []auth.ACL
 	for _, r := range resources {
 		a := auth.ACL{Type: r.Type, Name: r.Name, Pattern: pattern}
-		if r.Type == auth.Cluster {
+		if r.Type == auth.Cluster || strings.HasPrefix(r.Name, auth.FilterMark) {
 			a.Pattern = auth.Literal
 		}
 		for _, a.Operation = range ops {
@@ -171,7 +176,8 @@ func (c *command) acl() *cobra.Command {
 	var added, listed, deleted entries
 	add := &cobra.Command{
 		Use: "add", Short: "Add entries", Args: cobra.NoArgs,
-		Example: "  millrace acl add --allow ann --operation read,write --topic sensors. --prefixed",
+		Example: "  millrace acl add --allow ann --operation read,write --topic sensors. --prefixed\n" +
+			"  millrace acl add --allow '*' --operation read,write --topic-filter 'devices/%c/#'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := added.build()
 			if err != nil {
@@ -320,14 +326,17 @@ func (c *command) entry(a auth.ACL, done string) error {
 	if a.Permission == auth.Deny {
 		permission = "deny"
 	}
-	name := a.Name
+	name, resource := a.Name, aclTypes[a.Type]
+	if filter, ok := strings.CutPrefix(name, auth.FilterMark); ok && a.Type == auth.Topic {
+		name, resource = filter, "topic-filter"
+	}
 	if a.Pattern == auth.Prefixed {
 		pattern, name = "prefixed", a.Name+"…"
 	}
 	return c.show(map[string]any{
 		"permission": permission, "principal": a.Principal, "host": a.Host, "operation": operation,
-		"resource": aclTypes[a.Type], "name": a.Name, "pattern": pattern,
-	}, "%s%s %s from %s to %s %s %s\n", done, permission, a.Principal, a.Host, operation, aclTypes[a.Type], name)
+		"resource": resource, "name": a.Name, "pattern": pattern,
+	}, "%s%s %s from %s to %s %s %s\n", done, permission, a.Principal, a.Host, operation, resource, name)
 }
 
 func message(s *string) string {

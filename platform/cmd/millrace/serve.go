@@ -41,7 +41,7 @@ func (c *command) serve() *cobra.Command {
 	flags.StringVar(&f.data, "data", "", "data directory; default: log.dirs")
 	flags.StringVar(&f.file, "config", "", "configuration file")
 	flags.StringVar(&f.kafka, "kafka", "", "Kafka address, or PROTOCOL://address; default: 127.0.0.1:9092")
-	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address; default: 127.0.0.1:1883")
+	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address, or tcp://, tls://, ws://, wss://address, or unix:///path; default: 127.0.0.1:1883")
 	flags.StringVar(&f.http, "http", "", "HTTP address for records, health and figures, or https://address; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
@@ -69,10 +69,13 @@ func (f *serveFlags) settings() (*config.Config, error) {
 		}
 	}
 	if f.changed("mqtt") {
-		if err := config.Loopback(f.mqtt); err != nil {
+		cfg.MQTT.Listeners = []string{f.mqtt}
+		if !strings.Contains(f.mqtt, "://") {
+			cfg.MQTT.Listeners[0] = "tcp://" + f.mqtt
+		}
+		if err := cfg.CheckListeners(); err != nil {
 			return nil, fail(exitUsage, "--mqtt: %w", err)
 		}
-		cfg.MQTT.Listeners = []string{"tcp://" + f.mqtt}
 	}
 	if f.changed("http") {
 		cfg.HTTP.Listener = f.http

@@ -113,9 +113,15 @@ func sub(t *testing.T, p *process.Process, args ...string) *subscriber {
 // subWith is sub with something more in the layout.
 func subWith(t *testing.T, p *process.Process, more string, args ...string) *subscriber {
 	t.Helper()
+	return subAt(t, at(t, p), more, args...)
+}
+
+// subAt is subWith at a broker that is named by mosquitto_sub's own arguments.
+func subAt(t *testing.T, where []string, more string, args ...string) *subscriber {
+	t.Helper()
 	s := &subscriber{t: t, done: make(chan struct{}), subscribed: make(chan struct{}), messages: make(chan message, 10_000)}
 	// stdbuf becomes mosquitto_sub, with what -d prints (SUBACK) on its way at the end of each line.
-	args = slices.Concat([]string{"-oL", "mosquitto_sub"}, at(t, p), []string{"-d", "-F", layout + more}, args)
+	args = slices.Concat([]string{"-oL", "mosquitto_sub"}, where, []string{"-d", "-F", layout + more}, args)
 	s.cmd = exec.CommandContext(within(t), "stdbuf", args...)
 	s.cmd.Stderr = &s.errs
 	out, err := s.cmd.StdoutPipe()
