@@ -143,3 +143,13 @@ func FuzzSessionRecord(f *testing.F) {
 type fixedPartition struct{ Partition }
 
 func (fixedPartition) ID() [16]byte { return [16]byte{1} }
+
+// An identifier is never 0, nor one of a message in flight [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1].
+func TestIdentifiersInUseAreLeftOut(t *testing.T) {
+	ss := &session{lastID: 65533, inflight: []delivery{{id: 65535, qos: 1}, {id: 1, qos: 2, released: true}, {id: 3, qos: 2}}}
+	for _, want := range []uint16{65534, 2, 4} {
+		if got := ss.nextID(); got != want {
+			t.Errorf("got %d, want %d", got, want)
+		}
+	}
+}
