@@ -153,3 +153,18 @@ func TestIdentifiersInUseAreLeftOut(t *testing.T) {
 		}
 	}
 }
+
+// The DISCONNECT of a connection that has just lost its session to another says nothing of the other's expiry.
+func TestADisconnectAfterATakeoverChangesNothing(t *testing.T) {
+	s := &Server{}
+	c, other := &client{s: s, expiry: 60}, &client{s: s, expiry: 60}
+	c.session = &session{s: s, expiry: 60, client: other}
+	end := &packet.Disconnect{Properties: &packet.Properties{Present: packet.Of(packet.SessionExpiry)}}
+	if err := c.onDisconnect(end); err != nil || c.session.expiry != 60 {
+		t.Errorf("%v, expiry %d", err, c.session.expiry)
+	}
+	c.session.client = c
+	if err := c.onDisconnect(end); err != nil || c.session.expiry != 0 {
+		t.Errorf("%v, expiry %d", err, c.session.expiry)
+	}
+}
