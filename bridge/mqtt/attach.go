@@ -30,8 +30,9 @@ func (ss *session) yields(c *client) bool {
 	return ss.owner == "" || ss.owner == auth.Anonymous || ss.owner == c.who.Principal
 }
 
-// attach gives the client its session: the one its id has, or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.1.2-6].
-// An older connection with the same id is ended first [MQTT-3.1.4-3]. It returns when what CONNACK says is durable.
+// attach gives the client its session: the one its id has [MQTT-3.1.3-2], or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5]
+// [MQTT-3.1.2-6] [MQTT-3.1.4-4], [MQTT-3.1.2-4] of 3.1.1, [MQTT-3.1.2-6] of 3.1.1, [MQTT-3.1.4-3] of 3.1.1.
+// An older connection with the same id is ended first [MQTT-3.1.4-3], [MQTT-3.1.4-2] of 3.1.1. It returns when what CONNACK says is durable.
 func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -135,7 +136,8 @@ func (s *Server) connect(ss *session, c *client) {
 	}
 }
 
-// detach takes the connection from the session and fixes its cursors. Under life.
+// detach takes the connection from the session and fixes its cursors: what is published from here on, and matches, comes
+// with the next one ([MQTT-3.1.2-5] of 3.1.1). Under life.
 func (s *Server) detach(ss *session, c *client) {
 	ss.mu.Lock()
 	if ss.client != c {
@@ -173,7 +175,7 @@ func (s *Server) detach(ss *session, c *client) {
 	s.expireLater(ss, s.cfg.Now())
 }
 
-// forget ends a session without a connection. Under life.
+// forget ends a session without a connection, never one that has one [MQTT-4.1.0-1]. Under life.
 func (s *Server) forget(ss *session) {
 	s.deadlines.cancel(ss.expires)
 	if s.sessions[ss.id] == ss {
@@ -200,7 +202,7 @@ func retainedCost(topic string) int64 { return 160 + int64(len(topic)) }
 
 const cursorCost = 48
 
-// expireLater ends the session its expiry interval after since [MQTT-3.1.2-23]. Under life.
+// expireLater ends the session its expiry interval after since [MQTT-3.1.2-23] [MQTT-4.1.0-2]. Under life.
 func (s *Server) expireLater(ss *session, since time.Time) {
 	if ss.expiry == never {
 		return
@@ -240,7 +242,7 @@ func (s *Server) leave(c *client) {
 	if mine {
 		s.detach(ss, c)
 	}
-	if w == nil {
+	if w == nil { // [MQTT-3.1.2-12] of 3.1.1
 		return
 	}
 	if d := w.delay(); d > 0 && mine && ss.expiry > 0 {
@@ -258,7 +260,7 @@ func (s *Server) leave(c *client) {
 		})
 		return
 	}
-	s.sendWill(w) // [MQTT-3.1.2-8]
+	s.sendWill(w) // [MQTT-3.1.2-8], [MQTT-3.1.2-8] of 3.1.1
 }
 
 // will is a will message and when it goes out.

@@ -134,7 +134,8 @@ func (c *client) finish(err error) {
 	c.s.gone(c)
 }
 
-// refuse tells the peer why its connection ends, as far as its version allows [MQTT-4.13.1-1] [MQTT-4.13.2-1].
+// refuse tells the peer why its connection ends, as far as its version allows [MQTT-4.13.1-1] [MQTT-4.13.2-1],
+// [MQTT-4.8.0-1] of 3.1.1.
 func (c *client) refuse(err error) {
 	var bad *packet.Error
 	switch {
@@ -147,8 +148,9 @@ func (c *client) refuse(err error) {
 	}
 }
 
-// end closes the connection from our side: MQTT 5 clients are told in a DISCONNECT, 3.1.1 has none for servers. Safe
-// from any goroutine; the first reason counts.
+// end closes the connection from our side: MQTT 5 clients are told in a DISCONNECT, with a reason string at most
+// [MQTT-3.14.2-2], which is the last packet [MQTT-3.14.4-1] [MQTT-3.14.4-2]; 3.1.1 has none for servers. Safe from any
+// goroutine; the first reason counts.
 func (c *client) end(reason packet.Reason, why string) {
 	now := c.s.cfg.Now()
 	// No DISCONNECT before CONNACK [MQTT-3.14.0-1]; and only what greeted says makes version safe to read from here.
@@ -172,8 +174,10 @@ func (c *client) reasonString(why string) *packet.Properties {
 // takeWill returns the will once; nil when there is none (any more).
 func (c *client) takeWill() *will { return c.will.Swap(nil) }
 
-// send sends an answer, without what is optional in it when that would be more than the client takes [MQTT-3.4.2-2]
-// [MQTT-3.2.2-19] [MQTT-3.14.2-3].
+// send sends an answer, without its reason string when that would be more than the client takes [MQTT-3.4.2-2]
+// [MQTT-3.5.2-2] [MQTT-3.6.2-2] [MQTT-3.7.2-2] [MQTT-3.2.2-19] [MQTT-3.14.2-3]; SUBACK [MQTT-3.9.2-1] and UNSUBACK
+// [MQTT-3.11.2-1] have none. User properties of the server's own there are not, in any packet [MQTT-3.2.2-20]
+// [MQTT-3.4.2-3] [MQTT-3.5.2-3] [MQTT-3.6.2-3] [MQTT-3.7.2-3] [MQTT-3.9.2-2] [MQTT-3.11.2-2] [MQTT-3.14.2-4].
 func (c *client) send(p packet.Packet) {
 	c.out.answer(func(dst []byte) []byte { return c.fitting(dst, p) })
 }
@@ -185,16 +189,28 @@ func (c *client) fitting(dst []byte, p packet.Packet) []byte {
 	}
 	switch p := p.(type) {
 	case *packet.Ack:
-		return (&packet.Ack{Kind: p.Kind, ID: p.ID, Reason: p.Reason}).Append(dst[:n], c.version)
+		dst = (&packet.Ack{Kind: p.Kind, ID: p.ID, Reason: p.Reason}).Append(dst[:n], c.version)
 	case *packet.Disconnect:
-		return (&packet.Disconnect{Reason: p.Reason}).Append(dst[:n], c.version)
-	case *packet.Connack:
-		if p.Reason.Failed() {
-			return (&packet.Connack{Reason: p.Reason}).Append(dst[:n], c.version)
-		}
+		dst = (&packet.Disconnect{Reason: p.Reason}).Append(dst[:n], c.version)
+	case *packet.Connack: // connect has seen to it that one that accepts is small enough
+		dst = (&packet.Connack{Reason: p.Reason}).Append(dst[:n], c.version)
+	}
+	if len(dst)-n > c.maxPacket {
+		return dst[:n] // rather nothing than too much [MQTT-3.1.2-24]
 	}
 	return dst
 }
+
+// answerable reports whether the client takes an answer to that many topic filters [MQTT-3.1.2-24].
+func (c *client) answerable(filters int) bool {
+	size := 2 + 3 + filters // fixed header, packet identifier, no properties, reasons
+	if size-2 > 127 {
+		size++
+	}
+	return size <= c.maxPacket
+}
+
+var errAnswerTooLarge = &packet.Error{Reason: packet.PacketTooLarge, Why: "the answer would be larger than the client's maximum packet size"}
 
 // publish sends one message, unless it is larger than the client takes [MQTT-3.1.2-24], which is unfit. blocked says
 // that the connection has ended meanwhile, so that the message is still to come.
@@ -401,7 +417,9 @@ func (c *client) onDisconnect(p *packet.Disconnect) error {
 		}
 		c.s.life.Lock()
 		c.session.mu.Lock()
-		c.session.expiry = p.Properties.SessionExpiry
+		if c.session.client == c { // else it is another connection's already
+			c.session.expiry = p.Properties.SessionExpiry
+		}
 		c.session.mu.Unlock()
 		c.s.life.Unlock()
 	}

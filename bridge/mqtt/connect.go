@@ -11,7 +11,8 @@ import (
 	"millrace/bridge/mqtt/packet"
 )
 
-// connect answers the first packet of a connection, which must be a CONNECT [MQTT-3.1.0-1].
+// connect answers the first packet of a connection, which must be a CONNECT [MQTT-3.1.0-1], and one that conforms
+// [MQTT-3.1.4-1].
 func (c *client) connect(frame []byte) error {
 	if packet.Type(frame[0]>>4) != packet.CONNECT {
 		return &packet.Error{Reason: packet.ProtocolError, Why: "the first packet is not a CONNECT"}
@@ -25,7 +26,7 @@ func (c *client) connect(frame []byte) error {
 	size := int64(len(frame))
 	c.version, c.id = in.Version, in.ClientID
 	c.window, c.maxPacket, c.reasons = c.s.cfg.MaxInflight, packet.MaxRemaining, true
-	keepAlive := in.KeepAlive
+	keepAlive := in.KeepAlive // [MQTT-3.2.2-22]
 	if !c.keptAlive(keepAlive) {
 		keepAlive = uint16(c.s.cfg.MaxKeepAlive) // [MQTT-3.1.2-21]
 	}
@@ -74,12 +75,12 @@ func (c *client) connect(frame []byte) error {
 			out.Properties.Present |= packet.Of(packet.AuthMethod, packet.AuthData)
 		}
 	}
-	if c.id == "" { // [MQTT-3.1.3-6]
+	if c.id == "" { // [MQTT-3.1.3-6], [MQTT-3.1.3-6] of 3.1.1
 		var b [12]byte
 		rand.Read(b[:]) //nolint:errcheck // never fails
 		c.id = "auto-" + hex.EncodeToString(b[:])
 		if c.version == packet.V5 {
-			out.Properties.AssignedClientID = c.id // [MQTT-3.2.2-16]
+			out.Properties.AssignedClientID = c.id // [MQTT-3.2.2-16] [MQTT-3.1.3-7]
 			out.Properties.Present |= packet.Of(packet.AssignedClientID)
 		}
 	}
@@ -88,6 +89,9 @@ func (c *client) connect(frame []byte) error {
 			out.Properties.ResponseInformation = information
 			out.Properties.Present |= packet.Of(packet.ResponseInformation)
 		}
+	}
+	if len(out.Append(nil, c.version)) > c.maxPacket { // [MQTT-3.1.2-24]
+		return c.connackRefusal(packet.PacketTooLarge, "CONNACK would be larger than the client's maximum packet size")
 	}
 	if in.Will != nil {
 		// The packet's size is more than the will's.
@@ -106,8 +110,9 @@ func (c *client) connect(frame []byte) error {
 		}
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
 	}
-	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
-	// The first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2]: end, which may come any time, says nothing before it.
+	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3], [MQTT-3.2.2-3] of 3.1.1
+	// The first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT-3.1.4-5], [MQTT-3.2.0-1] of 3.1.1, [MQTT-3.1.4-4] of
+	// 3.1.1: end, which may come any time, says nothing before it.
 	c.out.answer(func(dst []byte) []byte {
 		c.greeted.Store(true)
 		return c.fitting(dst, out)
@@ -129,7 +134,8 @@ func (c *client) responseInformation() string {
 	return information
 }
 
-// acceptable says why this server cannot take the connection.
+// acceptable says why this server cannot take the connection, which then ends [MQTT-3.1.4-2]. Identifiers of any characters
+// are taken [MQTT-3.1.3-5].
 func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 	switch {
 	case c.version == packet.V311 && !c.keptAlive(in.KeepAlive):
@@ -137,7 +143,7 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 	case in.ClientID == "" && in.Version == packet.V311 && !in.CleanStart:
 		return packet.InvalidClientID, "an empty client identifier needs a clean session" // [MQTT-3.1.3-8] of 3.1.1
 	case len(in.ClientID) > c.s.cfg.MaxTopicBytes:
-		return packet.InvalidClientID, "the client identifier is too long" // it travels with every record
+		return packet.InvalidClientID, "the client identifier is too long" // it travels with every record [MQTT-3.1.3-8], [MQTT-3.1.3-9] of 3.1.1
 	case in.Will != nil && c.tooLong(in.Will.Topic):
 		return packet.InvalidTopicName, "the will topic is too long"
 	}
@@ -150,7 +156,8 @@ func (c *client) keptAlive(seconds uint16) bool {
 	return most == 0 || seconds != 0 && int(seconds) <= most
 }
 
-// connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3).
+// connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3). Every QoS is served
+// [MQTT-3.2.2-9] and anything may be retained, so no will is refused for its flags [MQTT-3.2.2-12] [MQTT-3.2.2-13].
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
 		Present:           packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum),
@@ -160,7 +167,8 @@ func (c *client) connackProperties() *packet.Properties {
 	}
 }
 
-// connackRefusal answers CONNECT with a failure and returns it, so that the connection ends [MQTT-3.2.2-7].
+// connackRefusal answers CONNECT with a failure and returns it, so that the connection ends [MQTT-3.2.2-7] and nothing
+// that follows is read [MQTT-3.1.4-6], [MQTT-3.1.4-5] of 3.1.1.
 func (c *client) connackRefusal(reason packet.Reason, why string) error {
 	p := &packet.Connack{Reason: reason}
 	if c.version == packet.V5 {
@@ -188,7 +196,8 @@ func connackReturn(reason packet.Reason) packet.Reason {
 }
 
 // refuseConnect answers a CONNECT that could not be decoded, when it shows enough of itself to choose an answer: its
-// protocol level. Malformed 3.1.1 is closed without one, as is what is not MQTT at all.
+// protocol level. Malformed 3.1.1 is closed without one ([MQTT-3.1.4-1] of 3.1.1, [MQTT-3.2.2-6] of 3.1.1), as is what is
+// not MQTT at all.
 func (c *client) refuseConnect(frame []byte, err error) {
 	bad, ok := err.(*packet.Error)
 	if !ok {

@@ -133,6 +133,7 @@ func TestAWindowOfMessagesCostsFewWrites(t *testing.T) {
 	})
 }
 
+// [MQTT-4.3.3-5] [MQTT-4.3.3-6] [MQTT-4.4.0-1], over a restart and a crash.
 func TestWhatIsInFlightGoesOnWhereItWas(t *testing.T) {
 	for name, stop := range map[string]func(*world, *peer){
 		"connection": func(_ *world, a *peer) {
@@ -211,6 +212,7 @@ func TestACrashDeliversNothingAsNewTwice(t *testing.T) {
 	})
 }
 
+// [MQTT-4.4.0-2]
 func TestTheClientMayRefuseAMessage(t *testing.T) {
 	story(t, func(w *world) {
 		w.cfg.MaxInflight = 1
@@ -225,6 +227,7 @@ func TestTheClientMayRefuseAMessage(t *testing.T) {
 	})
 }
 
+// [MQTT-4.9.0-2]
 func TestTheWindowCountsBothKinds(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		w.cfg.MaxInflight = 2

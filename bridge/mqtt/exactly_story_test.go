@@ -91,6 +91,7 @@ func TestAPublishOfQoS2IsStoredOnce(t *testing.T) {
 	}
 }
 
+// PUBREC says that the message is the server's [MQTT-4.3.3-8], PUBCOMP that its identifier is free [MQTT-4.3.3-11].
 func TestAMessageAndItsIdentifierLandTogether(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		a := w.connect(v, "a", keep).send(pub("t", "0", 2, 1), pubrel(1))
@@ -151,6 +152,7 @@ func TestReceiveMaximumCountsBothKinds(t *testing.T) {
 	})
 }
 
+// [MQTT-4.3.3-10] [MQTT-4.3.3-12], over a restart and a crash.
 func TestIdentifiersOutliveTheServer(t *testing.T) {
 	for _, stop := range []func(*world){(*world).restart, (*world).crashNow} {
 		both(t, func(w *world, v packet.Version) {
@@ -367,6 +369,7 @@ func TestAWillOfQoS2(t *testing.T) {
 	})
 }
 
+// [MQTT-3.8.4-8] [MQTT-3.3.4-2]
 func TestTheLowerQoSCounts(t *testing.T) {
 	for _, change := range []func(*packet.Connect){keep, func(*packet.Connect) {}} {
 		both(t, func(w *world, v packet.Version) {

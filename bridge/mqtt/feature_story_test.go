@@ -35,6 +35,7 @@ func TestRetained(t *testing.T) {
 	})
 }
 
+// [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] [MQTT-3.3.1-12] [MQTT-3.3.1-13]
 func TestRetainHandlingAndAsPublished(t *testing.T) {
 	story(t, func(w *world) {
 		r := pub("r", "x", 0, 0)
@@ -92,6 +93,7 @@ func TestWills(t *testing.T) {
 	})
 }
 
+// [MQTT-3.1.3-9] [MQTT-3.1.2-8]
 func TestWillDelay(t *testing.T) {
 	story(t, func(w *world) {
 		s := w.connect(packet.V5, "s").send(sub(1, "will"))
@@ -120,6 +122,7 @@ func TestWillDelay(t *testing.T) {
 	})
 }
 
+// [MQTT-3.1.2-22] to the nanosecond.
 func TestKeepAliveAndConnectTimeout(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		mute := w.dial(v)
@@ -144,6 +147,7 @@ func TestKeepAliveAndConnectTimeout(t *testing.T) {
 	})
 }
 
+// Who may not come in is told so and closed [MQTT-3.1.4-2], so is a method nobody knows [MQTT-4.12.0-1].
 func TestFirstPackets(t *testing.T) {
 	story(t, func(w *world) {
 		w.cfg.AllowAnonymous = false
@@ -160,6 +164,7 @@ func TestFirstPackets(t *testing.T) {
 	})
 }
 
+// What differs from what a client may assume is told, and no Maximum QoS, because every one is served [MQTT-3.2.2-9].
 func TestConnackTellsTheLimits(t *testing.T) {
 	story(t, func(w *world) {
 		p := w.connect(packet.V5, "")
@@ -289,6 +294,7 @@ func TestMessageExpiry(t *testing.T) {
 	})
 }
 
+// [MQTT-3.3.4-9] [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 func TestClientLimitsAreKept(t *testing.T) {
 	story(t, func(w *world) {
 		a := w.connect(packet.V5, "a", func(c *packet.Connect) {
@@ -309,6 +315,7 @@ func TestClientLimitsAreKept(t *testing.T) {
 	})
 }
 
+// An identifier that is too long is refused [MQTT-3.1.3-8], [MQTT-3.1.3-9] of 3.1.1.
 func TestAClientIdentifierIsBounded(t *testing.T) {
 	story(t, func(w *world) {
 		w.connect(packet.V5, strings.Repeat("i", 1024)).wants("connack 0x00")

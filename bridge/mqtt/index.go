@@ -173,7 +173,7 @@ func (l *level) match(rest string, more, literal bool, dst []*subscription) []*s
 	return dst
 }
 
-// matches reports whether one filter, which is valid, matches a topic name.
+// matches reports whether one filter, which is valid, matches a topic name: levels as they are, byte by byte [MQTT-4.7.3-4].
 func matches(filter, topic string) bool {
 	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
 		return false // [MQTT-4.7.2-1]; a literal first level would differ anyway

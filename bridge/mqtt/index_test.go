@@ -27,6 +27,7 @@ func wants(f, t []string, first bool) bool {
 	return f[0] == t[0] && wants(f[1:], t[1:], false)
 }
 
+// [MQTT-4.7.2-1] [MQTT-4.7.3-4] [MQTT-3.3.2-3]
 func TestTheIndexFindsWhatTheFiltersMean(t *testing.T) {
 	levels := rapid.SampledFrom([]string{"a", "b", "", "$s", "+", "+", "#"})
 	filters := rapid.Custom(func(t *rapid.T) string {
@@ -151,3 +152,28 @@ func FuzzSessionRecord(f *testing.F) {
 type fixedPartition struct{ Partition }
 
 func (fixedPartition) ID() [16]byte { return [16]byte{1} }
+
+// An identifier is never 0, nor one of a message in flight [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1].
+func TestIdentifiersInUseAreLeftOut(t *testing.T) {
+	ss := &session{lastID: 65533, inflight: []delivery{{id: 65535, qos: 1}, {id: 1, qos: 2, released: true}, {id: 3, qos: 2}}}
+	for _, want := range []uint16{65534, 2, 4} {
+		if got := ss.nextID(); got != want {
+			t.Errorf("got %d, want %d", got, want)
+		}
+	}
+}
+
+// The DISCONNECT of a connection that has just lost its session to another says nothing of the other's expiry.
+func TestADisconnectAfterATakeoverChangesNothing(t *testing.T) {
+	s := &Server{}
+	c, other := &client{s: s, expiry: 60}, &client{s: s, expiry: 60}
+	c.session = &session{reader: reader{s: s}, expiry: 60, client: other}
+	end := &packet.Disconnect{Properties: &packet.Properties{Present: packet.Of(packet.SessionExpiry)}}
+	if err := c.onDisconnect(end); err != nil || c.session.expiry != 60 {
+		t.Errorf("%v, expiry %d", err, c.session.expiry)
+	}
+	c.session.client = c
+	if err := c.onDisconnect(end); err != nil || c.session.expiry != 0 {
+		t.Errorf("%v, expiry %d", err, c.session.expiry)
+	}
+}

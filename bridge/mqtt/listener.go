@@ -55,6 +55,7 @@ const (
 var ErrClosed = errors.New("mqtt: server closed")
 
 // Serve serves connections until Close, which it reports as ErrClosed, or until the listener is closed. It closes l.
+// Its connections are streams that lose nothing and keep the order [MQTT-4.2.0-1].
 // A listener of another kind than *Listener is one without TLS that does as Config.AllowAnonymous says.
 func (s *Server) Serve(l net.Listener) error {
 	of, ok := l.(*Listener)

@@ -87,7 +87,9 @@ func (c *client) enhanced(in *packet.Connect) ([]byte, error) {
 				return reply, nil
 			}
 		}
-		c.send(c.authPacket(packet.ContinueAuthentication, reply)) // [MQTT-4.12.0-2]
+		if err := c.sendAuth(packet.ContinueAuthentication, reply); err != nil { // [MQTT-4.12.0-2]
+			return nil, c.connackRefusal(packet.PacketTooLarge, errAnswerTooLarge.Why)
+		}
 		frame, err := c.in.next(c.s.cfg.MaxPacketSize)
 		if err != nil {
 			return nil, err
@@ -115,13 +117,20 @@ func (c *client) sameMethod(p *packet.Auth) bool {
 	return p.Properties.Has(packet.AuthMethod) && p.Properties.AuthMethod == c.method
 }
 
-func (c *client) authPacket(reason packet.Reason, data []byte) *packet.Auth {
+// sendAuth sends an AUTH with nothing in it but the method and data [MQTT-3.15.2-2] [MQTT-3.15.2-3]; an error where that is
+// more than the client takes [MQTT-3.1.2-24].
+func (c *client) sendAuth(reason packet.Reason, data []byte) error {
 	p := &packet.Properties{Present: packet.Of(packet.AuthMethod), AuthMethod: c.method}
 	if data != nil {
 		p.Present |= packet.Of(packet.AuthData)
 		p.AuthData = data
 	}
-	return &packet.Auth{Reason: reason, Properties: p}
+	a := &packet.Auth{Reason: reason, Properties: p}
+	if len(a.Append(nil, c.version)) > c.maxPacket {
+		return errAnswerTooLarge
+	}
+	c.send(a)
+	return nil
 }
 
 // onAuth is a step of an authentication that is done again (4.12.1). What the client may do stays as it is meanwhile; it
@@ -156,10 +165,8 @@ func (c *client) onAuth(p *packet.Auth) error {
 		}
 		if c.again.Known() {
 			c.again = nil
-			c.send(c.authPacket(packet.Success, reply))
-			return nil
+			return c.sendAuth(packet.Success, reply)
 		}
 	}
-	c.send(c.authPacket(packet.ContinueAuthentication, reply))
-	return nil
+	return c.sendAuth(packet.ContinueAuthentication, reply)
 }

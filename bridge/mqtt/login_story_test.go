@@ -152,7 +152,8 @@ func (p *peer) challenge() []byte {
 	synctest.Wait()
 	select {
 	case pkt := <-p.got:
-		if a, ok := pkt.(*packet.Auth); ok && a.Reason == packet.ContinueAuthentication && a.Properties.AuthMethod != "" {
+		if a, ok := pkt.(*packet.Auth); ok && a.Reason == packet.ContinueAuthentication && a.Properties.AuthMethod != "" &&
+			a.Properties.Present&^packet.Of(packet.AuthMethod, packet.AuthData) == 0 {
 			return a.Properties.AuthData
 		}
 		p.t.Fatalf("got %#v, want AUTH", pkt)
@@ -171,6 +172,7 @@ func answered(t *testing.T, talk *scram.ClientConversation, challenge []byte) []
 	return []byte(data)
 }
 
+// [MQTT-4.12.0-2] [MQTT-4.12.0-5]; AUTH has the method and data and nothing else [MQTT-3.15.2-2] [MQTT-3.15.2-3].
 func TestEnhancedAuthentication(t *testing.T) {
 	for _, name := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
 		for _, late := range []bool{false, true} { // the client's first message in CONNECT, or in an AUTH of its own
@@ -211,7 +213,7 @@ func TestEnhancedAuthentication(t *testing.T) {
 					p.send(authPacket(packet.ContinueAuthentication, name, answered(t, talk, challenge)))
 					synctest.Wait()
 					done, ok := (<-p.got).(*packet.Auth)
-					if !ok || done.Reason != packet.Success {
+					if !ok || done.Reason != packet.Success || done.Properties.AuthMethod != name {
 						t.Fatalf("got %+v", done)
 					}
 					if answered(t, talk, done.Properties.AuthData); !talk.Valid() {
@@ -228,6 +230,7 @@ func TestEnhancedAuthentication(t *testing.T) {
 	}
 }
 
+// [MQTT-4.12.0-1] [MQTT-4.12.0-4] [MQTT-4.12.0-6] [MQTT-4.12.1-2]
 func TestEnhancedAuthenticationThatFails(t *testing.T) {
 	const name = "SCRAM-SHA-256"
 	// in is a client that is logged in by it.

@@ -108,7 +108,7 @@ func (c *Config) fill() error {
 		{&c.MaxGroups, 1000, 1, 1 << 20, "max_groups"},
 		{&c.MaxGroupMembers, 1000, 1, 1 << 20, "max_group_members"},
 		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_depth"},
-		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"},
+		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"}, // [MQTT-4.7.3-3]
 		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
 		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
 		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},

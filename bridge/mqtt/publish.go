@@ -21,7 +21,7 @@ import (
 const refusalDelay = time.Second
 
 // acks are the publishes of one connection on their way into the log, in the order they came. Each is answered when it
-// is durable and all before it are answered [MQTT-4.6.0-2].
+// is durable and all before it are answered [MQTT-4.6.0-2]. They go into the log in that order too [MQTT-4.6.0-5].
 type acks struct {
 	c *client
 
@@ -111,8 +111,9 @@ func (a *acks) close() {
 	a.mu.Unlock()
 }
 
-// answer sends the PUBACK or PUBREC of a publish that landed [MQTT-4.3.2-4] [MQTT-4.3.3-8]; false when the connection has to end instead: 3.1.1
-// has no way to refuse a message but that ([MQTT-3.3.5-2] of 3.1.1), and what was dropped is never acknowledged.
+// answer sends the PUBACK or PUBREC of a publish that landed [MQTT-3.3.4-1] [MQTT-2.2.1-5] [MQTT-4.3.2-4] [MQTT-4.3.3-8],
+// [MQTT-4.3.2-2] of 3.1.1; false when the connection has to end instead: 3.1.1 has no way to refuse a message but that
+// ([MQTT-3.3.5-2] of 3.1.1, [MQTT-4.8.0-2] of 3.1.1), and what was dropped is never acknowledged.
 func (c *client) answer(p *pending) bool {
 	if p.err != nil {
 		c.s.complain("mqtt: publish refused", "client", c.id, "qos", p.qos, "error", p.err)
@@ -162,7 +163,8 @@ func reasonOf(err error) packet.Reason {
 	return packet.UnspecifiedError
 }
 
-// onPublish sends a publish on its way. size is the packet's.
+// onPublish sends a publish on its way. size is the packet's. At QoS 1 any is a new message, whatever DUP says
+// [MQTT-4.3.2-5].
 func (c *client) onPublish(p *packet.Publish, size int) error {
 	ss := c.session
 	if p.Properties.Has(packet.SubscriptionID) {
@@ -281,7 +283,8 @@ func (c *client) tooLong(topic string) bool {
 	return len(topic) > c.s.cfg.MaxTopicBytes || strings.Count(topic, "/") >= c.s.cfg.MaxTopicLevels
 }
 
-// resolveAlias gives the publish its topic and remembers what the client maps (3.3.2.3.4).
+// resolveAlias gives the publish its topic and remembers what the client maps (3.3.2.3.4), as far as CONNACK said
+// [MQTT-3.3.2-12].
 func (c *client) resolveAlias(p *packet.Publish) error {
 	if !p.Properties.Has(packet.TopicAlias) {
 		return nil
@@ -368,7 +371,7 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		})
 		kept = append(kept, copied)
 	}
-	if m.Retain {
+	if m.Retain { // [MQTT-3.3.1-8]
 		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
 		if len(body) == 0 {
 			copied.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
@@ -467,7 +470,7 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 	return nil
 }
 
-// sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15].
+// sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15], its user properties in order [MQTT-3.1.3-10].
 func (s *Server) sendWill(w *will) {
 	if err := s.mayWrite(&w.who, w.client, w.Topic); err != nil { // any more: CONNECT was asked too
 		s.drop(w)

@@ -19,17 +19,13 @@ import (
 // MILLRACE_STORIES=20000 seeds.
 func TestNothingIsLostUnderAnyOrderOfEvents(t *testing.T) {
 	for seed := range uint64(max(lane.Count("MILLRACE_STORIES", 60), 1)) {
-		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) { story(t, func(w *world) { randomStory(w, seed) }) })
+		t.Run(fmt.Sprint("seed", seed), func(t *testing.T) {
+			story(t, func(w *world) { randomStory(w, rand.New(rand.NewPCG(seed, 7)), fmt.Sprint("seed ", seed)) })
+		})
 	}
 }
 
-func FuzzSession(f *testing.F) {
-	f.Add(uint64(1))
-	f.Fuzz(func(t *testing.T, seed uint64) { story(t, func(w *world) { randomStory(w, seed) }) })
-}
-
-func randomStory(w *world, seed uint64) {
-	r := rand.New(rand.NewPCG(seed, 7))
+func randomStory(w *world, r *rand.Rand, name string) {
 	w.cfg.MaxInflight = 1 + r.IntN(6)
 	w.cfg.MaxOutput = 1024
 	w.log.NumPartitions = 1 + r.IntN(3)
@@ -49,7 +45,7 @@ func randomStory(w *world, seed uint64) {
 	}
 	defer func() {
 		if w.t.Failed() {
-			w.t.Logf("seed %d, window %d, %d partitions, %v:\n%s", seed, w.cfg.MaxInflight, w.log.NumPartitions, l.v, all)
+			w.t.Logf("%s, window %d, %d partitions, %v:\n%s", name, w.cfg.MaxInflight, w.log.NumPartitions, l.v, all)
 		}
 		w.log.Release() // so that the server can close
 	}()

@@ -18,7 +18,8 @@ const (
 )
 
 // retained is the index of retained messages: which offset of the retained topic holds each MQTT topic's newest. The
-// messages themselves stay in the log (3.3.1.3).
+// messages themselves stay in the log (3.3.1.3): the newest of each topic [MQTT-3.3.1-5], [MQTT-3.3.1-5] of 3.1.1,
+// [MQTT-3.3.1-7] of 3.1.1, whoever's session ends ([MQTT-3.1.2-7] of 3.1.1).
 type retained struct {
 	s *Server
 
@@ -99,7 +100,7 @@ func (t *retained) stream() *stream {
 }
 
 // put appends rec, whose key is an MQTT topic and whose value is nil to end its retained message [MQTT-3.3.1-6]
-// [MQTT-3.3.1-7] [MQTT-3.3.1-11]. The index follows before done is called [MQTT-3.3.1-5].
+// [MQTT-3.3.1-7]. The index follows before done is called [MQTT-3.3.1-5].
 func (t *retained) put(ctx context.Context, rec record.Record, done func(error)) {
 	part, err := t.begin(ctx, rec, done)
 	if err != nil || part.Partition == nil {

@@ -35,7 +35,7 @@ type session struct {
 	keeps   bool // it outlives its connection: what QoS 2 promises has to be durable
 	exact   exactly
 	replays []replay // retained messages still to send
-	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9]
+	window  int      // the client's receive maximum, at most ours [MQTT-3.3.4-9] [MQTT-4.9.0-1]
 	lastID  uint16
 	queued  bool // in the queue of the scans
 	dirty   bool // the cursor moved since it was written
@@ -115,7 +115,8 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 	if !want || qos == 2 && ss.had(st, m.offset) {
 		return done
 	}
-	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+	// RETAIN is set on live messages only for subscriptions that ask for it [MQTT-3.3.1-12] [MQTT-3.3.1-13],
+	// [MQTT-3.3.1-9] of 3.1.1.
 	result := ss.send(st, m, packet.Publish{QoS: qos, Retain: asIs && m.props.Retain}, ids, nil)
 	if result == done && qos == 2 && ss.keeps {
 		ss.handTo(st, m.offset+1)
@@ -123,7 +124,9 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 	return result
 }
 
-// send sends m, if there is room, as head says; g is the group that hands it out. Under ss.mu, with a client.
+// send sends m, if there is room. A message over QoS 0 counts as one of the window until it is acknowledged, or completed
+// [MQTT-4.9.0-2], and only messages wait for that [MQTT-4.9.0-3] [MQTT-3.3.4-10]. head says how it is sent, and g is the
+// group that hands it out. Under ss.mu, with a client.
 func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint32, g *group) outcome {
 	qos := head.QoS
 	left, alive := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
@@ -140,9 +143,10 @@ func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint3
 		ss.blocked = true
 		return blocked
 	}
+	// DUP is 0 whatever it was when the message came [MQTT-3.3.1-3] [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2].
 	d := delivery{st: st, offset: m.offset, qos: qos, group: g, sent: true}
 	if qos > 0 {
-		head.ID = ss.nextID() // [MQTT-2.2.1-4]
+		head.ID = ss.nextID() // [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1], [MQTT-4.3.2-1] of 3.1.1, [MQTT-4.3.3-1] of 3.1.1
 		d.id = head.ID
 	}
 	var result outcome
@@ -160,7 +164,7 @@ func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint3
 		return unfit
 	}
 	ss.dirty = true
-	if qos > 0 {
+	if qos > 0 { // until PUBACK [MQTT-4.3.2-3] or PUBREC [MQTT-4.3.3-3]
 		ss.inflight = append(ss.inflight, d)
 		if g != nil {
 			g.handed.out(d.at())
@@ -202,7 +206,7 @@ func (ss *session) forgetGone() {
 	}
 }
 
-// acked takes a PUBACK of the client. It reports whether the id was known.
+// acked takes a PUBACK of the client [MQTT-4.3.2-3]. It reports whether the id was known.
 func (ss *session) acked(c *client, id uint16) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -217,7 +221,7 @@ func (ss *session) acked(c *client, id uint16) bool {
 	return true
 }
 
-// settle ends the i-th delivery. Under ss.mu.
+// settle ends the i-th delivery, for its group too: what its client acknowledged or refused no other gets [MQTT-4.8.2-6]. Under ss.mu.
 func (ss *session) settle(i int) {
 	d := ss.inflight[i]
 	if !d.sent {
@@ -407,7 +411,7 @@ func (ss *session) firstUnsent() int {
 }
 
 // redeliver sends the next unacknowledged message again, with its packet identifier and DUP [MQTT-4.4.0-1]
-// [MQTT-3.3.1-1], or its PUBREL. m is nil when it is released, or the log has dropped it meanwhile. Under ss.mu.
+// [MQTT-3.3.1-1], or its PUBREL and no PUBLISH any more [MQTT-4.3.3-5] [MQTT-4.3.3-6]. m is nil when it is released, or the log has dropped it meanwhile. Under ss.mu.
 func (ss *session) redeliver(m *message) {
 	i := ss.firstUnsent()
 	d := &ss.inflight[i]
@@ -431,6 +435,7 @@ func (ss *session) redeliver(m *message) {
 			}
 		}
 	}
+	// It was sent: it does not expire any more [MQTT-4.3.3-7] [MQTT-4.3.3-13].
 	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
 	switch ss.client.publish(m, head, max(left, 1), ids) {
 	case done:
@@ -455,7 +460,8 @@ func (ss *session) giveUp(i int) {
 	}
 }
 
-// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9]; false when there is no room. m is
+// replay sends the next retained message a new subscription is owed [MQTT-3.3.1-9], [MQTT-3.3.1-6] of 3.1.1, with its
+// identifier alone [MQTT-3.3.4-5]; false when there is no room. m is
 // nil when it cannot be read. Under ss.mu.
 func (ss *session) replay(offset int64, m *message) bool {
 	r := &ss.replays[0]
@@ -464,7 +470,7 @@ func (ss *session) replay(offset int64, m *message) bool {
 		if r.sub.id != 0 {
 			ids = []uint32{r.sub.id}
 		}
-		// Sent because of a new subscription: RETAIN is set [MQTT-3.3.1-8].
+		// Sent because of a new subscription: RETAIN is set ([MQTT-3.3.1-8] of 3.1.1).
 		if ss.send(ss.s.retained.stream(), m, packet.Publish{QoS: min(r.sub.qos, m.props.QoS), Retain: true}, ids, nil) == blocked {
 			return false
 		}

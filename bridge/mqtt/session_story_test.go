@@ -102,6 +102,7 @@ func TestCheckpointsMoveTheCursorOfConnectedSessions(t *testing.T) {
 	})
 }
 
+// [MQTT-4.6.0-5] [MQTT-4.6.0-6]: whoever reads slowly gets all of it in the order of the others.
 func TestASlowReaderFallsBehindAndLosesNothing(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		t := w.t
@@ -201,6 +202,7 @@ func TestSubscriptionsBeginWhereTheyAre(t *testing.T) {
 	})
 }
 
+// [MQTT-3.8.4-4]
 func TestReplacingASubscriptionLosesNothing(t *testing.T) {
 	story(t, func(w *world) {
 		w.cfg.MaxInflight = 1
@@ -242,6 +244,7 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
+// [MQTT-4.1.0-2] [MQTT-3.1.2-23]
 func TestSessionsExpire(t *testing.T) {
 	story(t, func(w *world) {
 		for _, tt := range []struct {

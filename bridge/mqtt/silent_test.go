@@ -123,6 +123,7 @@ func TestASilentClientIsCutOffAtItsKeepAlive(t *testing.T) {
 	}
 }
 
+// A stream of bytes may come in whatever pieces [MQTT-4.2.0-1].
 func TestAClientThatSpeaksInHalfPacketsKeepsItsPlace(t *testing.T) {
 	_, address := serve(t, mqtt.Config{Log: &mqtttest.Log{}})
 	before := runtime.NumGoroutine()

@@ -272,6 +272,7 @@ func TestPublishReachesSubscribers(t *testing.T) {
 	})
 }
 
+// PUBACK says that the message is the server's: it is durable [MQTT-4.3.2-4].
 func TestPubackWaitsForTheCommitAndKeepsOrder(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		w.log.NumPartitions = 4
@@ -319,6 +320,7 @@ func TestReadingStopsAtReceiveMaximum(t *testing.T) {
 	})
 }
 
+// A disk that is full is a transient error ([MQTT-4.8.0-2] of 3.1.1).
 func TestARefusedMessageIsNeverAcknowledged(t *testing.T) {
 	story(t, func(w *world) {
 		w.log.Fail(fmt.Errorf("disk at its reserve: %w", mqtt.ErrFull))
@@ -334,6 +336,7 @@ func TestARefusedMessageIsNeverAcknowledged(t *testing.T) {
 	})
 }
 
+// [MQTT-3.3.5-2] of 3.1.1
 func TestTopicsNoRouteTakes(t *testing.T) {
 	story(t, func(w *world) {
 		a := w.connect(packet.V5, "a").send(pub("$SYS/x", "1", 1, 1), pub(strings.Repeat("a/", 70), "1", 1, 2), pub("ok", "", 1, 3))

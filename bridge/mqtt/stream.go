@@ -344,7 +344,8 @@ func (a *streams) drop(st *stream) {
 	a.s.index.forget(st.topic)
 }
 
-// deliver offers one record to every reader that is at the tail and has a matching subscription.
+// deliver offers one record to every reader that is at the tail and has a matching subscription [MQTT-3.3.2-3]. Those
+// behind find it in the log [MQTT-4.5.0-1]; each partition is read in its order by both [MQTT-4.6.0-6].
 func (t *tailReader) deliver(st *stream, r *record.Record) {
 	if !t.m.read(t.a.s, st.topic, st.index, r) || !t.m.live(st) {
 		return

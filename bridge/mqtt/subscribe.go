@@ -44,7 +44,10 @@ func (sub *subscription) passed(st *stream, offset int64) {
 // onSubscribe answers each filter in turn [MQTT-3.8.4-5] [MQTT-3.8.4-6], when a durable session's record of it is
 // durable [MQTT-3.8.4-1].
 func (c *client) onSubscribe(p *packet.Subscribe) error {
-	ack := &packet.Suback{ID: p.ID} // [MQTT-3.8.4-2]
+	if !c.answerable(len(p.Filters)) {
+		return errAnswerTooLarge
+	}
+	ack := &packet.Suback{ID: p.ID} // [MQTT-3.8.4-2] [MQTT-2.2.1-6]
 	var id uint32
 	if p.Properties.Has(packet.SubscriptionID) {
 		id = p.Properties.SubscriptionIDs[0]
@@ -105,6 +108,7 @@ func (c *client) saved() error {
 	return nil
 }
 
+// refusesFilter says why there can be no such subscription. Wildcards are served ([MQTT-3.8.3-2] of 3.1.1).
 func (c *client) refusesFilter(filter string) packet.Reason {
 	if !packet.ValidFilter(filter) || c.tooLong(filter) {
 		return packet.InvalidTopicFilter
@@ -124,7 +128,8 @@ func (c *client) refusesFilter(filter string) packet.Reason {
 	return packet.Success
 }
 
-// subscribe makes or replaces one subscription and says what retained messages it is owed.
+// subscribe makes or replaces one subscription and says what retained messages it is owed. What is granted is what was
+// asked for [MQTT-3.8.4-7] [MQTT-3.2.2-10].
 func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reason, owed replay, any bool) {
 	ss := c.session
 	sub := &subscription{
@@ -231,7 +236,10 @@ func (c *client) enter(sub *subscription, i int, shared bool) packet.Reason {
 // onUnsubscribe ends subscriptions [MQTT-3.10.4-1] [MQTT-3.10.4-4] [MQTT-3.10.4-6]; messages already sent run their
 // course [MQTT-3.10.4-3].
 func (c *client) onUnsubscribe(p *packet.Unsubscribe) error {
-	ack := &packet.Unsuback{ID: p.ID} // [MQTT-3.10.4-5]
+	if !c.answerable(len(p.Filters)) {
+		return errAnswerTooLarge
+	}
+	ack := &packet.Unsuback{ID: p.ID} // [MQTT-3.10.4-5] [MQTT-2.2.1-6]
 	for _, f := range p.Filters {
 		reason := packet.NoSubscriptionExisted
 		switch {
@@ -249,6 +257,7 @@ func (c *client) onUnsubscribe(p *packet.Unsubscribe) error {
 	return nil
 }
 
+// unsubscribe ends a subscription: nothing more is taken for it [MQTT-3.10.4-2].
 func (c *client) unsubscribe(filter string) bool {
 	ss := c.session
 	c.s.life.Lock()

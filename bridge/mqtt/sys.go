@@ -144,7 +144,7 @@ func (y *sys) send(ss *session, f figure, subs []*subscription, fresh bool) {
 			continue
 		}
 		want = true
-		// RETAIN as for any retained message [MQTT-3.3.1-8] [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+		// RETAIN as for any retained message [MQTT-3.3.1-12] [MQTT-3.3.1-13], [MQTT-3.3.1-8] of 3.1.1.
 		head.Retain = head.Retain || fresh || sub.asIs
 		if sub.id != 0 {
 			ids = append(ids, sub.id)

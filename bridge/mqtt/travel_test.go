@@ -64,6 +64,7 @@ func wire(p *packet.Publish) string {
 
 // Whatever a client publishes comes to a subscriber that asks for it as published byte for byte, retained or live, by
 // whatever rule it went and whatever headers that adds [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20].
+// The same holds for the payload format [MQTT-3.3.2-4], the response topic [MQTT-3.3.2-15] and correlation data [MQTT-3.3.2-16].
 func TestAnyPublishTravelsWithoutLoss(t *testing.T) {
 	router, err := route.New([]route.Rule{
 		{Filter: "{x}/b", Topic: "t.{x}", Key: "{mqtt.client}", Headers: []route.Header{{Key: "site", Value: "{x}"}, {Key: "k", Value: "\xff"}}},

@@ -10,7 +10,7 @@ import (
 )
 
 // unreleased are the packet identifiers of a session's QoS 2 publishes that the client has not released yet: a publish
-// with one of them is a repetition [MQTT-4.3.3-10]. Those of a durable session are in the sessions topic too, each in a
+// with one of them is a repetition [MQTT-4.3.3-10], [MQTT-4.3.3-2] of 3.1.1. Those of a durable session are in the sessions topic too, each in a
 // record of its own that lands with the message; the record that ends it is durable before PUBCOMP. Safe for concurrent
 // use: its lock comes after every other, and is not held while anything is appended.
 type unreleased struct {

@@ -72,6 +72,7 @@ func TestWhatIsNoWebSocket(t *testing.T) {
 }
 
 // Frames mean nothing to MQTT, but that they are binary.
+// Binary ones [MQTT-6.0.0-1], cut where they like [MQTT-6.0.0-2], under the name the server takes [MQTT-6.0.0-4].
 func TestFramesArePackets(t *testing.T) {
 	h := newHarbour(t, mqtt.Config{})
 	address := h.at("ws")
@@ -81,6 +82,9 @@ func TestFramesArePackets(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { ws.CloseNow() })
+		if got := ws.Subprotocol(); got != "mqtt" {
+			t.Errorf("the subprotocol is %q", got)
+		}
 		return ws
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

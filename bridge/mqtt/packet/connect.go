@@ -61,8 +61,9 @@ func (r *reader) connect() *Connect {
 	}
 	c.KeepAlive = r.uint16()
 	c.Properties = r.properties(connectProps, false)
+	// The payload has one order [MQTT-3.1.3-1], and what the flags promise, and nothing else, is in it.
 	c.ClientID = r.text() // [MQTT-3.1.3-3] [MQTT-3.1.3-4]
-	if hasWill {
+	if hasWill {          // [MQTT-3.1.2-9], [MQTT-3.1.2-11] of 3.1.1
 		w := &Will{QoS: willQoS, Retain: willRetain}
 		w.Properties = r.properties(willProps, false)
 		w.Topic = r.text() // [MQTT-3.1.3-11]
@@ -72,10 +73,10 @@ func (r *reader) connect() *Connect {
 		w.Payload = r.binary()
 		c.Will = w
 	}
-	if c.HasUsername {
+	if c.HasUsername { // [MQTT-3.1.2-16] [MQTT-3.1.2-17]
 		c.Username = r.text() // [MQTT-3.1.3-12]
 	}
-	if c.HasPassword {
+	if c.HasPassword { // [MQTT-3.1.2-18] [MQTT-3.1.2-19]
 		c.Password = r.binary()
 	}
 	return c

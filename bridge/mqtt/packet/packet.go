@@ -105,7 +105,7 @@ func Decode(p []byte, v Version, lim Limits) (Packet, error) {
 	if padded && v == V5 && t != CONNECT {
 		return nil, &Error{MalformedPacket, "remaining length not in its shortest form"}
 	}
-	// Reserved flag bits must hold the value the table gives [MQTT-2.1.3-1].
+	// Reserved flag bits must hold the value the table gives [MQTT-2.1.3-1], [MQTT-2.2.2-2] of 3.1.1.
 	if want := fixedFlags[t]; want != anyFlags && flags != want {
 		return nil, &Error{MalformedPacket, "reserved flags of the fixed header"}
 	}
@@ -152,4 +152,6 @@ func Decode(p []byte, v Version, lim Limits) (Packet, error) {
 
 const anyFlags = 0xff
 
+// fixedFlags are the flags of each type; what is not here has 0, DISCONNECT [MQTT-3.14.1-1] and AUTH [MQTT-3.15.1-1] too.
+// PUBREL [MQTT-3.6.1-1], SUBSCRIBE [MQTT-3.8.1-1] and UNSUBSCRIBE [MQTT-3.10.1-1] have 2.
 var fixedFlags = [16]byte{PUBLISH: anyFlags, PUBREL: 2, SUBSCRIBE: 2, UNSUBSCRIBE: 2}

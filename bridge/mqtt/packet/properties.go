@@ -278,7 +278,7 @@ func (r *reader) property(p *Properties, allowed Set, repeat bool) {
 			r.fail(ProtocolError, "subscription identifier 0") // 3.8.2.1.2
 		}
 		p.SubscriptionIDs = append(p.SubscriptionIDs, uint32(n))
-	case text:
+	case text: // [MQTT-3.3.2-13] [MQTT-3.3.2-19]
 		s := p.textOf(id)
 		*s = r.text()
 		if id == ResponseTopic && r.err == nil && !ValidTopic(*s) {
@@ -291,7 +291,7 @@ func (r *reader) property(p *Properties, allowed Set, repeat bool) {
 			r.fail(QuotaExceeded, "too many user properties")
 			return
 		}
-		k := r.text()
+		k := r.text() // [MQTT-1.5.7-1]
 		p.User = append(p.User, payload.Pair{Key: k, Value: r.text()})
 	}
 }

@@ -87,7 +87,7 @@ func (r *reader) text() string {
 	return s
 }
 
-// id reads a packet identifier, which is never zero [MQTT-2.2.1-3].
+// id reads a packet identifier, which is never zero [MQTT-2.2.1-3], [MQTT-2.3.1-1] of 3.1.1.
 func (r *reader) id() uint16 {
 	id := r.uint16()
 	if id == 0 {

@@ -66,11 +66,12 @@ func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Why, e.Reason) 
 
 // The reason codes each packet may carry (table 2-6).
 const (
+	// Of CONNACK [MQTT-3.2.2-8].
 	connackReasons    = "\x00\x80\x81\x82\x83\x84\x85\x86\x87\x88\x89\x8A\x8C\x90\x95\x97\x99\x9A\x9B\x9C\x9D\x9F"
-	pubackReasons     = "\x00\x10\x80\x83\x87\x90\x91\x97\x99" // PUBACK and PUBREC [MQTT-3.4.2-1] [MQTT-3.5.2-1]
-	pubrelReasons     = "\x00\x92"                             // PUBREL and PUBCOMP [MQTT-3.6.2-1] [MQTT-3.7.2-1]
-	subackReasons     = "\x00\x01\x02\x80\x83\x87\x8F\x91\x97\x9E\xA1\xA2"
-	unsubackReasons   = "\x00\x11\x80\x83\x87\x8F\x91"
+	pubackReasons     = "\x00\x10\x80\x83\x87\x90\x91\x97\x99"             // PUBACK and PUBREC [MQTT-3.4.2-1] [MQTT-3.5.2-1]
+	pubrelReasons     = "\x00\x92"                                         // PUBREL and PUBCOMP [MQTT-3.6.2-1] [MQTT-3.7.2-1]
+	subackReasons     = "\x00\x01\x02\x80\x83\x87\x8F\x91\x97\x9E\xA1\xA2" // [MQTT-3.9.3-2]
+	unsubackReasons   = "\x00\x11\x80\x83\x87\x8F\x91"                     // [MQTT-3.11.3-2]
 	disconnectReasons = "\x00\x04\x80\x81\x82\x83\x87\x89\x8B\x8D\x8E\x8F\x90\x93\x94\x95\x96\x97\x98\x99\x9A\x9B\x9C\x9D\x9E\x9F\xA0\xA1\xA2"
 	authReasons       = "\x00\x18\x19"
 	connackReturns311 = "\x00\x01\x02\x03\x04\x05"

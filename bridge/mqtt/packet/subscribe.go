@@ -41,9 +41,9 @@ func (r *reader) subscribe() *Subscribe {
 		switch {
 		case r.err != nil:
 		case r.v == V5 && o&0xC0 != 0, r.v != V5 && o&0xFC != 0:
-			r.fail(MalformedPacket, "reserved bits of the subscription options") // [MQTT-3.8.3-5]
+			r.fail(MalformedPacket, "reserved bits of the subscription options") // [MQTT-3.8.3-5], [MQTT-3.8.3-4] of 3.1.1
 		case f.QoS == 3:
-			r.fail(ProtocolError, "subscription with QoS 3") // 3.8.3.1
+			r.fail(ProtocolError, "subscription with QoS 3") // 3.8.3.1, [MQTT-3.8.3-4] of 3.1.1
 		case f.RetainHandling == 3:
 			r.fail(ProtocolError, "retain handling 3") // 3.8.3.1
 		case f.NoLocal && strings.HasPrefix(f.Filter, SharePrefix):

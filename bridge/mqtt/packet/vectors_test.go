@@ -130,6 +130,7 @@ func TestEncodingAPublishDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1] [MQTT-4.7.3-2]
 func TestValidFilter(t *testing.T) {
 	for f, want := range map[string]bool{
 		"#": true, "+": true, "/": true, "a/#": true, "a/+/b": true, "+/+": true, "//": true, "$SYS/#": true, "a//b": true,

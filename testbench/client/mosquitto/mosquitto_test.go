@@ -81,7 +81,7 @@ func TestRetained(t *testing.T) {
 		pub(t, p, "", "-V", version, "-q", "1", "-r", "-t", version+"/gone", "-m", "soon")
 		pub(t, p, "", "-V", version, "-q", "1", "-r", "-t", version+"/gone", "-n")
 		pub(t, p, "", "-V", version, "-q", "1", "-t", version+"/state", "-m", "passing")
-		// Who was there sees publishes as they come, without the flag [MQTT-3.3.1-9 of 3.1.1].
+		// Who was there sees publishes as they come, without the flag [MQTT-3.3.1-9] of 3.1.1.
 		at := func(topic, retain, payload string) message {
 			return message{topic: version + topic, qos: "1", retain: retain, payload: payload}
 		}
