@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync/atomic"
 	"time"
@@ -114,10 +115,14 @@ func (c *carrier) Write(p []byte) (int, error) {
 
 // SetReadDeadline is for the next bytes of MQTT, see open for what comes before.
 func (c *carrier) SetReadDeadline(t time.Time) error {
-	if c.web != nil {
-		return c.web.here.SetReadDeadline(t)
+	if c.web == nil {
+		return c.Conn.SetReadDeadline(t)
 	}
-	return c.Conn.SetReadDeadline(t)
+	// A pipe whose other end is closed takes no deadline; the next read says why it is.
+	if err := c.web.here.SetReadDeadline(t); !errors.Is(err, io.ErrClosedPipe) {
+		return err
+	}
+	return nil
 }
 
 // SetDeadline implements net.Conn.
