@@ -237,7 +237,6 @@ func (g *group) leave(sub *subscription) {
 // replace puts sub in the place of old, of the same session. Under life.
 func (g *group) replace(old, sub *subscription) {
 	g.mu.Lock()
-	sub.group = g
 	if i := slices.Index(g.live, old); i >= 0 {
 		g.live[i] = sub
 	}

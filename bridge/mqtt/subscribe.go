@@ -218,6 +218,7 @@ func (c *client) enter(sub *subscription, i int, shared bool) packet.Reason {
 	if i >= 0 {
 		old = ss.subs[i]
 		old.gone = true
+		sub.group = old.group // before anybody sees it
 		ss.subs[i] = sub
 	} else {
 		ss.subs = append(ss.subs, sub)
