@@ -396,3 +396,28 @@ func TestTheLowerQoSCounts(t *testing.T) {
 		})
 	}
 }
+
+// Releases, and their repetitions, are on their way as publishes are: no more of them than the receive maximum.
+func TestReleasesFasterThanTheDiskAreReadSlowly(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		w.cfg.ReceiveMaximum = 4
+		a := w.connect(v, "a", keep).send(pub("t", "1", 2, 1))
+		a.wants("connack 0x00", "pubrec 1 0x00")
+		w.log.Hold()
+		var all []packet.Packet
+		for range 10 {
+			all = append(all, pubrel(1))
+		}
+		a.sendSlowly(append(all, &packet.Ping{})...)
+		a.wants() // and the ping behind them is not read
+		w.log.Release()
+		got := map[string]int{}
+		for _, p := range a.take() {
+			got[p]++
+		}
+		// Those that came while the first was on its way are answered as it is, later ones find nothing.
+		if n := got["pubcomp 1 0x00"] + got["pubcomp 1 0x92"]; n != 10 || got["pingresp"] != 1 || got["pubcomp 1 0x00"] < 4 {
+			t.Errorf("got %v", got)
+		}
+	})
+}

@@ -30,6 +30,7 @@ type acks struct {
 	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
 	ring        []pending
 	first, next uint64
+	releasing   int  // PUBRELs on their way, at most as many
 	closed      bool // nothing is sent any more
 	acting      bool // a packet is acted on
 }

@@ -162,12 +162,38 @@ func (u *unreleased) end() {
 	}
 }
 
+// beginRelease waits until fewer PUBRELs of the connection than its receive maximum are on their way into the log, or are
+// repetitions of such: a client that sends them faster than the disk takes them is read slowly. false: the connection ends.
+func (a *acks) beginRelease() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for a.releasing >= a.c.s.cfg.ReceiveMaximum && !a.closed {
+		a.cond.Wait()
+	}
+	if a.closed {
+		return false
+	}
+	a.releasing++
+	return true
+}
+
+func (a *acks) endRelease() {
+	a.mu.Lock()
+	a.releasing--
+	a.cond.Broadcast()
+	a.mu.Unlock()
+}
+
 var errRelease = errors.New("the release could not be stored")
 
 // onPubrel forgets an identifier, durably, and says so [MQTT-4.3.3-11] [MQTT-4.3.3-12].
 func (c *client) onPubrel(id uint16) error {
 	ss := c.session
-	switch ss.unreleased.release(id, func(err error) {
+	if !c.acks.beginRelease() {
+		return nil
+	}
+	found := ss.unreleased.release(id, func(err error) {
+		c.acks.endRelease()
 		if err == nil {
 			c.send(&packet.Ack{Kind: packet.PUBCOMP, ID: id})
 			return
@@ -175,7 +201,11 @@ func (c *client) onPubrel(id uint16) error {
 		// The client will try again when it comes back. There is no other way to say no to a PUBREL.
 		c.s.complain("mqtt: release refused", "client", c.id, "error", err)
 		c.s.deadlines.at(c.s.cfg.Now().Add(refusalDelay), func() { c.end(packet.QuotaExceeded, errRelease.Error()) })
-	}) {
+	})
+	if found == releaseUnknown || found == releaseEarly {
+		c.acks.endRelease()
+	}
+	switch found {
 	case releaseUnknown:
 		c.send(&packet.Ack{Kind: packet.PUBCOMP, ID: id, Reason: packet.PacketIDNotFound}) // 3.1.1: as any other
 	case releaseEarly:
