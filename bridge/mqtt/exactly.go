@@ -148,7 +148,8 @@ func (ss *session) received(c *client, id uint16, reason packet.Reason) bool {
 		return true
 	}
 	d := &ss.inflight[i]
-	if !d.sent { // a PUBREC for what the last connection sent
+	waits := d.sent && d.released // its PUBREL is parked, or was sent, on this connection
+	if !d.sent {                  // a PUBREC for what the last connection sent
 		d.sent = true
 		ss.unsent--
 	}
@@ -159,6 +160,7 @@ func (ss *session) received(c *client, id uint16, reason packet.Reason) bool {
 		c.send(pubrel)
 	case d.released && d.record <= ss.exact.durable: // again
 		c.send(pubrel)
+	case waits: // a repetition: the one that is parked answers it
 	default:
 		if !d.released {
 			d.released, d.record = true, ss.exact.made+1

@@ -421,3 +421,24 @@ func TestReleasesFasterThanTheDiskAreReadSlowly(t *testing.T) {
 		}
 	})
 }
+
+// However often a client says that it has a message, one PUBREL waits for the disk.
+func TestRepeatedPubrecsAreAnsweredOnceByWhatWaits(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		a := w.connect(v, "a", keep).send(sub2(1, "t"))
+		a.wants("connack 0x00", "suback 1 [0x02]")
+		w.produce("t", "1")
+		a.wants(`publish t "1" q2 id1`)
+		w.log.Hold()
+		for range 100 {
+			a.send(pubrec(1))
+		}
+		a.wants()
+		w.log.Release()
+		a.wants("pubrel 1 0x00")
+		a.send(pubrec(1)) // and now it is sent again
+		a.wants("pubrel 1 0x00")
+		a.send(pubcomp(1))
+		a.wants()
+	})
+}
