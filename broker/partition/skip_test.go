@@ -49,7 +49,11 @@ func TestSkipHidesNothing(t *testing.T) {
 		for range 120 {
 			switch rng.IntN(14) {
 			case 0:
-				p.DeleteRecords(p.Start()+rng.Int64N(p.High()-p.Start()+1), func(int64, error) {})
+				done := make(chan error, 1)
+				p.DeleteRecords(p.Start()+rng.Int64N(p.High()-p.Start()+1), func(_ int64, err error) { done <- err })
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
 			case 1:
 				if _, err := p.Retain(w.Clock.UnixMilli()); err != nil {
 					t.Fatal(err)

@@ -83,7 +83,7 @@ func (p *process) start() {
 		}
 	case err := <-p.exited:
 		p.cmd = nil
-		p.t.Fatalf("the process ended before it was ready: %v", err)
+		p.t.Fatalf("the process ended before it was ready: %v: %s", err, p.errs.last())
 	case <-limit.C:
 		p.t.Fatalf("the process was not ready within %v", startLimit)
 	}
@@ -125,6 +125,12 @@ func (l *logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.String()
+}
+
+// last is the last line.
+func (l *logs) last() string {
+	lines := strings.Split(strings.TrimSpace(l.String()), "\n")
+	return lines[len(lines)-1]
 }
 
 // payload is the content of the n-th record of a producer: a line that names it and bytes that follow from the seed, so

@@ -2,6 +2,8 @@ package lane
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
@@ -29,15 +31,37 @@ func Until(t testing.TB, what string, wrong func(ctx context.Context) error) {
 	}
 }
 
-// FreeAddress is a loopback address nobody listens at, for a program that has to be told one.
+// FreeAddress is a loopback address nobody listens at, for a program that has to be told one, or that comes back to it.
+// It is the caller's until the test ends: no other test is given it, and its port is below those that the kernel gives
+// to connections, so that none takes it while the program is down.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const low, high, tries = 12_000, 32_000, 1000
+	for range tries {
+		port := low + rand.IntN(high-low)
+		held, err := net.Listen("unix", fmt.Sprintf("@millrace-test-port-%d", port)) // ends with the process at the latest
+		if err != nil {
+			continue
+		}
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		if free(address) {
+			t.Cleanup(func() {
+				if err := held.Close(); err != nil {
+					t.Errorf("give back %s: %v", address, err)
+				}
+			})
+			return address
+		}
+		if err := held.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return l.Addr().String()
+	t.Fatalf("none of %d ports from %d to %d is free", tries, low, high)
+	return ""
+}
+
+// free says whether a program can listen at an address now.
+func free(address string) bool {
+	l, err := net.Listen("tcp", address)
+	return err == nil && l.Close() == nil
 }

@@ -11,11 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"millrace/testbench/lane"
 	"millrace/testbench/procfs"
 )
 
@@ -73,7 +76,7 @@ func Start(t testing.TB, configuration string) *Process {
 // StartHTTP is Start with an HTTP door.
 func StartHTTP(t testing.TB, configuration string) *Process {
 	t.Helper()
-	return start(t, filepath.Join(t.TempDir(), "data"), configuration, "127.0.0.1:0")
+	return start(t, filepath.Join(t.TempDir(), "data"), configuration, lane.FreeAddress(t))
 }
 
 // StartIn is Start, and takes the data directory.
@@ -108,7 +111,7 @@ func start(t testing.TB, dir, configuration, http string) *Process {
 	built(t)
 	p := &Process{
 		t: t, dir: dir, file: filepath.Join(t.TempDir(), "millrace.toml"),
-		Kafka: "127.0.0.1:0", MQTT: "127.0.0.1:0", HTTP: http,
+		Kafka: lane.FreeAddress(t), MQTT: lane.FreeAddress(t), HTTP: http,
 	}
 	if err := os.WriteFile(p.file, []byte(configuration), 0o600); err != nil {
 		t.Fatal(err)
@@ -160,7 +163,7 @@ func (p *Process) Start() {
 	case first = <-ready:
 	case err := <-exited:
 		p.cmd = nil
-		p.t.Fatalf("the process ended before it was ready: %v", err)
+		p.t.Fatalf("the process ended before it was ready: %v: %s", err, p.errs.last())
 	case <-time.After(limit):
 		p.t.Fatalf("the process was not ready within %v", limit)
 	}
@@ -168,12 +171,8 @@ func (p *Process) Start() {
 	if err := json.Unmarshal(first, &at); err != nil || len(at.Kafka) != 1 || len(at.MQTT) != 1 {
 		p.t.Fatalf("the process began with %q (%v)", first, err)
 	}
-	p.Kafka, p.MQTT = at.Kafka[0], at.MQTT[0]
-	if p.HTTP != "" {
-		if len(at.HTTP) != 1 {
-			p.t.Fatalf("the process began with %q", first)
-		}
-		p.HTTP = at.HTTP[0]
+	if at.Kafka[0] != p.Kafka || at.MQTT[0] != p.MQTT || p.HTTP != "" && !slices.Equal(at.HTTP, []string{p.HTTP}) {
+		p.t.Fatalf("the process was told to listen at %s, %s and %s, and began with %q", p.Kafka, p.MQTT, p.HTTP, first)
 	}
 }
 
@@ -225,4 +224,10 @@ func (l *tail) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return string(l.buf)
+}
+
+// last is the last line.
+func (l *tail) last() string {
+	lines := strings.Split(strings.TrimSpace(l.String()), "\n")
+	return lines[len(lines)-1]
 }

@@ -7,6 +7,7 @@ import (
 
 	"millrace/broker"
 	"millrace/platform/config"
+	"millrace/testbench/lane"
 )
 
 // Board is a running broker with its data in a directory of the test.
@@ -33,13 +34,14 @@ func Start(t testing.TB, change ...func(*config.Config)) *Board {
 // StartLogging is Start, and hands in the logger; nil for none.
 func StartLogging(t testing.TB, log *slog.Logger, change ...func(*config.Config)) *Board {
 	t.Helper()
-	b := &Board{t: t, dir: t.TempDir(), change: change, kafka: "127.0.0.1:0", log: log}
+	b := &Board{t: t, dir: t.TempDir(), change: change, kafka: lane.FreeAddress(t), log: log}
 	b.open()
 	t.Cleanup(b.close)
 	return b
 }
 
-// Restart closes the broker and opens it again, at other ports.
+// Restart closes the broker and opens it again: the Kafka door at its port, so that its clients find it again, and the
+// others at new ones.
 func (b *Board) Restart() {
 	b.t.Helper()
 	b.close()
@@ -51,14 +53,6 @@ func (b *Board) Settings() *config.Config { return b.settings }
 
 // Dir is the data directory.
 func (b *Board) Dir() string { return b.dir }
-
-// RestartInPlace is Restart at the same port, so that its clients find it again.
-func (b *Board) RestartInPlace() {
-	b.t.Helper()
-	b.kafka = b.Kafka()
-	b.Restart()
-	b.kafka = "127.0.0.1:0"
-}
 
 // Kafka is the address of the Kafka door.
 func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }

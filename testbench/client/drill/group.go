@@ -85,13 +85,13 @@ func (s *story) run() {
 	s.drain()
 
 	s.write(100)
-	s.b.RestartInPlace()
+	s.b.Restart()
 	s.join("four")
 	s.settle()
 	s.write(100)
 	s.drain()
 	if !s.lane.Idle { // members join again after a restart, and it cannot be seen when they have
-		s.b.RestartInPlace()
+		s.b.Restart()
 		s.write(100)
 		s.drain()
 		s.settle()

@@ -264,7 +264,7 @@ func TestAGroupOverARestart(t *testing.T) {
 	l.reach(t, ctx, partitions*batch)
 	_, generation := one.GroupMetadata()
 	for round := range int64(3) {
-		b.RestartInPlace()
+		b.Restart()
 		write(t, b, partitions, (round+1)*batch, batch)
 		l.reach(t, ctx, int(round+2)*partitions*batch)
 	}
@@ -274,7 +274,7 @@ func TestAGroupOverARestart(t *testing.T) {
 	}
 	one.end()
 	two.end()
-	b.RestartInPlace()
+	b.Restart()
 	write(t, b, partitions, 4*batch, batch)
 	three := join(t, b, l, "three")
 	l.reach(t, ctx, 5*partitions*batch)
@@ -308,7 +308,7 @@ func TestARestartMeetsARebalance(t *testing.T) {
 				break
 			}
 		}
-		b.RestartInPlace()
+		b.Restart()
 		for len(readers) > 1 { // the first stays, and the others of the last round go again
 			readers[len(readers)-1].end()
 			readers = readers[:len(readers)-1]

@@ -71,7 +71,7 @@ func TestConsumerGroupTool(t *testing.T) {
 	if got := s.read(40, "--from-beginning"); got != numbered(0, 40) {
 		t.Errorf("the first 40 records are\n%s", got)
 	}
-	b.RestartInPlace()
+	b.Restart()
 	if got := s.read(60); got != numbered(40, 60) {
 		t.Errorf("the other 60 records are\n%s", got)
 	}

@@ -228,7 +228,7 @@ func TestClusterTools(t *testing.T) {
 	if first == nil {
 		t.Errorf("no producer with sequence 1:\n%s", s.says("", transactions, who))
 	}
-	b.RestartInPlace()
+	b.Restart()
 	if again := active.FindStringSubmatch(fields(s.says("", transactions, who))); again == nil || again[1] != first[1] {
 		t.Errorf("after a restart the producer is %v, before %v", again, first)
 	}
