@@ -10,6 +10,10 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
 SIZE_MAX := 20000000# bytes of one cross-built binary: 20 MB
 DATA ?= ./data
+BOARD ?= qemu-arm64# of the device image; image/boards lists them
+IMAGE := bin/image/$(BOARD)
+KAFKA ?= 127.0.0.1:9092# where `make qemu` serves
+MQTT ?= 127.0.0.1:1883
 CUTS ?= 20000# power cuts of test-long
 FUZZTIME ?= 20s
 
@@ -17,7 +21,7 @@ FUZZTIME ?= 20s
 RACE := ./broker/api ./broker/auth ./broker/group ./broker/journal ./broker/partition ./broker/poll ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
 	./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/pulse
 
-.PHONY: run test test-long test-deps lint fuzz bench build cross clean help go
+.PHONY: run test test-long test-deps lint fuzz bench build cross image qemu flash clean help go
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +74,8 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, P
 	have qemu-arm-static qemu-user-static; have fusermount3 fuse3; have mkfs.ext4 e2fsprogs
 	have java default-jre-headless; have mvn maven; have cc gcc; have git git; have python3 python3-venv
 	have node nodejs; have npm npm
+	have qemu-system-aarch64 qemu-system-arm; have mmdebstrap mmdebstrap; have mksquashfs squashfs-tools; have genimage genimage
+	have mcopy mtools; have mkfs.vfat dosfstools; have mkimage u-boot-tools; have depmod kmod; have cpio cpio; have zstd zstd; have xz xz-utils
 	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q
@@ -112,6 +118,18 @@ cross: go ## static bin/millrace-linux-{arm,arm64,amd64}, each at most 20 MB
 		printf '%s\t%d bytes\n' $$out $$size
 		[ $$size -le $(SIZE_MAX) ] || { echo "$$out is over $(SIZE_MAX) bytes" >&2; exit 1; }
 	done
+
+image: go ## the device image of BOARD=qemu-arm64 in bin/image; the first time it downloads 150 MB of Debian
+	@begin=$$SECONDS
+	VERSION="$(VERSION)" bash image/build.sh "$(BOARD)" "$(IMAGE)"
+	echo "$(IMAGE)/disk.img took $$((SECONDS - begin)) s"
+
+qemu: go ## runs the image emulated, its doors at KAFKA=127.0.0.1:9092 and MQTT=127.0.0.1:1883; its data stay in bin/image
+	@[ -f "$(IMAGE)/disk.img" ] || $(MAKE) image
+	KAFKA="$(KAFKA)" MQTT="$(MQTT)" exec bash image/run.sh "$(IMAGE)"
+
+flash: ## writes the image to DEVICE=/dev/sdX, which must be removable
+	@bash image/flash.sh "$(IMAGE)/disk.img" "$(DEVICE)"
 
 clean: ## removes bin/; data/ is yours
 	rm -rf bin
