@@ -75,7 +75,7 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, P
 	have java default-jre-headless; have mvn maven; have cc gcc; have git git; have python3 python3-venv
 	have node nodejs; have npm npm
 	have qemu-system-aarch64 qemu-system-arm; have mmdebstrap mmdebstrap; have mksquashfs squashfs-tools; have genimage genimage
-	have mcopy mtools; have mkfs.vfat dosfstools; have mkimage u-boot-tools; have depmod kmod; have cpio cpio; have zstd zstd; have xz xz-utils
+	have mcopy mtools; have mkfs.vfat dosfstools; have mkimage u-boot-tools; have depmod kmod; have cpio cpio; have zstd zstd; have xz xz-utils; have sfdisk fdisk; have systemd-analyze systemd
 	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q

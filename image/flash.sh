@@ -24,5 +24,5 @@ for part in "$sys" "$sys"/"$name"*; do
 	! grep -q "^/dev/$(basename "$part") " /proc/mounts || refuse "is mounted"
 	[ -z "$(ls "$part/holders" 2>/dev/null)" ] || refuse "is in use"
 done
-dd if="$image" of="$device" bs=4M conv=fsync oflag=direct,excl iflag=fullblock status=progress
+dd if="$image" of="$device" bs=4M conv=fsync,nocreat iflag=fullblock status=progress
 echo "flash: $device holds $image"

@@ -20,14 +20,14 @@ const topic = "mqtt"
 // dialed is how long one attempt to reach a board may take. QEMU takes connections while the board boots, and drops them.
 const dialed = 2 * time.Second
 
-// connect returns an MQTT client that is connected once, as soon as the board serves. Every attempt has a name of its own:
-// what QEMU still holds of an earlier one may reach the board later, and would take the session over.
+// connect returns an MQTT client that is connected once, as soon as the board serves. It has no name: what QEMU still holds
+// of an earlier attempt may reach the board later, and would take over a session of the same name.
 func connect(ctx context.Context, t *testing.T, address string) paho.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for n := 0; ; n++ {
-		client := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + address).SetClientID(fmt.Sprint("vm", n)).
+	for {
+		client := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + address).SetClientID("").
 			SetConnectTimeout(dialed).SetAutoReconnect(false).SetOrderMatters(false))
 		token := client.Connect()
 		if token.WaitTimeout(dialed) && token.Error() == nil {
