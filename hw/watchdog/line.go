@@ -5,7 +5,10 @@ import (
 	"sync"
 	"time"
 
+	"periph.io/x/conn/v3/driver/driverreg"
 	"periph.io/x/conn/v3/gpio"
+	"periph.io/x/conn/v3/gpio/gpioreg"
+	_ "periph.io/x/host/v3/gpioioctl" // the kernel's GPIO lines by name
 )
 
 // Line is an external watchdog that wants a line toggled, such as the WDI input of a MAX6369 or TPS3823: each Feed makes
@@ -16,6 +19,18 @@ type Line struct {
 
 	mu   sync.Mutex
 	high bool
+}
+
+// OpenLine returns the watchdog behind the kernel's GPIO line of that name ("GPIO17"), see NewLine.
+func OpenLine(name string, timeout time.Duration) (*Line, error) {
+	if _, err := driverreg.Init(); err != nil {
+		return nil, fmt.Errorf("watchdog at %s: %w", name, err)
+	}
+	pin := gpioreg.ByName(name)
+	if pin == nil {
+		return nil, fmt.Errorf("watchdog at %s: the kernel has no line of that name: gpioinfo lists them; correct gpio in [watchdog]", name)
+	}
+	return NewLine(pin, timeout)
 }
 
 // NewLine returns the watchdog behind a pin, whose chip waits for timeout (a datasheet's least). Some of these chips cannot
