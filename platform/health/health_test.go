@@ -116,7 +116,7 @@ func TestAListenerBeatsWhileItsLoopAccepts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := m.Listen(plain, "listener", 300*time.Millisecond)
+	l, end := m.Listen(plain, "listener", 300*time.Millisecond)
 	accepted := make(chan net.Conn)
 	leave, left := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -155,8 +155,13 @@ func TestAListenerBeatsWhileItsLoopAccepts(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-left
-	time.Sleep(400 * time.Millisecond)
+	for until := time.Now().Add(time.Minute); m.Check() == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("its loop has ended, and it is healthy")
+		}
+	}
+	end()
 	if err := m.Check(); err != nil {
-		t.Errorf("closed: %v", err)
+		t.Errorf("it was meant to end: %v", err)
 	}
 }

@@ -17,13 +17,14 @@ type listener struct {
 }
 
 // Listen returns l, whose accept loop is a part: an Accept to which nobody comes is interrupted now and then, and goes on
-// where it was. A loop that stands still beats no more, and neither does a listener of which l cannot be interrupted (no
-// SetDeadline): that one is returned as it is.
-func (m *Monitor) Listen(l net.Listener, name string, limit time.Duration) net.Listener {
+// where it was. A loop that stands still, or has ended, beats no more; end takes the part out when it is meant to. A
+// listener that cannot be interrupted (it has no SetDeadline) is returned as it is, and is no part.
+func (m *Monitor) Listen(l net.Listener, name string, limit time.Duration) (watched net.Listener, end func()) {
 	if _, ok := l.(interface{ SetDeadline(time.Time) error }); !ok {
-		return l
+		return l, func() {}
 	}
-	return &listener{Listener: l, part: m.Part(name, limit)}
+	w := &listener{Listener: l, part: m.Part(name, limit)}
+	return w, w.part.End
 }
 
 // Accept implements net.Listener.
@@ -39,10 +40,4 @@ func (l *listener) Accept() (net.Conn, error) {
 			return conn, err
 		}
 	}
-}
-
-// Close implements net.Listener. A listener that is closed is no part any more.
-func (l *listener) Close() error {
-	l.part.End()
-	return l.Listener.Close()
 }
