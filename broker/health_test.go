@@ -124,15 +124,15 @@ func inMemory(t *testing.T) string {
 
 func (l *life) refuse(write func(name string) error) { l.fs.refuse.Store(&write) }
 
-// lives has the board go on for ten deadlines, and for as many looks of the canary.
-func (l *life) lives(why string) {
+// lives has the board go on for so many deadlines, and ten looks of the canary.
+func (l *life) lives(deadlines time.Duration, why string) {
 	l.t.Helper()
 	looks := func() int64 {
 		f := l.b.vitals.canary.Figures()
 		return f.Flown + f.Ridden + f.Full
 	}
 	before, began := looks(), time.Now()
-	for time.Since(began) < 10*shortDeadline || looks() < before+10 {
+	for time.Since(began) < deadlines*shortDeadline || looks() < before+10 {
 		if n := l.dog.bites.Load(); n > 0 {
 			l.t.Fatalf("%s: bitten after %v: %v", why, time.Since(began), l.b.vitals.Check())
 		}
@@ -162,7 +162,7 @@ func (l *life) dies(part string) {
 
 func TestAnIdleBoardIsNotBitten(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("idle")
+	l.lives(3, "idle")
 	f := l.b.vitals.canary.Figures()
 	if f.Flown < 10 || f.Ridden != 0 || f.Failed != 0 {
 		t.Errorf("%+v", f)
@@ -185,7 +185,7 @@ func TestTheCanaryRidesCommitsOfOthers(t *testing.T) {
 
 func TestAStuckDiskBites(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("before")
+	l.lives(0, "before")
 	l.fs.held.Store(true)
 	l.dies("the data path")
 	close(l.fs.release)
@@ -245,7 +245,7 @@ func (f cardFile) Allocate(size int64) error { return f.File.(disk.Allocator).Al
 
 func TestADeadlockedCommitterBites(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("before")
+	l.lives(0, "before")
 	block := make(chan struct{})
 	var once atomic.Bool
 	cancel := l.b.OnAdvance(func(*partition.Partition) {
@@ -260,7 +260,7 @@ func TestADeadlockedCommitterBites(t *testing.T) {
 
 func TestAJournalThatCannotWriteBites(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("before")
+	l.lives(0, "before")
 	l.refuse(func(string) error { return syscall.EIO })
 	l.dies("the data path")
 	l.fs.refuse.Store(nil)
@@ -268,10 +268,10 @@ func TestAJournalThatCannotWriteBites(t *testing.T) {
 
 func TestAFullDiskDoesNotBite(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("before")
+	l.lives(0, "before")
 	l.fs.used.Store(true)
 	l.b.space.Refresh(0)
-	l.lives("down to the floor")
+	l.lives(10, "down to the floor")
 	f := l.b.vitals.canary.Figures()
 	if f.Full > 0 {
 		t.Errorf("%d of the looks had no room: what is kept for the canary is not its", f.Full)
@@ -283,7 +283,7 @@ func TestAFullDiskDoesNotBite(t *testing.T) {
 		}
 		return nil
 	})
-	l.lives("full to the last block")
+	l.lives(10, "full to the last block")
 	l.fs.refuse.Store(nil)
 }
 
@@ -297,7 +297,7 @@ func TestAWedgedBusDoesNotBite(t *testing.T) {
 			Name: "s", Driver: "bme280", Bus: "I2C9", Address: 0x76, Every: 50 * time.Millisecond, Topic: "t", Format: "json",
 		}}
 	})
-	l.lives("a bus hangs")
+	l.lives(3, "a bus hangs")
 	close(hang)
 }
 
@@ -312,13 +312,13 @@ func TestAJumpedClockDoesNotBite(t *testing.T) {
 	l := newLife(t, nil)
 	for _, years := range []int64{10, 30} {
 		l.jump.Add(years * int64(365*24*time.Hour))
-		l.lives("the clock jumps")
+		l.lives(2, "the clock jumps")
 	}
 }
 
 func TestAListenerThatEndsBites(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("before")
+	l.lives(0, "before")
 	l.broken = true
 	if err := l.b.vitals.doors[0].Close(); err != nil {
 		t.Fatal(err)
@@ -328,7 +328,7 @@ func TestAListenerThatEndsBites(t *testing.T) {
 
 func TestAReaperThatStandsStillBites(t *testing.T) {
 	l := newLife(t, nil)
-	l.lives("before")
+	l.lives(0, "before")
 	block := make(chan struct{})
 	timer := l.b.pulse.NewTimer(func() { <-block })
 	timer.Reset(0)
