@@ -180,9 +180,12 @@ func (b *Board) Start(args ...string) {
 	}
 }
 
-// Kill pulls the plug, and waits until the board is off.
+// Kill pulls the plug, and waits until the board is off. A board that was reset before is an error.
 func (b *Board) Kill() {
 	b.t.Helper()
+	if b.qmp.event("RESET", 10*time.Millisecond) {
+		b.t.Errorf("the board was reset; its console:\n%s", b.Console)
+	}
 	if err := b.cmd.Process.Kill(); err != nil {
 		b.t.Errorf("kill: %v", err)
 	}
@@ -235,5 +238,13 @@ func (b *Board) Command(answer any, name string, args map[string]any) {
 	}
 	if err != nil {
 		b.t.Fatalf("QEMU %s: %v", name, err)
+	}
+}
+
+// AwaitReset waits until the board is reset, by itself or by its watchdog. Kill reports every other reset as an error.
+func (b *Board) AwaitReset(limit time.Duration) {
+	b.t.Helper()
+	if !b.qmp.event("RESET", limit) {
+		b.t.Fatalf("the board was not reset within %v", limit)
 	}
 }

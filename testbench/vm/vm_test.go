@@ -122,6 +122,39 @@ func TestABoardServesAndSurvives(t *testing.T) {
 	b.Kill()
 }
 
+// stuckMax is how long a board may sit on a disk that hangs until it is reset: canary, the service's watchdog, the limits of
+// killing it, and the hardware watchdog behind them add up to less. Emulation on a loaded machine makes it longer.
+const stuckMax = 10 * time.Minute
+
+// The disk hangs: the broker stops feeding PID 1, that ends in a reset of the board, and it serves again as soon as the disk
+// does. The boards of the other tests live as long with nothing wrong, and none of them may be reset: Kill looks.
+func TestAStuckDiskResetsTheBoard(t *testing.T) {
+	t.Parallel()
+	b := New(t)
+	b.Settings(b.Open() + "[watchdog]\ncanary.interval = \"1s\"\n")
+	l := newLedger()
+	acknowledged(t, b, l, "before")
+	b.Await(up)
+
+	throttle := func(bytes int) {
+		b.Command(nil, "block_set_io_throttle", map[string]any{
+			"device": "disk", "bps": bytes, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+		})
+	}
+	throttle(1) // a second
+	begin := time.Now()
+	b.AwaitReset(stuckMax)
+	t.Logf("the board was reset %.0f s after its disk hung", time.Since(begin).Seconds())
+	throttle(0)
+	client := connect(t.Context(), t, b.MQTT)
+	defer client.Disconnect(0)
+	if err := publish(client, l, "after", 1); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, b, l)
+	b.Kill()
+}
+
 // What is damaged is repaired; what cannot be repaired is kept aside, and the board serves on a fresh partition.
 func TestADamagedCardIsMended(t *testing.T) {
 	t.Parallel()
