@@ -112,6 +112,7 @@ func TestABoardServesAndSurvives(t *testing.T) {
 	floor := time.Now().Add(-time.Hour)
 	b.Settings("[broker]\nlisteners = 7\n")
 	acknowledged(t, b, l, "1970", "-rtc", "base=1970-01-01T00:00:00")
+	b.Await(up)
 	b.says(t, "is refused")
 	b.says(t, "listeners")
 	b.says(t, "the last good millrace.toml stays in force")
@@ -171,6 +172,7 @@ func TestADamagedCardIsMended(t *testing.T) {
 	first, size := b.Partition("data")
 	b.Wipe(first, 4096) // the superblock; its copies are further on
 	acknowledged(t, b, l, "mended")
+	b.Await(up)
 	b.says(t, "the data partition was repaired")
 	holds(t, b, l)
 	b.Kill()
@@ -178,6 +180,7 @@ func TestADamagedCardIsMended(t *testing.T) {
 	b.Wipe(first, size)
 	fresh := newLedger()
 	acknowledged(t, b, fresh, "fresh")
+	b.Await(up)
 	b.says(t, "it is kept as data-damaged")
 	b.says(t, "a fresh data partition")
 	holds(t, b, fresh)
@@ -189,7 +192,10 @@ func TestADamagedCardIsMended(t *testing.T) {
 			size, first, keptSize, kept, otherSize, other)
 	}
 
+	b.Wipe(512, 33*512) // the partition table; its copy is at the end of the card
 	acknowledged(t, b, fresh, "again")
+	b.Await(up)
+	b.says(t, "it was written again from the other")
 	holds(t, b, fresh)
 	if b.Console.Has("data partition is damaged") {
 		t.Error("the fresh partition is found damaged")
