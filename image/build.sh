@@ -2,6 +2,7 @@
 # Builds the image of a board: build.sh BOARD OUT. What comes from Debian is downloaded once and kept in CACHE.
 # The same commit and the same packages give the same bytes.
 set -euo pipefail
+umask 022
 export PATH="$PATH:/usr/sbin:/sbin" LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
 board=$1
@@ -91,6 +92,7 @@ needed $MODULES | while read -r file; do
 done
 cp "$work/kernel/usr/lib/modules/$release"/modules.{order,builtin,builtin.modinfo} "$root/usr/lib/modules/$release/"
 depmod -b "$root" "$release"
+chmod -R u=rwX,go=rX "$root" # whatever this checkout was made with
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 mksquashfs "$root" "$work/in/root.squashfs" -quiet -no-progress -all-root -no-xattrs -comp zstd -Xcompression-level 15 -b 64K
 
