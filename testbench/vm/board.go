@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"millrace/testbench/lane"
+	"millrace/testbench/procfs"
 )
 
 const (
@@ -227,6 +228,20 @@ func (b *Board) MemoryUsed() int64 {
 	}
 	b.t.Fatal("the balloon driver says nothing")
 	return 0
+}
+
+// Took is how long something took since the board was switched on, on the clock and of CPU time: a machine that does other
+// things makes the first longer, not the second.
+type Took struct{ Wall, CPU time.Duration }
+
+// Took is how long this life is already.
+func (b *Board) Took() Took {
+	b.t.Helper()
+	cpu, err := procfs.PID(b.cmd.Process.Pid).CPU()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return Took{time.Since(b.Began), cpu}
 }
 
 // Command gives QEMU a command of its machine protocol; answer may be nil.

@@ -20,7 +20,7 @@ const memoryMax = 90 << 20
 
 // acknowledged switches a board on and returns how long it took until a first record was acknowledged. The record is
 // entered.
-func acknowledged(t *testing.T, b *Board, l *ledger, life string, args ...string) time.Duration {
+func acknowledged(t *testing.T, b *Board, l *ledger, life string, args ...string) Took {
 	t.Helper()
 	b.Start(args...)
 	client := connect(t.Context(), t, b.MQTT)
@@ -28,7 +28,7 @@ func acknowledged(t *testing.T, b *Board, l *ledger, life string, args ...string
 	if err := publish(client, l, life, 1); err != nil {
 		t.Fatalf("%s: %v", life, err)
 	}
-	return time.Since(b.Began)
+	return b.Took()
 }
 
 // says expects that the console of this life has said something.
@@ -69,7 +69,8 @@ func TestABoardServesAndSurvives(t *testing.T) {
 
 	b.Kernel("millrace.off")
 	b.Start()
-	empty := b.Await("is inactive, up").At.Sub(b.Began)
+	b.Await("is inactive, up")
+	empty := b.Took()
 	emptyMemory := b.MemoryUsed()
 	b.Kill()
 
@@ -83,8 +84,9 @@ func TestABoardServesAndSurvives(t *testing.T) {
 	client.Disconnect(0)
 	holds(t, b, l)
 	memory := b.MemoryUsed()
-	t.Logf("power-on to the first acknowledged record: %.1f s, %.2f of an empty boot (%.1f s); of a new card %.1f s",
-		serving.Seconds(), serving.Seconds()/empty.Seconds(), empty.Seconds(), first.Seconds())
+	t.Logf("power-on to the first acknowledged record: %.1f s, %.2f of an empty boot; %.1f s of CPU time, %.2f of it; with a new card %.1f s",
+		serving.Wall.Seconds(), serving.Wall.Seconds()/empty.Wall.Seconds(),
+		serving.CPU.Seconds(), serving.CPU.Seconds()/empty.CPU.Seconds(), first.CPU.Seconds())
 	t.Logf("memory in use: %d MiB of %d, %.2f of an empty boot", memory>>20, Memory>>20, float64(memory)/float64(emptyMemory))
 	if memory > memoryMax {
 		t.Errorf("%d bytes are in use, want %d at most", memory, memoryMax)
