@@ -20,8 +20,9 @@ const endName = "life.json"
 // endMax bounds what is read of it.
 const endMax = 64 << 10
 
-// EventsTopic is where a board tells what happened to it.
-const EventsTopic = "millrace.events"
+// EventsTopic is where a board tells what happened to it. It is internal: no client writes there, and no MQTT subscriber gets it
+// with "#".
+const EventsTopic = "__millrace_events"
 
 // What became of the last life of a board.
 const (
