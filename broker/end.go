@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,7 @@ type End struct {
 	BeganMS int64 `json:"began,omitempty"`
 }
 
-// lifeState is the content of the file.
+// lifeState is the content of the file, JSON with a checksum on a line of its own.
 type lifeState struct {
 	State   string `json:"state"` // "running", "stopped" or "hung"
 	Why     string `json:"why,omitempty"`
@@ -116,9 +117,13 @@ func readLife(fsys disk.FS, name string) (l lifeState, err error) {
 	}
 	raw := make([]byte, min(info.Size(), endMax))
 	if _, err := f.ReadAt(raw, 0); err != nil {
-		return l, err
+		return l, fmt.Errorf("%s: %w", name, err)
 	}
-	if err := json.Unmarshal(raw, &l); err != nil {
+	at := max(0, bytes.LastIndex(raw, []byte("checksum=")))
+	if body := raw[:at]; !bytes.Equal(raw, appendChecksum(bytes.Clone(body))) {
+		return l, fmt.Errorf("%s: the checksum does not fit the text", name)
+	}
+	if err := json.Unmarshal(raw[:at], &l); err != nil {
 		return l, fmt.Errorf("%s: %w", name, err)
 	}
 	switch l.State {
@@ -134,7 +139,7 @@ func (b *Broker) writeLife(l lifeState) {
 	defer b.writingLife.Unlock()
 	text, err := json.Marshal(l)
 	if err == nil {
-		err = writeWhole(b.config.FS, filepath.Join(b.dir(), endName), append(text, '\n'), 0o644)
+		err = writeWhole(b.config.FS, filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
 	}
 	if err != nil {
 		b.log.Warn("the state of this life is not written: the next start will not know how it ended", "err", err)
