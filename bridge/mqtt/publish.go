@@ -470,20 +470,3 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 	}
 	return nil
 }
-
-// sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15], its user properties in order [MQTT-3.1.3-10].
-func (s *Server) sendWill(w *will) {
-	if err := s.mayWrite(&w.who, w.client, w.Topic); err != nil { // any more: CONNECT was asked too
-		s.drop(w)
-		s.complain("mqtt: will not published", "client", w.client, "error", err)
-		return
-	}
-	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
-	take(&m, w.Properties)
-	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {
-		s.drop(w)
-		if err != nil {
-			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)
-		}
-	})
-}
