@@ -129,6 +129,7 @@ func (c *client) finish(err error) {
 	c.out.finish(nil, c.s.cfg.Now())
 	c.out.drain()
 	c.in.release()
+	c.in.ahead.release()
 	if c.waiter != nil {
 		c.waiter.Retire()
 	}

@@ -26,7 +26,7 @@ type acks struct {
 	c *client
 
 	mu   sync.Mutex
-	cond *sync.Cond // waits for room, and for the end of acting
+	cond *sync.Cond // waits for the end of acting
 	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
 	ring        []pending
 	first, next uint64
@@ -75,7 +75,7 @@ func (a *acks) begin(id uint16, qos byte) (uint64, bool) {
 		a.ring = make([]pending, a.c.s.cfg.ReceiveMaximum)
 	}
 	for a.next-a.first == uint64(len(a.ring)) && !a.closed {
-		a.cond.Wait()
+		a.pause()
 	}
 	if a.closed {
 		return 0, false
@@ -102,13 +102,13 @@ func (a *acks) land(n uint64, err error) {
 		}
 		*p = pending{}
 	}
-	a.cond.Broadcast()
+	a.c.nudge()
 }
 
 func (a *acks) close() {
 	a.mu.Lock()
 	a.closed = true
-	a.cond.Broadcast()
+	a.c.nudge()
 	a.mu.Unlock()
 }
 
@@ -222,31 +222,35 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 }
 
 // inflightPatience is how long an MQTT 5 client waits for memory before it is told that there is none: a card that pauses
-// costs nobody an error, and pings behind the publish are answered before any keep alive ends.
+// costs nobody an error.
 const inflightPatience = 5 * time.Second
 
-// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly; MQTT 5 can be
-// told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer: it waits.
+// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly, but for its
+// pings; MQTT 5 can be told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer:
+// it waits.
 func (c *client) takeRoom(qos byte, n int64) error {
 	room := c.s.cfg.Inflight
-	if c.version != packet.V5 || qos == 0 {
-		return room.Acquire(c.ctx, n)
-	}
 	if room.TryAcquire(n) {
 		c.crowded = false
 		return nil
 	}
-	if !c.crowded {
-		ctx, cancel := context.WithTimeout(c.ctx, inflightPatience)
-		err := room.Acquire(ctx, n)
-		cancel()
-		if err == nil || c.ctx.Err() != nil {
-			return err
-		}
-		c.crowded = true
+	var until time.Time
+	if told := c.version == packet.V5 && qos > 0; told && !c.crowded {
+		until = c.s.cfg.Now().Add(inflightPatience)
+	} else if told {
+		return errCrowded
 	}
-	return fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
+	switch has, err := c.room(room, n, until); {
+	case err != nil || has:
+		return err
+	case c.ctx.Err() != nil:
+		return c.ctx.Err()
+	}
+	c.crowded = true
+	return errCrowded
 }
+
+var errCrowded = fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
 
 // publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
 // message, all or nothing.
