@@ -108,6 +108,9 @@ func (s *Server) connect(ss *session, c *client) {
 	ss.epoch++
 	c.epoch = ss.epoch
 	ss.held = true // until CONNACK is sent
+	if ss.expiry != never || c.expiry != never {
+		ss.dirty = true // its record says since when it has been away: after a crash it would expire from there
+	}
 	ss.expiry = c.expiry
 	ss.window = c.window
 	ss.keeps = ss.expiry > 0 || ss.stored
