@@ -253,6 +253,17 @@ func (c *client) room(of Budget, n int64, until time.Time) (bool, error) {
 	return granted.Load() || !cancel(), nil
 }
 
+// linger waits so long, and reports whether the connection is there still.
+func (c *client) linger(d time.Duration) bool {
+	c.in.ahead.begin()
+	defer c.in.ahead.end()
+	until := c.s.cfg.Now().Add(d)
+	for c.ctx.Err() == nil && c.s.cfg.Now().Before(until) {
+		c.pause(until)
+	}
+	return c.ctx.Err() == nil
+}
+
 // pause waits for a nudge. It holds mu, but not while it waits.
 func (a *acks) pause() {
 	a.c.in.ahead.begin()

@@ -205,52 +205,15 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.acks.land(n, err)
 		return nil
 	}
-	if err := c.takeRoom(p.QoS, int64(size)); err != nil {
-		done(err)
-		return nil
-	}
-	finish := func(err error) {
-		c.s.cfg.Inflight.Release(int64(size))
-		done(err)
-	}
-	if p.QoS == 2 && ss.durable() {
-		c.publishOnce(&m, p, finish)
-	} else {
-		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
-	}
+	c.intoLog(p.QoS, int64(size), func(done func(error)) {
+		if p.QoS == 2 && ss.durable() {
+			c.publishOnce(&m, p, done)
+		} else {
+			c.s.publish(c.ctx, &m, p.Payload, nil, done)
+		}
+	}, done)
 	return nil
 }
-
-// inflightPatience is how long an MQTT 5 client waits for memory before it is told that there is none: a card that pauses
-// costs nobody an error.
-const inflightPatience = 5 * time.Second
-
-// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly, but for its
-// pings; MQTT 5 can be told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer:
-// it waits.
-func (c *client) takeRoom(qos byte, n int64) error {
-	room := c.s.cfg.Inflight
-	if room.TryAcquire(n) {
-		c.crowded = false
-		return nil
-	}
-	var until time.Time
-	if told := c.version == packet.V5 && qos > 0; told && !c.crowded {
-		until = c.s.cfg.Now().Add(inflightPatience)
-	} else if told {
-		return errCrowded
-	}
-	switch has, err := c.room(room, n, until); {
-	case err != nil || has:
-		return err
-	case c.ctx.Err() != nil:
-		return c.ctx.Err()
-	}
-	c.crowded = true
-	return errCrowded
-}
-
-var errCrowded = fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
 
 // publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
 // message, all or nothing.
