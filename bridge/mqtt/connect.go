@@ -95,7 +95,11 @@ func (c *client) connect(frame []byte) error {
 	}
 	if in.Will != nil {
 		w := c.newWill(in.Will, size)
-		if !c.s.cfg.State.TryAcquire(w.cost) {
+		switch {
+		case c.s.cfg.State.TryAcquire(w.cost):
+		case c.s.wills.waits(c.id): // settle gives back what that one holds
+			c.s.cfg.State.Overdraw(w.cost)
+		default:
 			return c.connackRefusal(packet.QuotaExceeded, "no room for the will")
 		}
 		c.will.Store(w)

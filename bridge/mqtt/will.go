@@ -75,6 +75,13 @@ func (s *Server) drop(w *will) {
 	}
 }
 
+// waits reports whether a will of the client's last connection waits.
+func (o *wills) waits(client string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.waiting[client] != nil
+}
+
 // settle decides, now that the client has come, about the will of its last connection, and has what that and its own
 // change written: c.kept hears when it is durable. The last one is not sent when the delay has not passed and the session
 // goes on [MQTT-3.1.3-9]. Another user's return ends nothing. Under life.

@@ -358,6 +358,28 @@ func TestWillsOfAStartAreBounded(t *testing.T) {
 	})
 }
 
+// A client that is back with its will needs no room for two of them.
+func TestAWillTakesTheRoomOfTheLast(t *testing.T) {
+	story(t, func(w *world) {
+		state := share(t, 30<<10)
+		w.cfg.State = state
+		large := func(c *packet.Connect) {
+			withWill(100)(c)
+			c.Will.Payload = make([]byte, 20<<10)
+		}
+		for i, want := range []string{"connack 0x00", "connack 0x00 present"} {
+			a := w.connect(packet.V5, "a", keep, large)
+			a.wants(want)
+			if used := state.Used(); used > 25<<10 {
+				t.Errorf("%d: %d bytes used", i, used)
+			}
+			a.conn.Close()
+			synctest.Wait()
+		}
+		w.connect(packet.V5, "b", large).wants("connack 0x97", "closed")
+	})
+}
+
 // willStory has clients leave wills in every way and crashes after n commits; 0: at the end. It returns the commits there
 // were at each step and how often each client's will was published in the end.
 func willStory(w *world, v packet.Version, n int) (steps []int, came map[string]int) {
