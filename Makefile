@@ -68,7 +68,7 @@ test: go ## every test; lanes whose tools are missing are skipped loudly, see te
 test-long: go ## the long proofs: CUTS=20000 power cuts, as many damaged directories, 50 kill -9
 	MILLRACE_CUTS=$(CUTS) MILLRACE_FLIPS=$(CUTS) MILLRACE_KILLS=50 go test -timeout 6h -v ./testbench/...
 
-test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, Python and Node clients, emulators, FUSE
+test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, Python and Node clients, emulators, FUSE, image tools
 	@export PATH="$$PATH:/usr/sbin:/sbin"
 	need=()
 	have() { command -v "$$1" >/dev/null || need+=("$$2"); }
@@ -81,7 +81,10 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, P
 	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q
-		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$${need[@]}"
+		# A directory of our own: containers are set up to empty apt's while it is still installing.
+		archives=$$(mktemp -d); mkdir "$$archives/partial"
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends -o Dir::Cache::archives="$$archives" "$${need[@]}"
+		$$sudo rm -rf "$$archives"
 	fi
 	go mod download
 	bash testbench/client/kafka/install.sh

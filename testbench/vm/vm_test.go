@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,6 +18,9 @@ const up = "is active, up"
 
 // memoryMax is what a serving board may have in use, in bytes.
 const memoryMax = 90 << 20
+
+// sizeMax is how much there may be to download of an image, in bytes.
+const sizeMax = 64 << 20
 
 // acknowledged switches a board on and returns how long it took until a first record was acknowledged. The record is
 // entered.
@@ -57,7 +61,14 @@ func holds(t *testing.T, b *Board, l *ledger) []stored {
 func TestABoardServesAndSurvives(t *testing.T) {
 	t.Parallel()
 	b := New(t)
-	t.Logf("the image was built in %.0f s", built.took.Seconds())
+	packed, err := os.Stat(filepath.Join(built.dir, "disk.img.zst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the image was built in %.0f s; to download: %.1f MiB", built.took.Seconds(), float64(packed.Size())/(1<<20))
+	if packed.Size() > sizeMax {
+		t.Errorf("the image has %d bytes, want %d at most", packed.Size(), sizeMax)
+	}
 	l := newLedger()
 
 	first := acknowledged(t, b, l, "new")
