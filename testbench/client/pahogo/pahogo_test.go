@@ -146,7 +146,6 @@ func (c *conn) finished(token paho.Token) {
 }
 
 func (c *conn) take(_ paho.Client, m paho.Message) {
-	c.messages <- talk.Message{Topic: m.Topic(), Payload: string(m.Payload()), QoS: int(m.Qos()), Retain: m.Retained()}
 	c.mu.Lock()
 	held := c.held
 	if held {
@@ -156,6 +155,7 @@ func (c *conn) take(_ paho.Client, m paho.Message) {
 	if !held {
 		m.Ack()
 	}
+	c.messages <- talk.Message{Topic: m.Topic(), Payload: string(m.Payload()), QoS: int(m.Qos()), Retain: m.Retained()}
 }
 
 func (c *conn) Publish(m talk.Message, payloads []string) (answers []talk.Answer) {
