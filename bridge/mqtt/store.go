@@ -208,9 +208,18 @@ func (o *store) wait(write func(*session, func(error)), ss *session) error {
 	return <-c
 }
 
-// logged is a done for writes nobody waits for: after an error the session is dirty, so the next checkpoint tries again.
+// logged is a done for writes nobody waits for: after an error the session is dirty, so the next checkpoint tries again;
+// otherwise it may rest, where it has no connection.
 func (o *store) logged(ss *session) func(error) {
 	return func(err error) {
+		if err == nil {
+			ss.mu.Lock()
+			away := ss.client == nil
+			ss.mu.Unlock()
+			if away {
+				o.s.resting.soon(ss)
+			}
+		}
 		if err != nil && !errors.Is(err, errSessionOver) {
 			ss.mu.Lock()
 			ss.dirty = true
@@ -266,6 +275,9 @@ func (o *store) load() error {
 		o.restore(id, m)
 	}
 	o.settleGroups(groups)
+	for _, ss := range o.s.sessions {
+		o.s.rest(ss)
+	}
 	return nil
 }
 
@@ -315,15 +327,16 @@ func (o *store) restore(id string, m *remembered) {
 	for _, id := range m.ids {
 		ss.unreleased.load(id)
 	}
-	ss.cost = sessionCost(id)
+	cost := sessionCost(id)
 	for _, sub := range ss.subs {
-		ss.cost += filterCost(sub.filter)
+		cost += filterCost(sub.filter)
 		if _, _, shared := shareOf(sub.filter); shared {
 			sub.group = o.s.group(sub.filter)
 			sub.group.count(sub)
 		}
 	}
-	o.s.cfg.State.Overdraw(ss.cost) // it was acknowledged: it is kept whatever the limit says now
+	o.s.cfg.State.Overdraw(cost) // it was acknowledged: it is kept whatever the limit says now
+	o.s.charge(ss, cost)
 	ss.restCost()
 	o.s.sessions[id] = ss
 	since := o.s.cfg.Now()
@@ -331,6 +344,9 @@ func (o *store) restore(id string, m *remembered) {
 		since = time.UnixMilli(away)
 	}
 	o.s.expireLater(ss, since)
+	if !slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.group != nil }) {
+		o.s.rest(ss) // else settleGroups has to look at it first
+	}
 }
 
 // checkpointLater writes the cursors of sessions that moved, every CheckpointInterval, and forgets deleted topics.
@@ -338,17 +354,24 @@ func (s *Server) checkpointLater() {
 	s.deadlines.at(s.cfg.Now().Add(s.cfg.CheckpointInterval), func() {
 		s.life.Lock()
 		swept := s.streams.sweep()
-		var moved []*session
+		var moved, away []*session
 		for _, ss := range s.sessions {
 			ss.mu.Lock()
 			if swept {
 				ss.forgetGone()
 			}
-			if ss.dirty && ss.stored {
+			switch {
+			case ss.dirty && ss.stored:
 				moved = append(moved, ss)
+			case ss.client == nil: // what kept it from resting may be over
+				away = append(away, ss)
 			}
 			ss.mu.Unlock()
 		}
+		for _, ss := range away {
+			s.rest(ss)
+		}
+		s.resting.sweep() // of those that were away when the server started the clock may have been set meanwhile
 		for _, ss := range moved {
 			s.store.put(ss, s.store.logged(ss))
 		}
