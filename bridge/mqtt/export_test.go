@@ -36,3 +36,10 @@ func WaitScanned(s *Server, topic string, index int32) {
 
 // aGroup finds a group of any name.
 func aGroup(key string) *group { return &group{key: key} }
+
+// Resting returns how many sessions rest, and how many there are that do not.
+func Resting(s *Server) (resting, others int) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	return len(s.resting.all), len(s.sessions)
+}

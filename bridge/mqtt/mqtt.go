@@ -163,7 +163,7 @@ type Server struct {
 	life     sync.Mutex
 	sessions map[string]*session // but those that rest
 	resting  resting
-	awake    int64 // of the State budget, what sessions hold
+	awake    int64             // of the State budget, what sessions hold
 	groups   map[string]*group // by the whole filter
 
 	creating sync.Mutex // one topic is made at a time; taken after life

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"millrace/broker/auth"
 	"millrace/broker/record"
@@ -234,13 +235,7 @@ func (o *store) load() error {
 	if !ok {
 		return nil
 	}
-	known, groups := make(map[string]*remembered), make(map[string][]byte)
-	of := func(client string) *remembered {
-		if known[client] == nil {
-			known[client] = new(remembered)
-		}
-		return known[client]
-	}
+	known, groups := make(map[string]remembered), make(map[string][]byte)
 	if err := scanAll(p, func(r *record.Record) {
 		if key, ok := strings.CutPrefix(string(r.Key), keyGroup); ok {
 			if groups[key] = slices.Clone(r.Value); r.Value == nil {
@@ -249,21 +244,27 @@ func (o *store) load() error {
 			return
 		}
 		client, kind, beside := strings.Cut(string(r.Key), "\x00")
-		switch m := of(client); {
+		m := known[client]
+		switch {
 		case !beside:
-			m.session, m.owner = slices.Clone(r.Value), ""
+			m.session, m.owner = string(r.Value), ""
 			for _, h := range r.Headers {
 				if h.Key == ownerHeader {
-					m.owner = auth.Principal(h.Value)
+					m.owner = unique.Make(auth.Principal(h.Value)).Value() // few own many
 				}
 			}
 		case kind == keyDeliveries[1:]:
-			m.table = slices.Clone(r.Value)
+			m.beside().table = slices.Clone(r.Value)
 		case len(kind) == 3 && kind[:1] == keyArrival[1:]:
-			m.arrival(binary.BigEndian.Uint16([]byte(kind[1:])), r.Value != nil)
+			m.beside().arrival(binary.BigEndian.Uint16([]byte(kind[1:])), r.Value != nil)
 		}
-		if of(client).nothing() {
+		if m.more != nil && m.more.table == nil && len(m.more.ids) == 0 {
+			m.more = nil
+		}
+		if m == (remembered{}) {
 			delete(known, client)
+		} else {
+			known[client] = m
 		}
 	}); err != nil {
 		return err
@@ -272,6 +273,7 @@ func (o *store) load() error {
 	defer o.s.life.Unlock()
 	o.restoreGroups(groups)
 	for id, m := range known {
+		known[id] = remembered{} // what it held goes as what rests comes
 		o.restore(id, m)
 	}
 	o.settleGroups(groups)
@@ -281,16 +283,27 @@ func (o *store) load() error {
 	return nil
 }
 
-// remembered is what the log has of one client.
+// remembered is what the log has of one client. There is one for each while the log is read: it is small.
 type remembered struct {
-	session, table []byte // nil: none
-	owner          auth.Principal
-	ids            []uint16
+	session string // its record; empty: none
+	owner   auth.Principal
+	more    *besides // nil: nothing
 }
 
-func (m *remembered) nothing() bool { return m.session == nil && m.table == nil && len(m.ids) == 0 }
+// besides are the records beside a session's.
+type besides struct {
+	table []byte // nil: none
+	ids   []uint16
+}
 
-func (m *remembered) arrival(id uint16, there bool) {
+func (m *remembered) beside() *besides {
+	if m.more == nil {
+		m.more = new(besides)
+	}
+	return m.more
+}
+
+func (m *besides) arrival(id uint16, there bool) {
 	i, known := slices.BinarySearch(m.ids, id)
 	switch {
 	case there && !known:
@@ -301,13 +314,14 @@ func (m *remembered) arrival(id uint16, there bool) {
 }
 
 // restore makes the session again that the log remembers. Under life.
-func (o *store) restore(id string, m *remembered) {
+func (o *store) restore(id string, m remembered) {
+	more := m.beside()
 	ss := newSession(o.s, id)
 	ss.stored, ss.keeps, ss.owner = true, true, m.owner
-	ss.exact.table = m.table != nil
-	if m.session == nil {
+	ss.exact.table = more.table != nil
+	if m.session == "" {
 		// A crash came between its end and that of what is its, or before its beginning: nobody was promised anything.
-		for _, id := range m.ids {
+		for _, id := range more.ids {
 			ss.unreleased.load(id)
 		}
 		ss.unreleased.end()
@@ -315,16 +329,16 @@ func (o *store) restore(id string, m *remembered) {
 		return
 	}
 	find := finder{o.s.streams.find, o.s.group}
-	away, err := decodeSession(m.session, ss, find)
-	if err == nil && m.table != nil {
-		err = decodeTable(m.table, ss, find)
+	away, err := decodeSession([]byte(m.session), ss, find)
+	if err == nil && more.table != nil {
+		err = decodeTable(more.table, ss, find)
 	}
 	if err != nil {
 		// Half a session would lose messages silently; without one the client hears that it has none.
 		o.s.log.Error("mqtt: session dropped", "client", id, "error", err)
 		return
 	}
-	for _, id := range m.ids {
+	for _, id := range more.ids {
 		ss.unreleased.load(id)
 	}
 	cost := sessionCost(id)
