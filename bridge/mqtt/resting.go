@@ -253,10 +253,10 @@ func (s *Server) known(c *client) (ss *session, over bool, err error) {
 	if !ok {
 		return nil, false, nil
 	}
-	if !yields(decodeSleeper(c.id, bytes).owner, c) {
+	over = s.resting.over(c.id, bytes) // then it is nobody's
+	if !over && !yields(decodeSleeper(c.id, bytes).owner, c) {
 		return nil, false, errOwner
 	}
-	over = s.resting.over(c.id, bytes)
 	ss, err = s.wake(c.id, bytes, over)
 	return ss, over, err
 }

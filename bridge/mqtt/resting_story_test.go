@@ -300,6 +300,15 @@ func TestARestingSessionIsItsOwners(t *testing.T) {
 		w.connect(v, "a", as("bob", "hunter two")).wants(no, "closed")
 		w.rests(1, 0)
 		w.connect(v, "a", as("ann", "open sesame")).wants("connack 0x00 present")
+		if v == packet.V5 {
+			w.connect(v, "other", as("ann", "open sesame"), func(c *packet.Connect) { c.Properties.SessionExpiry = 1 }).bye2()
+			time.Sleep(2 * time.Second)
+			w.connect(v, "b", as("ann", "open sesame"), func(c *packet.Connect) { c.Properties.SessionExpiry = 3 }).bye2()
+			w.rests(1, 1)
+			time.Sleep(3 * time.Second)
+			w.rests(1, 1) // a sweep comes later
+			w.connect(v, "b", as("bob", "hunter two")).wants("connack 0x00")
+		}
 	})
 }
 
