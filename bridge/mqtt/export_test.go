@@ -43,3 +43,19 @@ func Resting(s *Server) (resting, others int) {
 	defer s.life.Unlock()
 	return len(s.resting.all), len(s.sessions)
 }
+
+// HoldSession is what a connection that is ending may still do with the session of that identifier: take a publish of QoS 2,
+// and write.
+func HoldSession(s *Server, id string) (publish, write func() error) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	ss := s.sessions[id]
+	publish = func() (err error) {
+		if ss.unreleased.begin(9, func(e error) { err = e }) {
+			ss.unreleased.land(9, errSessionOver)
+			return nil
+		}
+		return err
+	}
+	return publish, func() error { return s.store.wait(s.store.put, ss) }
+}

@@ -69,6 +69,7 @@ func TestASessionRestsWhenTheLogHasIt(t *testing.T) {
 		a.wants("connack 0x00", "suback 1 [0x01]")
 		w.log.Hold()
 		a.bye()
+		time.Sleep(2 * time.Minute)
 		w.rests(0, 1)
 		a = w.connect(v, "a", keep) // while it is on its way
 		a.wants("connack 0x00 present")
@@ -126,6 +127,27 @@ func TestASessionRestsWhenTheLogHasIt(t *testing.T) {
 		w.rests(0, 1)
 		time.Sleep(3 * time.Minute)
 		w.rests(1, 0)
+	})
+}
+
+// Who still holds a session that rests can do nothing with it: its client may be back on another.
+func TestARestingSessionIsOverForWhoHoldsIt(t *testing.T) {
+	story(t, func(w *world) {
+		a := w.connect(packet.V5, "a", keep).send(sub(1, "t"))
+		a.wants("connack 0x00", "suback 1 [0x01]")
+		publish, write := mqtt.HoldSession(w.server(), "a")
+		if err := publish(); err != nil {
+			t.Fatal(err)
+		}
+		a.bye()
+		w.rests(1, 0)
+		before := len(w.log.Records("__mqtt_sessions"))
+		if publish() == nil || write() == nil {
+			t.Error("it takes a publish, or is written")
+		}
+		if n := len(w.log.Records("__mqtt_sessions")); n != before {
+			t.Errorf("%d records are written", n-before)
+		}
 	})
 }
 
