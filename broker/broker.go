@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/feed"
@@ -31,6 +32,7 @@ import (
 	"millrace/broker/server"
 	"millrace/hw/bus"
 	"millrace/platform/config"
+	"millrace/platform/health"
 	"millrace/platform/pulse"
 )
 
@@ -50,8 +52,15 @@ type Config struct {
 	Version string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
+	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
+	// not known. They tell how the last life ended.
+	Boot, Reset string
+	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
+	// go on. They stay the caller's.
+	Watchdogs []health.Watchdog
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
+	still  time.Duration // in place of stillMax, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -64,6 +73,11 @@ type Broker struct {
 	space    *disk.Space
 	buses    *bus.Registry
 	memories memories
+	vitals   vitals
+
+	end         End                         // of the last life
+	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
+	writingLife sync.Mutex
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -120,7 +134,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -134,6 +148,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 // Close stops the doors, then what they need, and writes what makes the next start quick. Nothing acknowledged depends
 // on it.
 func (b *Broker) Close() error {
+	defer b.closing()()
 	var errs []error
 	for i := len(b.closers) - 1; i >= 0; i-- {
 		errs = append(errs, b.closers[i]())

@@ -10,8 +10,8 @@ import (
 )
 
 // resting are the durable sessions without a connection: each is one string, and becomes a session again when its client is
-// back. A session rests when the log has all of it (rest), so what is here can be what the log has; one whose write failed,
-// whose will waits or one of whose packet identifiers is on its way stays a session until that is settled. ADR 17.
+// back. A session rests when the log has all of it (rest), so what is here is what the log has; one whose write failed, or one
+// of whose packet identifiers is on its way, stays a session until that is settled. ADR 17.
 //
 // life guards all but mu and what is below it.
 type resting struct {
@@ -145,7 +145,7 @@ func (r *resting) run() {
 // rest turns ss into bytes, if it has no connection and the log has all of it. From then on the session is nobody's: who
 // still holds it, a connection that is ending, is told that it is over. Under life.
 func (s *Server) rest(ss *session) bool {
-	if s.sessions[ss.id] != ss || !ss.stored || ss.will != nil {
+	if s.sessions[ss.id] != ss || !ss.stored {
 		return false
 	}
 	ss.writing.Lock()
@@ -298,6 +298,7 @@ func (r *resting) sweep() {
 			continue // never: it must
 		}
 		r.s.forget(ss)
+		r.s.wills.expire(id)
 		r.s.store.remove(ss, r.s.store.logged(ss))
 	}
 	if len(due) == sweepMost {

@@ -2,7 +2,6 @@ package mqtt_test
 
 import (
 	"fmt"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,7 +10,6 @@ import (
 
 	"millrace/bridge/mqtt"
 	"millrace/bridge/mqtt/packet"
-	"millrace/broker/record"
 )
 
 // rests checks how many sessions rest, once nothing moves any more, and how many there are beside them.
@@ -62,7 +60,7 @@ func TestWhatIsInFlightRestsWithItsSession(t *testing.T) {
 }
 
 // A session rests when the log has what it is, and not before: not while its record is on its way or could not be written,
-// while a publish of QoS 2 is on its way, or while its will waits.
+// or while a publish of QoS 2 is on its way. Its will waits without it.
 func TestASessionRestsWhenTheLogHasIt(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		a := w.connect(v, "a", keep).send(sub(1, "t"))
@@ -124,10 +122,42 @@ func TestASessionRestsWhenTheLogHasIt(t *testing.T) {
 		})
 		a.wants("connack 0x00")
 		a.conn.Close()
-		w.rests(0, 1)
-		time.Sleep(3 * time.Minute)
 		w.rests(1, 0)
+		time.Sleep(99 * time.Second)
+		a = w.connect(packet.V5, "a", keep) // in time
+		a.wants("connack 0x00 present")
+		a.bye()
+		w.rests(1, 0)
+		time.Sleep(3 * time.Minute)
+		if got := w.stored(); got != "" {
+			t.Errorf("the log has %q", got)
+		}
 	})
+	for _, back := range []bool{false, true} { // the end of a session that rests is the latest time for its will
+		story(t, func(w *world) {
+			w.connect(packet.V5, "x", keep, func(c *packet.Connect) { c.Properties.SessionExpiry = 8 }).bye2() // a sweep before
+			a := w.connect(packet.V5, "a", keep, func(c *packet.Connect) {
+				c.Properties.SessionExpiry = 10
+				c.Will = &packet.Will{Topic: "w", Payload: []byte("gone"), Properties: &packet.Properties{Present: packet.Of(packet.WillDelay), WillDelay: 100}}
+			})
+			a.wants("connack 0x00")
+			a.conn.Close()
+			w.rests(2, 0)
+			time.Sleep(10 * time.Second)
+			if back {
+				w.connect(packet.V5, "a", keep).wants("connack 0x00")
+			}
+			time.Sleep(10 * time.Second)
+			if got := w.stored(); got != "gone" {
+				t.Errorf("the log has %q", got)
+			}
+			if back {
+				w.rests(0, 1)
+			} else {
+				w.rests(0, 0)
+			}
+		})
+	}
 }
 
 // Who still holds a session that rests can do nothing with it: its client may be back on another.
@@ -407,87 +437,4 @@ func (p *peer) bye2() {
 	p.send(&packet.Disconnect{})
 	p.take()
 	p.conn.Close()
-}
-
-// asleep has the log of a closed server hold so many durable sessions, device-00000 and on, each with the filters, in which
-// {} is its client identifier.
-func (w *world) asleep(sessions int, filters ...string) {
-	w.t.Helper()
-	fill := func(in, id string) string { return strings.ReplaceAll(in, "{}", id) }
-	p := w.connect(packet.V311, "device-00000", keep)
-	p.wants("connack 0x00")
-	for _, f := range filters {
-		p.send(sub(1, fill(f, "device-00000")))
-		p.wants("suback 1 [0x01]")
-	}
-	p.bye()
-	if err := w.s.Close(); err != nil {
-		w.t.Fatal(err)
-	}
-	w.s = nil
-	written := w.log.Records("__mqtt_sessions")
-	one := written[len(written)-1]
-	var recs []record.Record
-	for i := 1; i < sessions; i++ { // as one wrote it, all would
-		r, id := one, fmt.Sprintf("device-%05d", i)
-		r.Key, r.Value = []byte(id), []byte(strings.ReplaceAll(string(one.Value), "device-00000", id))
-		if recs = append(recs, r); len(recs) == 500 || i == sessions-1 {
-			w.log.Produce("__mqtt_sessions", 0, recs...)
-			recs = nil
-		}
-	}
-}
-
-// The memory of sessions without a connection: the figures in the README.
-func TestWhatAnOfflineSessionCosts(t *testing.T) {
-	const sessions = 20_000
-	cost := func(partitions int, filters ...string) (bytes int64) {
-		story(t, func(w *world) {
-			w.log.NumPartitions = partitions
-			w.cfg.MaxSessions = sessions
-			if partitions > 0 {
-				if err := w.log.Ensure(t.Context(), "mqtt"); err != nil {
-					t.Fatal(err)
-				}
-			}
-			w.asleep(sessions, filters...)
-			before := heap()
-			w.server()
-			bytes = (heap() - before) / sessions
-			w.rests(sessions, 0)
-			runtime.KeepAlive(w)
-		})
-		return bytes
-	}
-	own := cost(0)
-	subscription := (cost(0, "cmd/{}", "cmd/{}/a", "cmd/{}/b", "cmd/{}/c") - own) / 4
-	whole, four := cost(1, "cmd/{}"), cost(4, "cmd/{}")
-	partition := (four - whole) / 3
-	t.Logf("with an identifier of 12 bytes: %d bytes for a session, %d for a subscription of about 18, %d for a partition; "+
-		"%d with one of each", own, subscription, partition, whole)
-	for _, f := range []struct{ have, most int64 }{{own, 115}, {subscription, 35}, {partition, 30}, {whole, 175}} {
-		if f.have > f.most || f.have < f.most/4 {
-			t.Errorf("%d bytes, want %d at most", f.have, f.most)
-		}
-	}
-}
-
-// Twenty thousand sessions are there again after a restart, and go on where they were; none becomes a session for that.
-func TestManySessionsRestAfterARestart(t *testing.T) {
-	const sessions = 20_000
-	story(t, func(w *world) {
-		w.cfg.MaxSessions = sessions + 1
-		w.log.Produce("mqtt", 0, rec("so that there is a partition to have a place in"))
-		w.asleep(sessions, "cmd/{}")
-		var m0, m1 runtime.MemStats
-		runtime.ReadMemStats(&m0)
-		w.server()
-		runtime.ReadMemStats(&m1)
-		t.Logf("%d bytes allocated for each of %d sessions on the way", int64(m1.TotalAlloc-m0.TotalAlloc)/sessions, sessions)
-		w.rests(sessions, 0)
-		w.connect(packet.V311, "p").send(pub("cmd/device-12345", "x", 1, 1)).wants("connack 0x00", "puback 1 0x00")
-		w.connect(packet.V311, "device-12345", keep).wants("connack 0x00 present", `publish cmd/device-12345 "x" q1 id1`)
-		w.connect(packet.V311, "device-19999", keep).wants("connack 0x00 present")
-		w.rests(sessions-2, 3)
-	})
 }

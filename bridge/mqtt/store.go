@@ -29,6 +29,7 @@ type store struct {
 const (
 	keyArrival    = "\x00i" // and two bytes: a packet identifier; the value is a version
 	keyDeliveries = "\x00o"
+	keyWill       = "\x00w" // see willrecord.go; not the session's: it may outlive that
 )
 
 // ownerHeader is the record header that says whose session it is; a session without one is anybody's.
@@ -235,7 +236,7 @@ func (o *store) load() error {
 	if !ok {
 		return nil
 	}
-	known, groups := make(map[string]remembered), make(map[string][]byte)
+	known, groups, wills := make(map[string]remembered), make(map[string][]byte), make(map[string]*will)
 	if err := scanAll(p, func(r *record.Record) {
 		if key, ok := strings.CutPrefix(string(r.Key), keyGroup); ok {
 			if groups[key] = slices.Clone(r.Value); r.Value == nil {
@@ -244,6 +245,10 @@ func (o *store) load() error {
 			return
 		}
 		client, kind, beside := strings.Cut(string(r.Key), "\x00")
+		if kind == keyWill[1:] {
+			o.s.wills.read(wills, client, r)
+			return
+		}
 		m := known[client]
 		switch {
 		case !beside:
@@ -279,6 +284,9 @@ func (o *store) load() error {
 	o.settleGroups(groups)
 	for _, ss := range o.s.sessions {
 		o.s.rest(ss)
+	}
+	for _, w := range wills {
+		o.s.wills.restore(w)
 	}
 	return nil
 }
