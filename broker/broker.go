@@ -18,6 +18,7 @@ import (
 	"millrace/bridge/mqtt"
 	"millrace/broker/api"
 	"millrace/broker/auth"
+	"millrace/broker/boot"
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
@@ -48,8 +49,12 @@ type Config struct {
 	ForgetFront bool
 	// Version of the program, for who asks the board; empty means unknown.
 	Version string
-	// Now tells the time; nil means time.Now.
+	// Now tells the time, with a monotonic part that says how much of it passed; nil means time.Now.
 	Now func() time.Time
+	// Wall is the system's clock, where it is not Now: that of a test, which is set. nil means Now.
+	Wall func() time.Time
+	// Disciplined says whether Wall is right; nil means that the kernel is asked.
+	Disciplined func() bool
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
 }
@@ -61,6 +66,8 @@ type Broker struct {
 	log      *slog.Logger
 	meta     Meta
 	memory   *memory
+	clock    *boot.Clock
+	keeper   *keeper
 	space    *disk.Space
 	buses    *bus.Registry
 	memories memories
@@ -120,7 +127,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openDirectory, b.openClock, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -258,7 +265,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 			return known(image.TopicByID(id))
 		},
 		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
-		Space: b.space, Recompressed: b.memory.gathering, Now: b.config.Now, Logger: b.log.With("component", "partition"),
+		Space: b.space, Recompressed: b.memory.gathering, Clock: b.clock, OnCheckpoint: b.checkpointed, Logger: b.log.With("component", "partition"),
 		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep, OnOnline: b.online,
 		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
 	})
@@ -353,7 +360,8 @@ func (b *Broker) openPulse(context.Context) error {
 				}
 			}
 		},
-		Space: b.space, Now: b.config.Now,
+		Space: b.space, Now: func() time.Time { return time.UnixMilli(b.clock.AgeMS()) },
+		Date:    func(age time.Time) time.Time { return b.clock.Date(age.UnixMilli()) },
 		Elapsed: func() time.Duration { return time.Duration(b.pulse.Now()) * time.Millisecond },
 		Logger:  b.log.With("component", "cleaner"), Headroom: headroom,
 		Checkpoint: func() error { return b.store.Checkpoint() },
@@ -371,7 +379,7 @@ func (b *Broker) openUpkeep(context.Context) error {
 	b.owns(func() error { b.waits.Close(); return nil })
 	b.openFlash()
 	b.every(tick, func() {
-		b.store.Tick(b.config.Now().UnixMilli())
+		b.store.Tick(b.clock.AgeMS())
 		b.flash.step(b.pulse.Now())
 	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)

@@ -37,7 +37,7 @@ var arrivalValue = []byte{1}
 
 // arrival is the record of a packet identifier that came with QoS 2.
 func (o *store) arrival(ss *session, id uint16) record.Record {
-	return record.Record{Timestamp: o.s.cfg.Now().UnixMilli(), Key: arrivalKey(ss.id, id), Value: arrivalValue}
+	return record.Record{Timestamp: o.s.cfg.Clock.Now().UnixMilli(), Key: arrivalKey(ss.id, id), Value: arrivalValue}
 }
 
 func arrivalKey(client string, id uint16) []byte {
@@ -71,7 +71,7 @@ func (s *Server) snapshot(ss *session) (value []byte, n uint64, covered map[*str
 	ss.dirty = false
 	var away int64
 	if ss.client == nil {
-		away = s.cfg.Now().UnixMilli()
+		away = s.cfg.Clock.Now().UnixMilli()
 	}
 	handed := maps.Clone(ss.exact.handed)
 	covered = make(map[*stream]int64)
@@ -192,7 +192,7 @@ func (o *store) append(recs []record.Record, done func(error)) {
 		return
 	}
 	for i := range recs {
-		recs[i].Timestamp = o.s.cfg.Now().UnixMilli()
+		recs[i].Timestamp = o.s.cfg.Clock.Now().UnixMilli()
 	}
 	o.s.wg.Add(1)
 	p.AppendRecords(recs, true, func(_ int64, err error) {
@@ -242,7 +242,7 @@ func (o *store) load() error {
 		client, kind, beside := strings.Cut(string(r.Key), "\x00")
 		switch m := of(client); {
 		case !beside:
-			m.session, m.owner = slices.Clone(r.Value), ""
+			m.session, m.owner, m.offset = slices.Clone(r.Value), "", r.Offset
 			for _, h := range r.Headers {
 				if h.Key == ownerHeader {
 					m.owner = auth.Principal(h.Value)
@@ -263,7 +263,7 @@ func (o *store) load() error {
 	defer o.s.life.Unlock()
 	o.restoreGroups(groups)
 	for id, m := range known {
-		o.restore(id, m)
+		o.restore(p, id, m)
 	}
 	o.settleGroups(groups)
 	return nil
@@ -272,6 +272,7 @@ func (o *store) load() error {
 // remembered is what the log has of one client.
 type remembered struct {
 	session, table []byte // nil: none
+	offset         int64  // of session
 	owner          auth.Principal
 	ids            []uint16
 }
@@ -289,7 +290,7 @@ func (m *remembered) arrival(id uint16, there bool) {
 }
 
 // restore makes the session again that the log remembers. Under life.
-func (o *store) restore(id string, m *remembered) {
+func (o *store) restore(part Partition, id string, m *remembered) {
 	ss := newSession(o.s, id)
 	ss.stored, ss.keeps, ss.owner = true, true, m.owner
 	ss.exact.table = m.table != nil
@@ -328,7 +329,8 @@ func (o *store) restore(id string, m *remembered) {
 	o.s.sessions[id] = ss
 	since := o.s.cfg.Now()
 	if away > 0 {
-		since = time.UnixMilli(away)
+		waited := o.s.cfg.Clock.AgeMS() - o.s.cfg.Clock.Arrived(part.ID(), part.Index(), m.offset, away)
+		since = since.Add(-time.Duration(max(0, waited)) * time.Millisecond)
 	}
 	o.s.expireLater(ss, since)
 }

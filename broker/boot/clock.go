@@ -200,6 +200,24 @@ func (c *Clock) View() View {
 	return v
 }
 
+// FileAge implements partition.Clock.
+func (c *Clock) FileAge(topic [16]byte, partition int32, offset, dateMS int64) int64 {
+	return c.View().FileArrived(Place{topic, partition}, offset, dateMS)
+}
+
+// Date implements partition.Clock.
+func (c *Clock) Date(ageMS int64) time.Time {
+	if x := c.index.Load(); ageMS > x.first {
+		ageMS += x.lag
+	}
+	return time.UnixMilli(ageMS)
+}
+
+// Arrived is View.Arrived now.
+func (c *Clock) Arrived(topic [16]byte, partition int32, offset, stampMS int64) int64 {
+	return c.View().Arrived(Place{topic, partition}, offset, stampMS)
+}
+
 // Source is who vouches for the time now, Known whether anybody has in this life.
 func (c *Clock) Source() Source { return Source(c.source.Load()) }
 
