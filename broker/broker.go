@@ -32,6 +32,7 @@ import (
 	"millrace/broker/server"
 	"millrace/hw/bus"
 	"millrace/platform/config"
+	"millrace/platform/health"
 	"millrace/platform/pulse"
 )
 
@@ -55,8 +56,12 @@ type Config struct {
 	Wall func() time.Time
 	// Disciplined says whether Wall is right; nil means that the kernel is asked.
 	Disciplined func() bool
+	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
+	// go on. They stay the caller's.
+	Watchdogs []health.Watchdog
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
+	still  time.Duration // in place of stillMax, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -71,6 +76,7 @@ type Broker struct {
 	space    *disk.Space
 	buses    *bus.Registry
 	memories memories
+	vitals   vitals
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -127,7 +133,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openDirectory, b.openClock, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed} {
+	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openClock, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -141,6 +147,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 // Close stops the doors, then what they need, and writes what makes the next start quick. Nothing acknowledged depends
 // on it.
 func (b *Broker) Close() error {
+	defer b.closing()()
 	var errs []error
 	for i := len(b.closers) - 1; i >= 0; i-- {
 		errs = append(errs, b.closers[i]())

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -46,6 +47,7 @@ func (b *Broker) openHTTP() error {
 	if err != nil {
 		return listening("HTTP", address, "--http", "listener in [http]", err)
 	}
+	listener = b.watched(listener, "HTTP")
 	b.addresses.HTTP = append(b.addresses.HTTP, listener.Addr().String())
 	b.http = rest.New(rest.Config{
 		Board: restBoard{b}, NodeID: b.meta.NodeID, Code: api.CodeOf,
@@ -58,7 +60,7 @@ func (b *Broker) openHTTP() error {
 	if config.Loopback(address) != nil {
 		figures = b.http.Guard(auth.Describe, auth.Resource{Type: auth.Cluster, Name: auth.ClusterName}, figures)
 	}
-	for path, serve := range map[string]http.HandlerFunc{"/metrics": figures, "/healthz": b.health, "/readyz": b.health} {
+	for path, serve := range map[string]http.HandlerFunc{"/metrics": figures, "/healthz": b.health, "/readyz": b.ready} {
 		b.http.Handle(path, map[string]http.HandlerFunc{http.MethodGet: serve})
 	}
 	b.owns(b.http.Close)
@@ -117,10 +119,26 @@ func (b *Broker) figures(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// health says whether the data path takes records now: a full disk is a normal state, a disk that cannot be asked is not.
-func (b *Broker) health(w http.ResponseWriter, _ *http.Request) {
-	if b.space.Blind() {
-		http.Error(w, "the data directory's filesystem does not answer", http.StatusServiceUnavailable)
+// health says whether the data path goes on: what stands still, and the watchdogs bite for, is 503. A full disk is a
+// normal state.
+func (b *Broker) health(w http.ResponseWriter, _ *http.Request) { b.answer(w, b.vitals.Check()) }
+
+// ready says whether records are taken now: a disk that cannot be asked, or that is down to its reserve, takes none.
+func (b *Broker) ready(w http.ResponseWriter, _ *http.Request) {
+	err := b.vitals.Check()
+	switch {
+	case err != nil:
+	case b.space.Blind():
+		err = errors.New("the data directory's filesystem does not answer")
+	case b.space.Low(0):
+		err = fmt.Errorf("the disk is down to its reserve: %d bytes are free, reserve.bytes in [flash] is %d; what clients write is refused", b.space.Free(), b.space.Reserve())
+	}
+	b.answer(w, err)
+}
+
+func (b *Broker) answer(w http.ResponseWriter, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	if _, err := io.WriteString(w, "ok\n"); err != nil {
@@ -170,6 +188,14 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 		m.Gauge("millrace_http_connections", float64(b.http.Connections()))
 		m.Counter("millrace_http_connections_refused_total", float64(b.http.Refused()))
 	}
+	looks := b.vitals.canary.Figures()
+	for _, of := range []struct {
+		name string
+		n    int64
+	}{{"flown", looks.Flown}, {"ridden", looks.Ridden}, {"full", looks.Full}, {"failed", looks.Failed}} {
+		m.Counter("millrace_canary_looks_total", float64(of.n), "result", of.name)
+	}
+	m.Gauge("millrace_canary_seconds", float64(looks.LastMS)/1e3)
 	m.Gauge("millrace_purgatory_size", float64(b.waits.Len()))
 	groups, _ := b.groups.Groups()
 	m.Gauge("millrace_groups", float64(groups))

@@ -75,6 +75,7 @@ func (b *Broker) serveMQTT(ctx context.Context, l *config.MQTTListener) error {
 	if err != nil {
 		return listening("MQTT", address, "--mqtt", "listeners in [mqtt]", err)
 	}
+	of.Listener = b.watched(of.Listener, "MQTT")
 	b.addresses.MQTT = append(b.addresses.MQTT, of.Addr().String())
 	b.warnOfMQTT(l, of)
 	b.serving.Go(func() {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"millrace/broker/canary"
 	"millrace/broker/catalog"
 	"millrace/broker/group"
 	"millrace/broker/partition"
@@ -190,6 +191,7 @@ var internalTopics = map[string]map[string]string{
 	"__mqtt_sessions": internalSettings,
 	"__mqtt_retained": internalSettings,
 	group.TopicName:   internalSettings,
+	canary.TopicName:  canary.Settings,
 }
 
 // max.message.bytes: what the door took of a client fits here, whatever the default for other topics.

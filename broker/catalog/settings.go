@@ -94,7 +94,7 @@ var topicSettings = []Setting{
 	},
 	{
 		Name: "preallocate", Type: TypeBoolean, Default: "false", Synonym: "log.preallocate",
-		Doc:   "Whether a new segment takes its space on the disk at once.",
+		Doc:   "Whether a new segment has the disk keep its whole space at once.",
 		field: func(c *TopicConfig) any { return &c.Preallocate },
 	},
 	{

@@ -57,6 +57,11 @@ type Starter interface{ StartSync() }
 // where the filesystem does that.
 type Dated interface{ SetModified(at time.Time) error }
 
+// Allocator is what a File may be beside. Allocate has the filesystem keep space for the first size bytes, so that writing
+// there does not meet a full disk; what the file holds, and its size, stay. Truncate gives the space back. A filesystem
+// that cannot returns errors.ErrUnsupported.
+type Allocator interface{ Allocate(size int64) error }
+
 // Usage is the space of a filesystem, in bytes.
 type Usage struct {
 	Total int64

@@ -17,8 +17,9 @@ var _ FS = OS{}
 type osFile struct{ *os.File }
 
 var (
-	_ Starter = osFile{}
-	_ Dated   = osFile{}
+	_ Starter   = osFile{}
+	_ Dated     = osFile{}
+	_ Allocator = osFile{}
 )
 
 // OpenFile is os.OpenFile.
@@ -116,6 +117,28 @@ func (f osFile) SetModified(at time.Time) error {
 	}
 	if failed != nil {
 		return &os.PathError{Op: "futimes", Path: f.Name(), Err: failed}
+	}
+	return nil
+}
+
+// Allocate is fallocate(2) with FALLOC_FL_KEEP_SIZE, repeated when a signal interrupts it.
+func (f osFile) Allocate(size int64) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	if err := c.Control(func(fd uintptr) {
+		for {
+			if failed = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, 0, size); !errors.Is(failed, unix.EINTR) {
+				return
+			}
+		}
+	}); err != nil {
+		return err
+	}
+	if failed != nil {
+		return &os.PathError{Op: "fallocate", Path: f.Name(), Err: failed}
 	}
 	return nil
 }

@@ -234,7 +234,7 @@ func (p *Partition) appendLocked(c *commit) (answer, error) {
 			return p.join(c, was)
 		}
 	}
-	if err := p.store.admit(c); err != nil {
+	if err := p.admit(int64(len(c.batches)), c.o.Internal, c.age); err != nil {
 		return answer{}, err
 	}
 	if err := p.write(c, cfg); err != nil {

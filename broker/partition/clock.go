@@ -25,3 +25,9 @@ func (b believer) AgeMS() int64 { return b.now().UnixMilli() }
 func (believer) FileAge(_ [16]byte, _ int32, _, dateMS int64) int64 { return dateMS }
 
 func (believer) Date(ageMS int64) time.Time { return time.UnixMilli(ageMS) }
+
+// nowMS is the time as an age.
+func (s *Store) nowMS() int64 { return s.cfg.Clock.AgeMS() }
+
+// stampMS is the time for stamps.
+func (s *Store) stampMS() int64 { return s.cfg.Clock.Now().UnixMilli() }

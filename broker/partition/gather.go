@@ -98,7 +98,7 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 	if g := p.gathering; g != nil && int64(g.builder.Len())+size > min(gatherMax, cfg.MaxMessageBytes) {
 		failed = p.sealLocked()
 	}
-	if err := p.store.admitBytes(size, 1, o.Internal, p.store.nowMS()); err != nil {
+	if err := p.admit(size, o.Internal, p.store.nowMS()); err != nil {
 		return failed, err
 	}
 	g := p.gathering

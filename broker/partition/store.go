@@ -249,29 +249,35 @@ func (s *Store) committed() {
 
 func (s *Store) advanced(p *Partition) { s.cfg.OnAdvance(p) }
 
-// nowMS is the time as an age.
-func (s *Store) nowMS() int64 { return s.cfg.Clock.AgeMS() }
-
-// stampMS is the time for stamps.
-func (s *Store) stampMS() int64 { return s.cfg.Clock.Now().UnixMilli() }
-
-// admit takes room in the queue and on the disk for an append.
-func (s *Store) admit(c *commit) error {
-	return s.admitBytes(int64(len(c.batches)), 1, c.o.Internal, c.age)
+// admitBytes takes room in the queue, and on the disk.
+func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {
+	if err := s.queue(n, groups, internal); err != nil {
+		return err
+	}
+	if err := s.admitDisk(n, internal, now); err != nil {
+		s.pending(-n, -groups)
+		return err
+	}
+	return nil
 }
 
-func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {
+// queue takes room in the journal's queue, as far as the store counts it.
+func (s *Store) queue(n, groups int64, internal bool) error {
 	queued, waiting := s.queued.Add(n), s.groups.Add(groups)
 	// Internal entries may use the half of the journal's queue that clients may not.
 	if !internal && (queued > appendMax || waiting > appendsMax) || queued > journal.MaxQueue*7/8 {
 		s.pending(-n, -groups)
 		return fmt.Errorf("%d bytes in %d appends: %w", queued-n, waiting-groups, ErrOverloaded)
 	}
+	return nil
+}
+
+// admitDisk takes room on the disk.
+func (s *Store) admitDisk(n int64, internal bool, now int64) error {
 	if s.cfg.Space == nil {
 		return nil
 	}
 	if err := s.cfg.Space.Admit(n, internal, now); err != nil {
-		s.pending(-n, -groups)
 		s.cfg.OnDiskFull()
 		return fmt.Errorf("%w: %w", ErrDiskFull, err)
 	}

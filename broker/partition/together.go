@@ -85,8 +85,8 @@ func stageTogether(store *Store, parts []Part, sizes []int64, now int64, o Appen
 			store.pending(-size, -1)
 		}
 	}()
-	for _, size := range sizes {
-		if err := store.admitBytes(size, 1, o.Internal, now); err != nil {
+	for i, size := range sizes {
+		if err := parts[i].Partition.admit(size, o.Internal, now); err != nil {
 			return err
 		}
 		admitted++

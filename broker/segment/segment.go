@@ -93,6 +93,8 @@ type Segment struct {
 	// have it, and only writing it again helps.
 	suspect int64
 	named   bool // the directory entry is durable
+	// allocated is up to where the disk keeps space for the log, 0 when that is not known.
+	allocated int64
 }
 
 func newSegment(fs disk.FS, dir string, base int64, cfg Config) *Segment {
@@ -303,6 +305,7 @@ func (s *Segment) cutLog(size int64) error {
 		return err
 	}
 	s.physical = size
+	s.allocated = 0
 	return nil
 }
 
@@ -333,6 +336,9 @@ func (s *Segment) Seal() error {
 	w.addTime()
 	err := w.flush()
 	s.sealTopics()
+	if err == nil {
+		err = s.giveBack()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {

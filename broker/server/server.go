@@ -107,6 +107,8 @@ type Config struct {
 	Handshakes int
 	// AllowRemote permits listeners that ask nobody who they are on addresses that are not loopback.
 	AllowRemote bool
+	// Watch stands between a listener and its accept loop, to see that the loop goes on. nil: nobody watches.
+	Watch func(net.Listener) net.Listener
 	// Now tells the time for deadlines of the network; default time.Now.
 	Now    func() time.Time
 	Logger *slog.Logger
@@ -145,6 +147,9 @@ type Server struct {
 func New(c Config) *Server {
 	if c.Handler == nil || c.Bodies == nil || c.Copies == nil {
 		panic("server: config without handler or budgets")
+	}
+	if c.Watch == nil {
+		c.Watch = func(l net.Listener) net.Listener { return l }
 	}
 	if c.RequestMax <= 0 {
 		c.RequestMax = 100 << 20
@@ -210,8 +215,9 @@ func (s *Server) Listen(l Listener) (net.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.listeners = append(s.listeners, opened)
-	s.wg.Go(func() { s.accept(opened, &l) })
+	watched := s.config.Watch(opened)
+	s.listeners = append(s.listeners, watched)
+	s.wg.Go(func() { s.accept(watched, &l) })
 	return opened.Addr(), nil
 }
 
@@ -253,10 +259,10 @@ func (s *Server) Close() error {
 }
 
 // accept runs until the listener is closed.
-func (s *Server) accept(l *net.TCPListener, of *Listener) {
+func (s *Server) accept(l net.Listener, of *Listener) {
 	pause := 5 * time.Millisecond
 	for {
-		nc, err := l.AcceptTCP()
+		nc, err := l.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -269,7 +275,7 @@ func (s *Server) accept(l *net.TCPListener, of *Listener) {
 			continue
 		}
 		pause = 5 * time.Millisecond
-		c, err := s.open(nc, of)
+		c, err := s.open(nc.(*net.TCPConn), of) // of ListenTCP
 		if err != nil {
 			s.refused.Add(1)
 			s.complain("connection refused", nc.RemoteAddr(), errors.Join(err, nc.Close()))

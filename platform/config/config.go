@@ -34,6 +34,7 @@ type Config struct {
 	MQTT     MQTT
 	Security Security
 	HTTP     HTTP
+	Watchdog Watchdog
 	Buses    []Bus
 	Sensors  []Sensor
 	FRAMs    []FRAM
@@ -190,6 +191,17 @@ type HTTP struct {
 	MaxConnections int    // open at once
 }
 
+// Watchdog is what resets a board whose data path is dead, and how that is found out. With systemd's WatchdogSec the
+// service manager is one more, fed without being named here.
+type Watchdog struct {
+	Device     string        // "/dev/watchdog"; "": none of ours
+	Timeout    time.Duration // without a feed; 0: what the driver has
+	Pretimeout time.Duration // before the reset, for the kernel to tell; 0: none
+	GPIO       string        // the line an external one is kicked by; "": none
+	Interval   time.Duration // between two canaries
+	Deadline   time.Duration // for one canary
+}
+
 // Bus is one [[bus]].
 type Bus struct {
 	Name    string        // as the kernel has it: "I2C1"
@@ -256,7 +268,8 @@ func Default() *Config {
 			MaxConnectionRate: 1000, MaxSessions: 10_000, MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, MaxInflight: 64,
 			MaxSubscriptions: 256, MaxTopicDepth: 64, MaxTopicAlias: 16, MaxTopicAliasBroker: 16, ConnectTimeout: 10 * second, SysInterval: 10 * second, SocketMode: "0660", Origins: []string{},
 		},
-		HTTP: HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
+		HTTP:     HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
+		Watchdog: Watchdog{Timeout: 15 * time.Second, Interval: 30 * time.Second, Deadline: 5 * time.Second},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
 			"retention.ms":    "604800000",
 			"retention.bytes": "1073741824",

@@ -99,6 +99,17 @@ var tables = []struct {
 			{"max_connections", number(&h.MaxConnections, 8, 10_000), false},
 		}
 	}},
+	{"watchdog", func(c *Config) []setting {
+		w := &c.Watchdog
+		return []setting{
+			{"device", text(&w.Device), false},
+			{"timeout", span(&w.Timeout, 0, hour), false},
+			{"pretimeout", span(&w.Pretimeout, 0, hour), false},
+			{"gpio", text(&w.GPIO), false},
+			{"canary.interval", span(&w.Interval, 10*time.Millisecond, hour), false},
+			{"canary.deadline", span(&w.Deadline, 10*time.Millisecond, hour), false},
+		}
+	}},
 }
 
 func brokerSettings(c *Config) []setting {

@@ -4,7 +4,10 @@ package systemd
 
 import (
 	"fmt"
+	"os"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
@@ -27,6 +30,47 @@ func Reloading() error {
 
 // Stopping says that a clean stop has begun.
 func Stopping() error { return notify(daemon.SdNotifyStopping) }
+
+// Watchdog is the service manager's (WatchdogSec in the unit): it ends the service that does not feed it, and with
+// FailureAction reboots the board. While the service starts or stops each feed also puts off the limit of that
+// (TimeoutStartSec, TimeoutStopSec), so that a recovery that makes progress may take its time.
+type Watchdog struct {
+	timeout time.Duration
+	settled atomic.Bool
+}
+
+// NewWatchdog is nil, and no error, where the service manager waits for no feed.
+func NewWatchdog() (*Watchdog, error) {
+	timeout, err := daemon.SdWatchdogEnabled(false)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the service manager's watchdog: %w", err)
+	case timeout <= 0 || os.Getenv("NOTIFY_SOCKET") == "":
+		return nil, nil
+	}
+	return &Watchdog{timeout: timeout}, nil
+}
+
+// Name implements health.Watchdog.
+func (w *Watchdog) Name() string { return "systemd" }
+
+// Timeout implements health.Watchdog.
+func (w *Watchdog) Timeout() time.Duration { return w.timeout }
+
+// Feed implements health.Watchdog.
+func (w *Watchdog) Feed() error {
+	if w.settled.Load() {
+		return notify(daemon.SdNotifyWatchdog)
+	}
+	return notify(daemon.SdNotifyWatchdog, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", w.timeout.Microseconds()))
+}
+
+// Settled says whether the service neither starts nor stops now. On nil it does nothing.
+func (w *Watchdog) Settled(settled bool) {
+	if w != nil {
+		w.settled.Store(settled)
+	}
+}
 
 func notify(lines ...string) error {
 	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {

@@ -2,9 +2,12 @@ package systemd
 
 import (
 	"net"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTheManagerHearsTheStates(t *testing.T) {
@@ -31,6 +34,49 @@ func TestTheManagerHearsTheStates(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(message[:n]), tt.want) {
 			t.Errorf("heard %q, %v, want %q", message[:n], err, tt.want)
 		}
+	}
+}
+
+func TestTheManagersWatchdogIsFed(t *testing.T) {
+	addr := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"}
+	manager, err := net.ListenUnixgram("unixgram", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	if w, err := NewWatchdog(); w != nil || err != nil {
+		t.Errorf("nobody waits, and there is %v, %v", w, err)
+	}
+	(*Watchdog)(nil).Settled(true)
+	t.Setenv("WATCHDOG_USEC", "20000000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	if w, err := NewWatchdog(); w != nil || err != nil {
+		t.Errorf("there is nobody to tell, and there is %v, %v", w, err)
+	}
+	t.Setenv("NOTIFY_SOCKET", addr.Name)
+	w, err := NewWatchdog()
+	if err != nil || w == nil || w.Timeout() != 20*time.Second {
+		t.Fatalf("%v, %v", w, err)
+	}
+	for settled, want := range []string{"WATCHDOG=1\nEXTEND_TIMEOUT_USEC=20000000", "WATCHDOG=1"} {
+		w.Settled(settled > 0)
+		if err := w.Feed(); err != nil {
+			t.Fatal(err)
+		}
+		message := make([]byte, 512)
+		n, err := manager.Read(message)
+		if err != nil || string(message[:n]) != want {
+			t.Errorf("heard %q, %v, want %q", message[:n], err, want)
+		}
+	}
+	t.Setenv("WATCHDOG_PID", "1")
+	if w, err := NewWatchdog(); w != nil || err != nil {
+		t.Errorf("another process is waited for, and there is %v, %v", w, err)
+	}
+	t.Setenv("WATCHDOG_PID", "")
+	t.Setenv("WATCHDOG_USEC", "soon")
+	if _, err := NewWatchdog(); err == nil {
+		t.Error("WATCHDOG_USEC=soon was taken")
 	}
 }
 

@@ -28,7 +28,7 @@ var lines = map[string]int{
 
 	"broker/api": 5,
 
-	"broker/server": 4, "broker/rest": 4, "broker/quorum": 4, "broker/cleaner": 4, "broker/replica": 4, "broker/group": 4, "broker/txn": 4,
+	"broker/server": 4, "broker/rest": 4, "broker/quorum": 4, "broker/cleaner": 4, "broker/canary": 4, "broker/replica": 4, "broker/group": 4, "broker/txn": 4,
 	"bridge/mqtt": 4, "bridge/remote": 4, "bridge/feed": 4, "bridge/rule": 4, "bridge/upstream": 4,
 
 	"broker/partition": 3, "broker/purgatory": 3, "hw/sensor": 3, "hw/gpio": 3, "bridge/mqtt/packet": 3,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -87,7 +88,7 @@ func (f *serveFlags) settings() (*config.Config, error) {
 }
 
 // board runs the broker from open to close.
-func (c *command) board(ctx context.Context, f serveFlags) error {
+func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 	cfg, err := f.settings()
 	if err != nil {
 		return err
@@ -107,18 +108,34 @@ func (c *command) board(ctx context.Context, f serveFlags) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	b, err := broker.Open(ctx, broker.Config{Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Logger: logger})
+	dogs, err := watchdogs(cfg)
 	if err != nil {
 		return err
 	}
+	started := false
+	defer func() {
+		// A start that failed says so and leaves the rest to the service manager. A board that could not stop is reset.
+		if err == nil || !started {
+			err = errors.Join(err, dogs.disarm())
+		}
+	}()
+	b, err := broker.Open(ctx, broker.Config{
+		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Watchdogs: dogs.all, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	started = true
 	if err := c.ready(b.Addresses(), cfg, f); err != nil {
 		return closed(err, b)
 	}
 	tell(logger, systemd.Ready("serving "+strings.Join(b.Addresses().Kafka, " ")))
+	dogs.manager.Settled(true)
 	for {
 		select {
 		case <-ctx.Done():
 			logger.Info("stopping")
+			dogs.manager.Settled(false)
 			tell(logger, systemd.Stopping())
 			return closed(nil, b)
 		case <-hangup:
