@@ -367,11 +367,11 @@ func (c *Clock) Observe(r Reading) error {
 		return errors.New("the clock has not begun")
 	}
 	wall, at, ran := c.cfg.Wall().UnixMilli(), c.cfg.Elapsed(), c.cfg.Running()
-	passed := (ran - c.ran).Milliseconds()
+	passed := max(ran-c.ran, at-c.at).Milliseconds()
 	jump := wall - c.wall - passed
 	a := *c.anchor.Load()
 	a.stamp, a.age, a.at = a.stamp+(at-a.at).Milliseconds(), a.age+(at-a.at).Milliseconds(), at
-	if slept := passed - (at - c.at).Milliseconds(); slept >= 1000 {
+	if slept := (ran - c.ran - at + c.at).Milliseconds(); slept >= 1000 {
 		a.stamp, a.age = a.stamp+slept, a.age+slept
 		c.anchor.Store(&a)
 	}
