@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -69,10 +71,21 @@ func (p *place) start(wall time.Duration, ntp bool) *Broker {
 	return b
 }
 
+// stop ends a life. Its files bear the dates of its system's clock.
 func (p *place) stop(b *Broker) {
 	p.t.Helper()
 	if err := b.Close(); err != nil {
 		p.t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(p.dir, "topics", "*", "*.log"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	date := p.now().Add(time.Duration(p.wall.Load()))
+	for _, name := range files {
+		if err := os.Chtimes(name, date, date); err != nil {
+			p.t.Fatal(err)
+		}
 	}
 }
 
