@@ -228,3 +228,11 @@ func (f *files) write(t *Table) error {
 	f.next = 1 - f.next
 	return nil
 }
+
+// Check reads the table of a data directory and changes nothing. bad tells of files that are damaged; whole says that the
+// table is there all the same, or that there never was one.
+func Check(fsys disk.FS, dir string) (bad []error, whole bool) {
+	f := files{fs: fsys, dir: dir}
+	t, bad := f.open()
+	return bad, t != nil || len(bad) == 0
+}

@@ -4,6 +4,7 @@ import "time"
 
 // Clock is the time as partitions need it. *boot.Clock is the real one, of a board whose clock may be wrong. Ages are ms
 // since 1970 that only run, whatever happens to stamps: retention, idle producers and intervals go by them.
+// platform/adr/0019-the-time-of-a-board.md has both.
 type Clock interface {
 	// Now is what stamps carry.
 	Now() time.Time
