@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/feed"
@@ -56,6 +57,9 @@ type Config struct {
 	Wall func() time.Time
 	// Disciplined says whether Wall is right; nil means that the kernel is asked.
 	Disciplined func() bool
+	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
+	// not known. They tell how the last life ended.
+	Boot, Reset string
 	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
 	// go on. They stay the caller's.
 	Watchdogs []health.Watchdog
@@ -77,6 +81,10 @@ type Broker struct {
 	buses    *bus.Registry
 	memories memories
 	vitals   vitals
+
+	end         End                         // of the last life
+	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
+	writingLife sync.Mutex
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -133,7 +141,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openClock, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
+	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openClock, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
