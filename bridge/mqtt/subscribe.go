@@ -138,7 +138,7 @@ func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reas
 	}
 	ss.mu.Lock()
 	i := slices.IndexFunc(ss.subs, func(e *subscription) bool { return e.filter == f.Filter })
-	full := i < 0 && len(ss.subs) >= c.s.cfg.MaxSubscriptions
+	full := i < 0 && len(ss.subs) >= c.limits().MaxSubscriptions
 	if i >= 0 {
 		// Replacing loses nothing of what the old one still had to come [MQTT-3.8.4-3] [MQTT-3.8.4-4].
 		sub.starts = slices.Clone(ss.subs[i].starts)
@@ -208,7 +208,7 @@ func (c *client) enter(sub *subscription, i int, shared bool) packet.Reason {
 				return reason
 			}
 		}
-		ss.cost += filterCost(sub.filter)
+		c.s.charge(ss, filterCost(sub.filter))
 	}
 	if !shared {
 		c.s.index.add(sub)
@@ -278,7 +278,6 @@ func (c *client) unsubscribe(filter string) bool {
 	} else {
 		c.s.index.remove(old)
 	}
-	c.s.cfg.State.Release(filterCost(filter))
-	ss.cost -= filterCost(filter)
+	c.s.charge(ss, -filterCost(filter))
 	return true
 }
