@@ -19,6 +19,7 @@ import (
 	"millrace/bridge/mqtt"
 	"millrace/broker/api"
 	"millrace/broker/auth"
+	"millrace/broker/boot"
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
@@ -50,8 +51,12 @@ type Config struct {
 	ForgetFront bool
 	// Version of the program, for who asks the board; empty means unknown.
 	Version string
-	// Now tells the time; nil means time.Now.
+	// Now tells the time, with a monotonic part that says how much of it passed; nil means time.Now.
 	Now func() time.Time
+	// Wall is the system's clock, where it is not Now: that of a test, which is set. nil means Now.
+	Wall func() time.Time
+	// Disciplined says whether Wall is right; nil means that the kernel is asked.
+	Disciplined func() bool
 	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
 	// not known. They tell how the last life ended.
 	Boot, Reset string
@@ -70,6 +75,8 @@ type Broker struct {
 	log      *slog.Logger
 	meta     Meta
 	memory   *memory
+	clock    *boot.Clock
+	keeper   *keeper
 	space    *disk.Space
 	buses    *bus.Registry
 	memories memories
@@ -134,7 +141,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
+	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openClock, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -273,7 +280,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 			return known(image.TopicByID(id))
 		},
 		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
-		Space: b.space, Recompressed: b.memory.gathering, Now: b.config.Now, Logger: b.log.With("component", "partition"),
+		Space: b.space, Recompressed: b.memory.gathering, Clock: b.clock, OnCheckpoint: b.checkpointed, Logger: b.log.With("component", "partition"),
 		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep, OnOnline: b.online,
 		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
 	})
@@ -368,7 +375,8 @@ func (b *Broker) openPulse(context.Context) error {
 				}
 			}
 		},
-		Space: b.space, Now: b.config.Now,
+		Space: b.space, Now: func() time.Time { return time.UnixMilli(b.clock.AgeMS()) },
+		Date:    func(age time.Time) time.Time { return b.clock.Date(age.UnixMilli()) },
 		Elapsed: func() time.Duration { return time.Duration(b.pulse.Now()) * time.Millisecond },
 		Logger:  b.log.With("component", "cleaner"), Headroom: headroom,
 		Checkpoint: func() error { return b.store.Checkpoint() },
@@ -386,7 +394,7 @@ func (b *Broker) openUpkeep(context.Context) error {
 	b.owns(func() error { b.waits.Close(); return nil })
 	b.openFlash()
 	b.every(tick, func() {
-		b.store.Tick(b.config.Now().UnixMilli())
+		b.store.Tick(b.clock.AgeMS())
 		b.flash.step(b.pulse.Now())
 	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)

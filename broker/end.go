@@ -63,7 +63,7 @@ func (b *Broker) openEnd(context.Context) error {
 		b.log.Warn("how the last life ended is not known", "err", err)
 	}
 	b.end = endOf(last, err == nil, b.config.Boot, b.config.Reset)
-	life := lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.config.Now().UnixMilli()}
+	life := lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.clock.Now().UnixMilli()}
 	b.writeLife(life)
 	hung := func(why error) {
 		b.writeLife(lifeState{State: "hung", Why: why.Error(), Boot: life.Boot, BeganMS: life.BeganMS})
@@ -163,7 +163,7 @@ func (b *Broker) openEvents(context.Context) error {
 	if b.end.How == EndClean || b.end.How == EndUnknown {
 		return nil
 	}
-	value, err := json.Marshal(event{"start", b.config.Now().UnixMilli(), b.meta.NodeID, b.config.Version, b.end})
+	value, err := json.Marshal(event{"start", b.clock.Now().UnixMilli(), b.meta.NodeID, b.config.Version, b.end})
 	if err != nil {
 		return err
 	}

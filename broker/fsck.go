@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"millrace/broker/boot"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/partition"
@@ -90,6 +91,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 		return nil, err
 	}
 	c.slots()
+	c.boots()
 	c.life()
 	if err := c.offline(); err != nil {
 		return nil, err
@@ -207,6 +209,18 @@ func (c *fsck) slots() {
 	// With one slot only, and that cut short, there never was a checkpoint, and the journal has everything.
 	if !c.checked && bad > 0 && absent == 0 {
 		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
+	}
+}
+
+// boots looks at the boot table. A cut inside the writing of a file of it leaves one that is not whole, and the other holds.
+func (c *fsck) boots() {
+	bad, whole := boot.Check(c.fs, c.Dir)
+	for _, err := range bad {
+		text := err.Error() + "; the other file is used"
+		if !whole {
+			text = err.Error() + "; what the time was when records were stamped is not known any more"
+		}
+		c.found(Finding{Damage: !whole, Path: c.Dir, Text: text})
 	}
 }
 

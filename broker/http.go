@@ -201,6 +201,7 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 	groups, _ := b.groups.Groups()
 	m.Gauge("millrace_groups", float64(groups))
 	m.Counter("millrace_pulse_wakes_total", float64(b.pulse.Wakes()))
+	b.clockMetrics(m)
 	gauges := b.memory.budget.Gauges()
 	for _, g := range gauges {
 		m.Gauge("millrace_budget_size_bytes", float64(g.Size), "share", g.Name)

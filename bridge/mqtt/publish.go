@@ -306,7 +306,7 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		body = []byte{} // an empty payload is not Kafka's null
 	}
 	rec := &w.records[0]
-	*rec = record.Record{Timestamp: s.cfg.Now().UnixMilli(), Key: w.target.Key, Value: body}
+	*rec = record.Record{Timestamp: s.cfg.Clock.Now().UnixMilli(), Key: w.target.Key, Value: body}
 	w.headers = w.headers[:0]
 	m.Headers(func(key string, value []byte) bool {
 		w.headers = append(w.headers, record.Header{Key: key, Value: value})

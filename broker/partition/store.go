@@ -39,7 +39,10 @@ type Config struct {
 	// Space keeps the reserve. [no limit]
 	Space  *disk.Space
 	Now    func() time.Time // [time.Now]
+	Clock  Clock            // [one that believes Now]
 	Logger *slog.Logger     // [discard]
+	// OnCheckpoint is called after each checkpoint: something was written just now.
+	OnCheckpoint func()
 	// OnAdvance is called from the journal's committer after a high watermark moved. It must be quick and not block.
 	OnAdvance func(*Partition)
 	// OnOnline is called after a partition has come back that was offline when Open returned. No checkpoint is made
@@ -114,6 +117,12 @@ func (c *Config) fill() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Clock == nil {
+		c.Clock = believer{c.Now}
+	}
+	if c.OnCheckpoint == nil {
+		c.OnCheckpoint = func() {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -211,7 +220,7 @@ func (s *Store) wake() {
 	}
 }
 
-// Tick is the slow timer: it asks for a checkpoint when the last one is long past and something was committed since,
+// Tick is the slow timer, told the time as Clock.AgeMS has it: it asks for a checkpoint when the last one is long past and something was committed since,
 // has partitions tried again that are offline, and forgets silent producers. It does not block on the disk.
 func (s *Store) Tick(nowMS int64) {
 	if s.anyDue(nowMS) {
@@ -239,8 +248,6 @@ func (s *Store) committed() {
 }
 
 func (s *Store) advanced(p *Partition) { s.cfg.OnAdvance(p) }
-
-func (s *Store) nowMS() int64 { return s.cfg.Now().UnixMilli() }
 
 // admitBytes takes room in the queue, and on the disk.
 func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {

@@ -28,6 +28,7 @@ type Config struct {
 	Journal Journal
 	Memory  Memory
 	Flash   Flash
+	Clock   Clock
 	// Topics are the patterns in the order of the file, with "*", the defaults of all topics, first.
 	Topics   []Topic
 	MQTT     MQTT
@@ -113,6 +114,16 @@ type Flash struct {
 	// Invariant: WriteBudget == 0 or CommitIntervalMax >= Journal.CommitInterval.
 	WriteBudget       int64
 	CommitIntervalMax time.Duration
+}
+
+// Clock says who is believed about the time.
+type Clock struct {
+	RTC    string // a path below /dev, or a chip: "ds3231"; empty: there is none
+	RTCBus string // the I2C bus of the chip
+	NTP    bool   // the kernel, where it says that its clock is disciplined
+	SetRTC bool   // where NTP knows the time
+	// SetSystemTime has the system's clock set from the RTC at the start.
+	SetSystemTime bool
 }
 
 // Topic is one [topic."PATTERN"] table.
@@ -256,6 +267,7 @@ func Default() *Config {
 		},
 		Journal: Journal{BytesMax: 32 * mib},
 		Memory:  Memory{Limit: 48 * mib},
+		Clock:   Clock{RTCBus: "I2C1", NTP: true, SetRTC: true},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
 			MaxConnectionRate: 1000, MaxSessions: 10_000,

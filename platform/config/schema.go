@@ -41,6 +41,16 @@ var tables = []struct {
 			{"commit.interval.max.ms", millis(&c.Flash.CommitIntervalMax, time.Millisecond, minute), true},
 		}
 	}},
+	{"clock", func(c *Config) []setting {
+		k := &c.Clock
+		return []setting{
+			{"rtc", text(&k.RTC, realTimeClock), false},
+			{"rtc_bus", text(&k.RTCBus, filled), false},
+			{"ntp", flag(&k.NTP), false},
+			{"set_rtc", flag(&k.SetRTC), false},
+			{"set_system_time", flag(&k.SetSystemTime), false},
+		}
+	}},
 	{"mqtt", func(c *Config) []setting {
 		m := &c.MQTT
 		return slices.Concat([]setting{
@@ -262,6 +272,14 @@ func filled(s string) error {
 		return errors.New("must not be empty")
 	}
 	return nil
+}
+
+// realTimeClock checks what [clock] rtc may be.
+func realTimeClock(s string) error {
+	if s == "" || s == "ds3231" || strings.HasPrefix(s, "/dev/") {
+		return nil
+	}
+	return fmt.Errorf(`%q is neither a device like "/dev/rtc0" nor a chip there is a driver for, "ds3231"`, s)
 }
 
 // principal checks the name of one, which is all this package can know of it.

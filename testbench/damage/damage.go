@@ -26,6 +26,7 @@ const (
 	metadata    kind = "partition.metadata"
 	walFile     kind = "journal"
 	slot        kind = "checkpoint slot"
+	bootTable   kind = "boot table"
 	raftLog     kind = "catalog log"
 	vote        kind = "vote"
 	catalogSnap kind = "catalog snapshot"
@@ -35,7 +36,7 @@ const (
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, raftLog, vote, catalogSnap, meta, metaCopy, life}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -51,6 +52,8 @@ func kindOf(path string) kind {
 		return life
 	case strings.HasPrefix(name, "checkpoint."):
 		return slot
+	case strings.HasPrefix(name, "clock."):
+		return bootTable
 	case strings.HasPrefix(dir, "journal/"):
 		return walFile
 	case strings.HasPrefix(dir, "quorum/log/"):

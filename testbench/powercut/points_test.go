@@ -59,6 +59,8 @@ func sceneProof(name string) proof {
 
 // points lists every sync of the broker and the proof that fails without it.
 var points = map[disk.Point]proof{
+	"boot.directory":       sceneProof("timed"),
+	"boot.file":            sceneProof("timed"),
 	"checkpoint.directory": sceneProof("checkpointed"),
 	"checkpoint.slot":      sceneProof("checkpointed"),
 	"journal.commit":       belowProof,
