@@ -57,6 +57,7 @@ type Config struct {
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
 	still  time.Duration // in place of stillMax, for tests
+	sys    string        // in place of storage.Sys, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -74,6 +75,8 @@ type Broker struct {
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
 	flash   *flash
+	life    *lifetime
+	start   start
 	pulse   *pulse.Pulse
 	poller  *poll.Poller // where silent clients wait
 	cleaner *cleaner.Cleaner
@@ -126,11 +129,13 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
+	began := cfg.Now()
 	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
+	b.start.took = cfg.Now().Sub(began)
 	if err := forgetStart(); err != nil {
 		b.log.Debug("what the start took is kept", "err", err) // no more than that
 	}
@@ -247,6 +252,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 		return partition.Topic{ID: t.ID, Name: t.Name}, settings, true
 	}
 	image := b.quorum.Image()
+	began := b.config.Now()
 	store, report, err := partition.Open(partition.Config{
 		Dir: b.dir(), FS: b.config.FS, Slots: b.memories.slots,
 		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
@@ -274,6 +280,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	b.store = store
 	b.owns(store.Close)
+	b.start.recovered(report, b.config.Now().Sub(began))
 	for _, o := range report.Orphans {
 		if err := b.adopt(ctx, image, o); err != nil {
 			// Its data stays where it is; a topic of the same name may have taken its place.
@@ -380,6 +387,7 @@ func (b *Broker) openUpkeep(context.Context) error {
 	b.every(tick, func() {
 		b.store.Tick(b.config.Now().UnixMilli())
 		b.flash.step(b.pulse.Now())
+		b.life.step(b.pulse.Now())
 	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
 	ctx, stop := context.WithCancel(context.Background())

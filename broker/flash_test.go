@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/broker/wear"
+	"millrace/hw/storage"
 	"millrace/platform/config"
 )
 
@@ -86,7 +87,7 @@ func TestADeviceThatStopsTelling(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.mu.Lock()
-	f.device = new(wear.Device) // reads nothing
+	f.device = new(storage.Flash) // reads nothing
 	f.mu.Unlock()
 	f.step(3600 * 1000)
 	after := f.figures()
