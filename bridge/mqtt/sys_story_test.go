@@ -218,8 +218,10 @@ func TestTrafficIsCounted(t *testing.T) {
 		if got := w.s.Traffic(); got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
 		}
+		w.log.Fail(nil)
 		b := w.connect(packet.V5, "b").send(sub(1, "$share/g/t", "u"), &packet.Publish{Topic: "r", Retain: true, Payload: []byte("1")})
-		b.wants("connack 0x00", "suback 1 [0x00]")
+		b.wants("connack 0x00", "suback 1 [0x01 0x01]")
+		synctest.Wait()
 		if got, want := w.s.Census(), (mqtt.Census{Sessions: 2, Connected: 2, Subscriptions: 2, Shared: 1, Groups: 1, Retained: 1, Inflight: 1}); got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
 		}
