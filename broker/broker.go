@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/feed"
@@ -51,6 +52,9 @@ type Config struct {
 	Version string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
+	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
+	// not known. They tell how the last life ended.
+	Boot, Reset string
 	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
 	// go on. They stay the caller's.
 	Watchdogs []health.Watchdog
@@ -72,22 +76,26 @@ type Broker struct {
 	memories memories
 	vitals   vitals
 
+	end         End                         // of the last life
+	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
+	writingLife sync.Mutex
+
 	// What follows is closed in the opposite order; closers holds how.
-	journal *journal.Journal
-	flash   *flash
-	life    *lifetime
-	start   start
-	pulse   *pulse.Pulse
-	poller  *poll.Poller // where silent clients wait
-	cleaner *cleaner.Cleaner
-	waits   *purgatory.Purgatory[api.Key]
-	groups  *group.Coordinator
-	kafka   *server.Server
-	mqtt    *mqtt.Server
-	http    *rest.Server // nil where there is no listener
-	damper  *auth.Damper // of every door where users log in
-	feed    *feed.Feed
-	closers []func() error
+	journal  *journal.Journal
+	flash    *flash
+	lifetime *lifetime
+	start    start
+	pulse    *pulse.Pulse
+	poller   *poll.Poller // where silent clients wait
+	cleaner  *cleaner.Cleaner
+	waits    *purgatory.Purgatory[api.Key]
+	groups   *group.Coordinator
+	kafka    *server.Server
+	mqtt     *mqtt.Server
+	http     *rest.Server // nil where there is no listener
+	damper   *auth.Damper // of every door where users log in
+	feed     *feed.Feed
+	closers  []func() error
 	// certificates is nil without a listener that has TLS.
 	certificates *certificates
 	serving      sync.WaitGroup
@@ -130,7 +138,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		}
 	}()
 	began := cfg.Now()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
+	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -387,7 +395,7 @@ func (b *Broker) openUpkeep(context.Context) error {
 	b.every(tick, func() {
 		b.store.Tick(b.config.Now().UnixMilli())
 		b.flash.step(b.pulse.Now())
-		b.life.step(b.pulse.Now())
+		b.lifetime.step(b.pulse.Now())
 	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
 	ctx, stop := context.WithCancel(context.Background())

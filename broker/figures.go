@@ -117,7 +117,7 @@ func (b *Broker) flashFigures(m *metrics.Writer) {
 	}
 	m.Gauge("millrace_disk_free_bytes", "Free space of the data directory's filesystem.", float64(b.space.Free()))
 	m.Gauge("millrace_disk_reserve_bytes", "Free space below which clients' writes are refused.", float64(b.space.Reserve()))
-	o := b.life.outlook(b.space.Reserve(), b.mayGrow())
+	o := b.lifetime.outlook(b.space.Reserve(), b.mayGrow())
 	if !math.IsNaN(o.diskEnd) {
 		m.Gauge("millrace_disk_days_left", "Days until clients' writes are refused, at the rate of the last day; +Inf: never, because retention holds the topics or nothing grows.", o.diskEnd)
 	}
@@ -260,6 +260,7 @@ func (b *Broker) sensorFigures(m *metrics.Writer) {
 
 func (b *Broker) healthFigures(m *metrics.Writer) {
 	m.Gauge("millrace_healthy", "1 while the data path goes on and the watchdogs are fed.", one(b.vitals.Check() == nil))
+	m.Gauge("millrace_last_end", "How the last life of the board ended; always 1.", 1, "how", b.end.How)
 	m.Gauge("millrace_ready", "1 while clients' records are taken.", one(b.readiness() == nil))
 	looks := b.vitals.canary.Figures()
 	for _, of := range []struct {

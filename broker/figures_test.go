@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/broker/disk"
 	"millrace/broker/group"
 	"millrace/platform/config"
 )
@@ -85,7 +85,7 @@ func busy(t *testing.T) *Broker {
 	jump.Store(int64(2 * time.Hour)) // before there is anybody whose time that would be
 	wrote(200_000)
 	b.flash.step(b.pulse.Now())
-	b.life.step(b.pulse.Now())
+	b.lifetime.step(b.pulse.Now())
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -274,42 +274,47 @@ func TestAWearLedgerOutlivesTheProgram(t *testing.T) {
 	s := config.Default()
 	s.Broker.LogDirs, s.Broker.ClusterAlias = dir, "test"
 	s.Broker.Listeners, s.MQTT.Listeners, s.HTTP.Listener = []string{"PLAINTEXT://127.0.0.1:0"}, []string{"tcp://127.0.0.1:0"}, ""
-	written := func(sectors int64) int64 {
+	written := func(boot string, sectors int64) int64 {
 		t.Helper()
-		b, err := Open(t.Context(), Config{Settings: s, sys: sys})
+		b, err := Open(t.Context(), Config{Settings: s, sys: sys, Boot: boot})
 		if err != nil {
 			t.Fatal(err)
 		}
 		wrote(sectors)
-		b.life.step(b.pulse.Now())
-		n := b.life.outlook(0, -1).written
+		b.lifetime.step(b.pulse.Now())
+		n := b.lifetime.outlook(0, -1).written
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
-	if n := written(100_000); n != 100_000*512 {
+	if n := written("1", 100_000); n != 100_000*512 {
 		t.Errorf("%d bytes", n)
 	}
-	if n := written(150_000); n != 150_000*512 {
+	if n := written("1", 150_000); n != 150_000*512 {
 		t.Errorf("%d bytes after the program was started again", n)
+	}
+	wrote(10)
+	if n := written("2", 60_000); n != (150_000+60_000)*512 {
+		t.Errorf("%d bytes after the system was", n)
 	}
 	file := filepath.Join(dir, wearFile)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, _ := bytes.Cut(text, []byte(`"boot":"`))
-	if err := os.WriteFile(file, slices.Concat(before, []byte(`"boot":"another`), rest), 0o600); err != nil {
-		t.Fatal(err)
+	if r, err := Fsck(disk.OS{}, dir, nil); err != nil || len(r.Findings) > 0 {
+		t.Errorf("fsck: %+v, %v", r, err)
 	}
-	if n := written(160_000); n != (150_000+160_000)*512 {
-		t.Errorf("%d bytes after the system was", n)
+	for _, bad := range [][]byte{bytes.Replace(text, []byte(`"counter":3`), []byte(`"counter":4`), 1), bytes.Repeat([]byte("x"), wearFileMax+1), {}, text[:len(text)/2]} {
+		if err := os.WriteFile(file, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := Fsck(disk.OS{}, dir, nil); err != nil || len(r.Findings) != 1 || r.Findings[0].Path != file {
+			t.Errorf("fsck of %.100q: %+v, %v", bad, r, err)
+		}
 	}
-	if err := os.WriteFile(file, bytes.Repeat([]byte("x"), wearFileMax+1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if n := written(1000); n != (160_000+1000)*512 {
+	if n := written("2", 70_000); n != 70_000*512 {
 		t.Errorf("%d bytes after the file was damaged", n)
 	}
 }

@@ -1,13 +1,11 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"math"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -25,8 +23,6 @@ const (
 	wearSave, wearSaveStop = 256 << 20, 16 << 20
 	// wearFileMax bounds what is read of it.
 	wearFileMax = 4 << 10
-	// bootID tells starts of the system apart.
-	bootID = "/proc/sys/kernel/random/boot_id"
 )
 
 // lifetime forecasts how long the flash and the free space will last.
@@ -52,9 +48,9 @@ type lifetime struct {
 func (b *Broker) openLifetime(device *storage.Flash) {
 	l := &lifetime{
 		log: b.log.With("component", "flash"), fs: b.config.FS, file: filepath.Join(b.dir(), wearFile), device: device,
-		endurance: b.config.Settings.Flash.Endurance, free: b.space.Free, due: make(chan struct{}, 1),
+		boot: b.config.Boot, endurance: b.config.Settings.Flash.Endurance, free: b.space.Free, due: make(chan struct{}, 1),
 	}
-	b.life = l
+	b.lifetime = l
 	if device != nil {
 		l.open()
 	}
@@ -80,12 +76,7 @@ func (b *Broker) openLifetime(device *storage.Flash) {
 
 // open reads what is known of the device. Without it everything begins anew.
 func (l *lifetime) open() {
-	boot, err := os.ReadFile(bootID)
-	if err != nil {
-		l.log.Debug("system starts cannot be told apart", "err", err)
-	}
-	l.boot = string(bytes.TrimSpace(boot))
-	text, err := l.read()
+	text, err := readChecked(l.fs, l.file, wearFileMax)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.log.Warn("what was written to the device before is not known; counted from now on", "file", l.file, "err", err)
 	}
@@ -95,21 +86,6 @@ func (l *lifetime) open() {
 	if worn := l.wear.Worn(); worn >= 9 || l.wear.PreEOL >= storage.PreEOLWarning {
 		l.log.Warn("the device says that its life is nearly over: replace it", "device", l.device.String(), "life.used.percent", worn*10, "pre.eol", l.wear.PreEOL)
 	}
-}
-
-func (l *lifetime) read() (text []byte, err error) {
-	f, err := l.fs.OpenFile(l.file, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil || info.Size() > wearFileMax {
-		return nil, err // what is larger is not ours: as good as damaged
-	}
-	text = make([]byte, info.Size())
-	_, err = f.ReadAt(text, 0)
-	return text, err
 }
 
 // step is called on the board's slow tick. It reads the kernel's memory and does not wait for the disk.
@@ -150,7 +126,7 @@ func (l *lifetime) run(ctx context.Context) {
 // save writes the file. What cannot be written is only a forecast.
 func (l *lifetime) save() {
 	l.mu.Lock()
-	text, written := l.ledger.Text(), l.ledger.Written
+	text, written := appendChecksum(l.ledger.Text()), l.ledger.Written
 	l.saved = written // a failure too: not tried again with every step
 	l.mu.Unlock()
 	err := writeWhole(l.fs, l.file, text, 0o640)

@@ -94,12 +94,14 @@ func (c *client) connect(frame []byte) error {
 		return c.connackRefusal(packet.PacketTooLarge, "CONNACK would be larger than the client's maximum packet size")
 	}
 	if in.Will != nil {
-		// The packet's size is more than the will's.
-		w := &will{client: c.id, who: c.who, cost: 256 + size}
-		if !c.s.cfg.State.TryAcquire(w.cost) {
+		w := c.newWill(in.Will, size)
+		switch {
+		case c.s.cfg.State.TryAcquire(w.cost):
+		case c.s.wills.waits(c.id): // settle gives back what that one holds
+			c.s.cfg.State.Overdraw(w.cost)
+		default:
 			return c.connackRefusal(packet.QuotaExceeded, "no room for the will")
 		}
-		w.Will = cloneWill(in.Will)
 		c.will.Store(w)
 	}
 	present, err := c.s.attach(c, in.CleanStart)
@@ -109,6 +111,9 @@ func (c *client) connect(frame []byte) error {
 			return c.connackRefusal(packet.InvalidClientID, err.Error())
 		}
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
+	}
+	if err := c.willKept(); err != nil {
+		return err
 	}
 	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3], [MQTT-3.2.2-3] of 3.1.1
 	// The first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT-3.1.4-5], [MQTT-3.2.0-1] of 3.1.1, [MQTT-3.1.4-4] of

@@ -276,9 +276,9 @@ func TestWhileTheDiskStandsStillClientsAreToldTheTruth(t *testing.T) {
 			p.send(pub("t", "first", 1, 2))
 			p.sendSlowly(pub("t", "other", 1, 3), &packet.Ping{})
 			time.Sleep(time.Minute)
-			p.wants()
+			p.wants("pingresp")
 			w.log.Release()
-			p.wants("puback 2 0x00", "puback 3 0x00", "pingresp")
+			p.wants("puback 2 0x00", "puback 3 0x00")
 		})
 	})
 }

@@ -209,7 +209,7 @@ func (s *Server) Connections() int {
 }
 
 // Close ends all listeners and connections (MQTT 5 clients are told 0x8B), writes the cursors of durable sessions and
-// waits for all of it. Wills are not sent: their clients come back after the restart.
+// waits for all of it. Wills are not sent: the next start does that, for clients that are not back in time.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -224,7 +224,6 @@ func (s *Server) Close() error {
 		errs = append(errs, l.Close())
 	}
 	for c := range s.clients {
-		s.drop(c.takeWill())
 		c.end(packet.ServerShuttingDown, "the server is shutting down")
 		c.out.hurry(s.cfg.Now().Add(closeTime))
 	}
@@ -237,6 +236,16 @@ func (s *Server) Close() error {
 	s.wg.Wait()
 	s.cancel()
 	return errors.Join(errs...)
+}
+
+// stopping reports whether Close was called.
+func (s *Server) stopping() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // hostOf is a peer's address as entries name it, empty for a Unix socket.

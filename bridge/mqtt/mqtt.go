@@ -185,6 +185,7 @@ type Server struct {
 	index     *index
 	streams   *streams
 	store     *store
+	wills     wills
 	retained  *retained
 	deadlines *deadlines
 }
@@ -214,6 +215,7 @@ func New(cfg Config) (*Server, error) {
 	s.streams = newStreams(s)
 	s.store = &store{s: s, groups: groupRecords{there: make(map[string]*group)}}
 	s.store.tables.start(s.store)
+	s.wills = wills{s: s, waiting: make(map[string]*will)}
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
 	if err := s.ready(); err != nil {
 		s.log.Error("mqtt: sessions cannot be read; nobody is let in until they can", "error", err)

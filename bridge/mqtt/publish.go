@@ -26,7 +26,7 @@ type acks struct {
 	c *client
 
 	mu   sync.Mutex
-	cond *sync.Cond // waits for room, and for the end of acting
+	cond *sync.Cond // waits for the end of acting
 	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
 	ring        []pending
 	first, next uint64
@@ -75,7 +75,7 @@ func (a *acks) begin(id uint16, qos byte) (uint64, bool) {
 		a.ring = make([]pending, a.c.s.cfg.ReceiveMaximum)
 	}
 	for a.next-a.first == uint64(len(a.ring)) && !a.closed {
-		a.cond.Wait()
+		a.pause()
 	}
 	if a.closed {
 		return 0, false
@@ -102,13 +102,13 @@ func (a *acks) land(n uint64, err error) {
 		}
 		*p = pending{}
 	}
-	a.cond.Broadcast()
+	a.c.nudge()
 }
 
 func (a *acks) close() {
 	a.mu.Lock()
 	a.closed = true
-	a.cond.Broadcast()
+	a.c.nudge()
 	a.mu.Unlock()
 }
 
@@ -205,47 +205,14 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.acks.land(n, err)
 		return nil
 	}
-	if err := c.takeRoom(p.QoS, int64(size)); err != nil {
-		done(err)
-		return nil
-	}
-	finish := func(err error) {
-		c.s.cfg.Inflight.Release(int64(size))
-		done(err)
-	}
-	if p.QoS == 2 && ss.durable() {
-		c.publishOnce(&m, p, finish)
-	} else {
-		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
-	}
-	return nil
-}
-
-// inflightPatience is how long an MQTT 5 client waits for memory before it is told that there is none: a card that pauses
-// costs nobody an error, and pings behind the publish are answered before any keep alive ends.
-const inflightPatience = 5 * time.Second
-
-// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly; MQTT 5 can be
-// told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer: it waits.
-func (c *client) takeRoom(qos byte, n int64) error {
-	room := c.s.cfg.Inflight
-	if c.version != packet.V5 || qos == 0 {
-		return room.Acquire(c.ctx, n)
-	}
-	if room.TryAcquire(n) {
-		c.crowded = false
-		return nil
-	}
-	if !c.crowded {
-		ctx, cancel := context.WithTimeout(c.ctx, inflightPatience)
-		err := room.Acquire(ctx, n)
-		cancel()
-		if err == nil || c.ctx.Err() != nil {
-			return err
+	c.intoLog(p.QoS, int64(size), func(done func(error)) {
+		if p.QoS == 2 && ss.durable() {
+			c.publishOnce(&m, p, done)
+		} else {
+			c.s.publish(c.ctx, &m, p.Payload, nil, done)
 		}
-		c.crowded = true
-	}
-	return fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
+	}, done)
+	return nil
 }
 
 // publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
@@ -469,21 +436,4 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 		return fmt.Errorf("create topic %s: %w", topic, err)
 	}
 	return nil
-}
-
-// sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15], its user properties in order [MQTT-3.1.3-10].
-func (s *Server) sendWill(w *will) {
-	if err := s.mayWrite(&w.who, w.client, w.Topic); err != nil { // any more: CONNECT was asked too
-		s.drop(w)
-		s.complain("mqtt: will not published", "client", w.client, "error", err)
-		return
-	}
-	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
-	take(&m, w.Properties)
-	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {
-		s.drop(w)
-		if err != nil {
-			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)
-		}
-	})
 }

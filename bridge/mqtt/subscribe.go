@@ -101,7 +101,7 @@ func (c *client) saved() error {
 	if !mine {
 		return nil
 	}
-	if err := c.s.store.wait(c.s.store.put, ss); err != nil {
+	if err := c.durably(func(done func(error)) { c.s.store.put(ss, done) }); err != nil {
 		c.s.log.Error("mqtt: session could not be written", "client", c.id, "error", err)
 		return &packet.Error{Reason: packet.QuotaExceeded, Why: "the session could not be stored"}
 	}
