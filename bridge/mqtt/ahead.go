@@ -169,7 +169,7 @@ func (c *client) answerPings() {
 	for at := 0; ; {
 		size, err := packet.Frame(head[:in.peek(head[:], at)])
 		kind := packet.Type(head[0] >> 4)
-		if size == 0 || err != nil || size > c.s.cfg.MaxPacketSize || kind == packet.DISCONNECT {
+		if size == 0 || err != nil || size > c.limits().MaxPacketSize || kind == packet.DISCONNECT {
 			return
 		}
 		if kind != packet.PINGREQ || size != 2 || head[0]&15 != 0 {

@@ -249,7 +249,7 @@ func TestReadingAheadChangesNothingElse(t *testing.T) {
 // On real sockets, through TLS and WebSocket.
 func TestPingsAreAnsweredOverEveryTransport(t *testing.T) {
 	log := &mqtttest.Log{}
-	h := newHarbour(t, mqtt.Config{Log: log, ReceiveMaximum: 1})
+	h := newHarbour(t, mqtt.Config{Log: log, Limits: mqtt.Limits{ReceiveMaximum: 1}})
 	log.Hold()
 	for _, scheme := range schemes {
 		conn := h.raw(scheme, h.at(scheme))

@@ -274,7 +274,7 @@ func (c *client) greet() error {
 	if err := c.open(c.in.until); err != nil {
 		return err
 	}
-	frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+	frame, err := c.in.next(c.limits().MaxPacketSize)
 	if err != nil {
 		return err
 	}
@@ -301,7 +301,7 @@ func (c *client) next() ([]byte, error) {
 				return nil, err
 			}
 		}
-		frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+		frame, err := c.in.next(c.limits().MaxPacketSize)
 		if c.in.moved {
 			c.in.moved, c.due = false, time.Time{}
 			if err := c.conn.SetReadDeadline(c.due); err != nil {

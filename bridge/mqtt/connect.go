@@ -25,10 +25,10 @@ func (c *client) connect(frame []byte) error {
 	in := p.(*packet.Connect)
 	size := int64(len(frame))
 	c.version, c.id = in.Version, in.ClientID
-	c.window, c.maxPacket, c.reasons = c.s.cfg.MaxInflight, packet.MaxRemaining, true
+	c.window, c.maxPacket, c.reasons = c.limits().MaxInflight, packet.MaxRemaining, true
 	keepAlive := in.KeepAlive // [MQTT-3.2.2-22]
 	if !c.keptAlive(keepAlive) {
-		keepAlive = uint16(c.s.cfg.MaxKeepAlive) // [MQTT-3.1.2-21]
+		keepAlive = uint16(c.limits().MaxKeepAlive) // [MQTT-3.1.2-21]
 	}
 	c.keepAlive = time.Duration(keepAlive) * time.Second * 3 / 2
 	if in.Version == packet.V311 && !in.CleanStart {
@@ -48,7 +48,7 @@ func (c *client) connect(frame []byte) error {
 		c.reasons = list.RequestProblem == 1
 	}
 	if list.Has(packet.TopicAliasMaximum) {
-		c.told.most = min(list.TopicAliasMaximum, uint16(c.s.cfg.TopicAliasesBroker))
+		c.told.most = min(list.TopicAliasMaximum, uint16(c.limits().TopicAliasesBroker))
 	}
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
@@ -157,8 +157,8 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 
 // keptAlive says whether a client's keep alive, 0 for none, is one the server takes.
 func (c *client) keptAlive(seconds uint16) bool {
-	most := c.s.cfg.MaxKeepAlive
-	return most == 0 || seconds != 0 && int(seconds) <= most
+	most := c.limits().MaxKeepAlive
+	return most < 0 || seconds != 0 && int(seconds) <= most
 }
 
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3). Every QoS is served
@@ -166,9 +166,9 @@ func (c *client) keptAlive(seconds uint16) bool {
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
 		Present:           packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum),
-		ReceiveMaximum:    uint16(c.s.cfg.ReceiveMaximum),
-		MaximumPacketSize: uint32(c.s.cfg.MaxPacketSize),
-		TopicAliasMaximum: uint16(c.s.cfg.TopicAliases),
+		ReceiveMaximum:    uint16(c.limits().ReceiveMaximum),
+		MaximumPacketSize: uint32(c.limits().MaxPacketSize),
+		TopicAliasMaximum: uint16(c.limits().TopicAliases),
 	}
 }
 

@@ -72,7 +72,7 @@ func (a *acks) begin(id uint16, qos byte) (uint64, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ring == nil {
-		a.ring = make([]pending, a.c.s.cfg.ReceiveMaximum)
+		a.ring = make([]pending, a.c.limits().ReceiveMaximum)
 	}
 	for a.next-a.first == uint64(len(a.ring)) && !a.closed {
 		a.pause()
@@ -177,7 +177,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	if p.QoS == 2 && c.version == packet.V5 && ss.unreleased.full(p.ID) {
 		return &packet.Error{
 			Reason: packet.ReceiveMaximumExceeded,
-			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.s.cfg.ReceiveMaximum, unreleasedMax),
+			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.limits().ReceiveMaximum, unreleasedMax),
 		}
 	}
 	c.s.traffic.publishReceived[p.QoS].Add(1)
@@ -197,7 +197,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	m := payload.Message{Topic: p.Topic, Client: c.id, QoS: p.QoS, Retain: p.Retain}
 	take(&m, p.Properties)
 	if c.tooLong(p.Topic) {
-		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
+		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.limits().MaxTopicLevels,
 			c.s.cfg.MaxTopicBytes, ErrBadTopic))
 		return nil
 	}
@@ -248,7 +248,7 @@ func (c *client) publishOnce(m *payload.Message, p *packet.Publish, done func(er
 
 // tooLong reports whether a topic or filter is over the limits: what a client may make us remember is bounded.
 func (c *client) tooLong(topic string) bool {
-	return len(topic) > c.s.cfg.MaxTopicBytes || strings.Count(topic, "/") >= c.s.cfg.MaxTopicLevels
+	return len(topic) > c.s.cfg.MaxTopicBytes || strings.Count(topic, "/") >= c.limits().MaxTopicLevels
 }
 
 // resolveAlias gives the publish its topic and remembers what the client maps (3.3.2.3.4), as far as CONNACK said
@@ -258,7 +258,7 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 		return nil
 	}
 	alias := p.Properties.TopicAlias
-	if int(alias) > c.s.cfg.TopicAliases {
+	if int(alias) > c.limits().TopicAliases {
 		return &packet.Error{Reason: packet.InvalidTopicAlias, Why: "topic alias over the maximum"} // [MQTT-3.3.2-9]
 	}
 	if p.Topic != "" {

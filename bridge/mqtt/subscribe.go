@@ -138,7 +138,7 @@ func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reas
 	}
 	ss.mu.Lock()
 	i := slices.IndexFunc(ss.subs, func(e *subscription) bool { return e.filter == f.Filter })
-	full := i < 0 && len(ss.subs) >= c.s.cfg.MaxSubscriptions
+	full := i < 0 && len(ss.subs) >= c.limits().MaxSubscriptions
 	if i >= 0 {
 		// Replacing loses nothing of what the old one still had to come [MQTT-3.8.4-3] [MQTT-3.8.4-4].
 		sub.starts = slices.Clone(ss.subs[i].starts)

@@ -167,7 +167,7 @@ func (u *unreleased) end() {
 func (a *acks) beginRelease() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.releasing >= a.c.s.cfg.ReceiveMaximum && !a.closed {
+	for a.releasing >= a.c.limits().ReceiveMaximum && !a.closed {
 		a.pause()
 	}
 	if a.closed {
