@@ -233,16 +233,19 @@ func total(byQoS [3]int64) int64 { return byQoS[0] + byQoS[1] + byQoS[2] }
 // Census counts what the door remembers.
 type Census struct {
 	Sessions, Connected   int // with or without a connection; with one
+	Resting               int // of Sessions, those that are one string in memory
 	Subscriptions, Shared int // of all sessions that are not shared; that are
 	Groups                int // shared subscriptions that differ
 	Retained              int // retained messages
-	Inflight              int // QoS 1 and 2 messages to clients that are not acknowledged or completed
+	Inflight              int // QoS 1 and 2 messages that are not acknowledged or completed, but those of resting sessions
 }
 
 // Census counts now. Each session is locked for a moment.
 func (s *Server) Census() (n Census) {
 	s.life.Lock()
-	n.Sessions, n.Groups = len(s.sessions), len(s.groups)
+	n.Resting, n.Groups = len(s.resting.all), len(s.groups)
+	n.Sessions = len(s.sessions) + n.Resting
+	n.Subscriptions, n.Shared = int(s.resting.subs), int(s.resting.shared)
 	for _, ss := range s.sessions {
 		ss.mu.Lock()
 		if ss.client != nil {
