@@ -66,6 +66,7 @@ type Config struct {
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
 	still  time.Duration // in place of stillMax, for tests
+	sys    string        // in place of storage.Sys, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -87,19 +88,21 @@ type Broker struct {
 	writingLife sync.Mutex
 
 	// What follows is closed in the opposite order; closers holds how.
-	journal *journal.Journal
-	flash   *flash
-	pulse   *pulse.Pulse
-	poller  *poll.Poller // where silent clients wait
-	cleaner *cleaner.Cleaner
-	waits   *purgatory.Purgatory[api.Key]
-	groups  *group.Coordinator
-	kafka   *server.Server
-	mqtt    *mqtt.Server
-	http    *rest.Server // nil where there is no listener
-	damper  *auth.Damper // of every door where users log in
-	feed    *feed.Feed
-	closers []func() error
+	journal  *journal.Journal
+	flash    *flash
+	lifetime *lifetime
+	start    start
+	pulse    *pulse.Pulse
+	poller   *poll.Poller // where silent clients wait
+	cleaner  *cleaner.Cleaner
+	waits    *purgatory.Purgatory[api.Key]
+	groups   *group.Coordinator
+	kafka    *server.Server
+	mqtt     *mqtt.Server
+	http     *rest.Server // nil where there is no listener
+	damper   *auth.Damper // of every door where users log in
+	feed     *feed.Feed
+	closers  []func() error
 	// certificates is nil without a listener that has TLS.
 	certificates *certificates
 	serving      sync.WaitGroup
@@ -141,11 +144,13 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
+	began := cfg.Now()
 	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openClock, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
+	b.start.took = cfg.Now().Sub(began)
 	if err := forgetStart(); err != nil {
 		b.log.Debug("what the start took is kept", "err", err) // no more than that
 	}
@@ -262,6 +267,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 		return partition.Topic{ID: t.ID, Name: t.Name}, settings, true
 	}
 	image := b.quorum.Image()
+	began := b.config.Now()
 	store, report, err := partition.Open(partition.Config{
 		Dir: b.dir(), FS: b.config.FS, Slots: b.memories.slots,
 		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
@@ -289,6 +295,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	b.store = store
 	b.owns(store.Close)
+	b.start.recovered(report, b.config.Now().Sub(began))
 	for _, o := range report.Orphans {
 		if err := b.adopt(ctx, image, o); err != nil {
 			// Its data stays where it is; a topic of the same name may have taken its place.
@@ -396,6 +403,7 @@ func (b *Broker) openUpkeep(context.Context) error {
 	b.every(tick, func() {
 		b.store.Tick(b.clock.AgeMS())
 		b.flash.step(b.pulse.Now())
+		b.lifetime.step(b.pulse.Now())
 	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
 	ctx, stop := context.WithCancel(context.Background())

@@ -227,20 +227,15 @@ func (b *Broker) Export(topic [16]byte, index int32, offset, stampMS int64) (atM
 	return b.clock.View().Export(boot.Place{Topic: topic, Partition: index}, offset, stampMS)
 }
 
-func (b *Broker) clockMetrics(m *metrics.Writer) {
+// clockFigures are what the board makes of the time.
+func (b *Broker) clockFigures(m *metrics.Writer) {
 	f := b.clock.Figures()
-	truth := func(is bool) float64 {
-		if is {
-			return 1
-		}
-		return 0
-	}
 	for _, s := range []boot.Source{boot.None, boot.RTC, boot.NTP} {
-		m.Gauge("millrace_clock_source", truth(f.Source == s), "source", s.String())
+		m.Gauge("millrace_clock_source", "1 for who vouches for the time now.", one(f.Source == s), "source", s.String())
 	}
-	m.Gauge("millrace_clock_known", truth(f.Known))
-	m.Gauge("millrace_clock_correction_seconds", f.Correction.Seconds())
-	m.Gauge("millrace_clock_eras", float64(f.Eras))
-	m.Gauge("millrace_clock_floor_seconds", float64(f.Floor.UnixMilli())/1000)
-	m.Counter("millrace_clock_steps_total", float64(f.Steps))
+	m.Gauge("millrace_clock_known", "Whether the time of this life is known.", one(f.Known))
+	m.Gauge("millrace_clock_correction_seconds", "What the stamps of this life are put right by when they are exported.", f.Correction.Seconds())
+	m.Gauge("millrace_clock_eras", "Entries of the boot table.", float64(f.Eras))
+	m.Gauge("millrace_clock_floor_seconds", "The time, since 1970, that this board has reached for sure, as it is on flash.", float64(f.Floor.UnixMilli())/1000)
+	m.Counter("millrace_clock_steps_total", "Jumps of the wall clock since the start.", float64(f.Steps))
 }

@@ -93,6 +93,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 	c.slots()
 	c.boots()
 	c.life()
+	c.wear()
 	if err := c.offline(); err != nil {
 		return nil, err
 	}
@@ -141,6 +142,14 @@ func (c *fsck) life() {
 	name := filepath.Join(c.Dir, endName)
 	if _, err := readLife(c.fs, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.found(Finding{Path: name, Text: err.Error() + "; the next start will not know how the last life ended, and writes it anew"})
+	}
+}
+
+// wear looks at the file that says what was written to the device.
+func (c *fsck) wear() {
+	name := filepath.Join(c.Dir, wearFile)
+	if _, err := readChecked(c.fs, name, wearFileMax); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: name, Text: err.Error() + "; the next start counts what is written to the device anew"})
 	}
 }
 

@@ -223,7 +223,7 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	for _, e := range entries {
 		switch name := e.Name(); name {
 		case lockName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix:
-		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", boot.FileName(0), boot.FileName(1), endName, endName + tempSuffix:
+		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", boot.FileName(0), boot.FileName(1), endName, endName + tempSuffix, wearFile, wearFile + tempSuffix:
 			ours = name
 		default:
 			return fmt.Errorf("%s holds %s: %w; name another one", dir, name, ErrOccupied)

@@ -16,13 +16,13 @@ import (
 )
 
 // board opens a whole broker on loopback with its data in dir; it is closed with the test.
-func board(t *testing.T, dir string, change func(*config.Config)) *Broker {
+func board(t testing.TB, dir string, change func(*config.Config)) *Broker {
 	t.Helper()
 	return boardOn(t, nil, dir, change)
 }
 
 // boardOn is board on a disk, nil for the machine's.
-func boardOn(t *testing.T, fs disk.FS, dir string, change func(*config.Config)) *Broker {
+func boardOn(t testing.TB, fs disk.FS, dir string, change func(*config.Config)) *Broker {
 	t.Helper()
 	s := config.Default()
 	s.Broker.LogDirs = dir

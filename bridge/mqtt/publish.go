@@ -180,7 +180,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.limits().ReceiveMaximum, unreleasedMax),
 		}
 	}
-	c.s.traffic.publishReceived.Add(1)
+	c.s.traffic.publishReceived[p.QoS].Add(1)
 	c.s.traffic.publishBytesReceived.Add(int64(len(p.Payload)))
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {

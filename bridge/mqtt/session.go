@@ -181,7 +181,7 @@ func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, i
 		return unfit
 	}
 	ss.park(func([]byte) []byte { return p })
-	c.s.traffic.publishSent.Add(1)
+	c.s.traffic.publishSent[head.QoS].Add(1)
 	c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
 	return done
 }

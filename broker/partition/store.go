@@ -75,6 +75,7 @@ type Store struct {
 	producers atomic.Int64 // remembered in all partitions
 	queued    atomic.Int64 // bytes that wait for the journal
 	groups    atomic.Int64 // appends that wait for the journal
+	written   atomic.Int64 // bytes of batches that became durable in topics that are not the board's own
 	touched   atomic.Bool  // something was committed since the last checkpoint
 
 	deleting  sync.RWMutex // held shared from a deletion's entry until its directories are renamed for good
@@ -248,6 +249,10 @@ func (s *Store) committed() {
 }
 
 func (s *Store) advanced(p *Partition) { s.cfg.OnAdvance(p) }
+
+// Written is how many bytes of batches became durable since Open in topics that are not the board's own: what clients,
+// sensors and bridges wrote, as it is stored.
+func (s *Store) Written() int64 { return s.written.Load() }
 
 // admitBytes takes room in the queue, and on the disk.
 func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {

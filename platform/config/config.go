@@ -114,6 +114,8 @@ type Flash struct {
 	// Invariant: WriteBudget == 0 or CommitIntervalMax >= Journal.CommitInterval.
 	WriteBudget       int64
 	CommitIntervalMax time.Duration
+	// Endurance is how many bytes can be written to the device in its whole life, by its maker's word; 0: unknown.
+	Endurance int64
 }
 
 // Clock says who is believed about the time.

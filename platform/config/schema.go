@@ -39,6 +39,7 @@ var tables = []struct {
 			{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false},
 			{"write.budget", perDay(&c.Flash.WriteBudget, mib, 1<<50), true},
 			{"commit.interval.max.ms", millis(&c.Flash.CommitIntervalMax, time.Millisecond, minute), true},
+			{"endurance.bytes", size(&c.Flash.Endurance, 0, 1<<60), false},
 		}
 	}},
 	{"clock", func(c *Config) []setting {

@@ -42,7 +42,7 @@ var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata
 func kindOf(path string) kind {
 	dir, name := filepath.Split(path)
 	switch {
-	case name == ".lock":
+	case name == ".lock", name == "wear.json": // the latter is there when the device was written to, by whoever
 		return ""
 	case name == "meta.properties":
 		return meta
