@@ -48,8 +48,8 @@ func (b *Broker) tells() bool {
 // and asks who clients are.
 func (c *Config) complete() {
 	of := func(listener, plain, secure string) string {
-		switch {
-		case listener == "" || strings.Contains(listener, "://"):
+		switch _, err := splitAddress(listener); {
+		case err != nil || strings.Contains(listener, "://"): // what is no address is told as it was written
 			return listener
 		case Loopback(listener) == nil:
 			return plain + listener
