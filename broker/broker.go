@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/feed"
@@ -52,6 +53,9 @@ type Config struct {
 	Version string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
+	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
+	// not known. They tell how the last life ended.
+	Boot, Reset string
 	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
 	// go on. They stay the caller's.
 	Watchdogs []health.Watchdog
@@ -77,6 +81,10 @@ type Broker struct {
 	identity *identity.Identity // as it was at the start
 	// resetting: this start began with what a factory reset has left.
 	resetting bool
+
+	end         End                         // of the last life
+	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
+	writingLife sync.Mutex
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -133,7 +141,10 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openIdentity, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
+	for _, step := range []func(context.Context) error{
+		b.openVitals, b.openDirectory, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.endReset, b.openUpkeep,
+		b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary,
+	} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

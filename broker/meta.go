@@ -239,7 +239,7 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 		switch name := e.Name(); name {
 		case lockName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix, resetName, resetKeepName:
 		case identity.File, identity.Copy, identity.File + tempSuffix, identity.Copy + tempSuffix:
-		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1":
+		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", endName, endName + tempSuffix:
 			ours = name
 		default:
 			return fmt.Errorf("%s holds %s: %w; name another one", dir, name, ErrOccupied)
