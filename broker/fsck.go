@@ -91,6 +91,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 	}
 	c.slots()
 	c.life()
+	c.identity()
 	if err := c.offline(); err != nil {
 		return nil, err
 	}

@@ -92,3 +92,28 @@ func (b *Broker) ownIdentity() (*identity.Identity, error) {
 	}
 	return i, err
 }
+
+// identity looks at the board's key and its copy.
+func (c *fsck) identity() {
+	files := IdentityFiles(c.fs, c.Dir)
+	good, err := identity.Load(files)
+	if errors.Is(err, fs.ErrNotExist) {
+		return // of an older version, or of a board that has never started
+	}
+	if err != nil {
+		c.found(Finding{Damage: true, Path: filepath.Join(c.Dir, identity.File), Text: err.Error() + "; the next start makes another key, and clients that know this one refuse it"})
+		return
+	}
+	for _, name := range []string{identity.File, identity.Copy} {
+		raw, err := files.Read(name)
+		if err == nil {
+			_, err = identity.Parse(raw)
+		}
+		if err != nil {
+			c.found(Finding{
+				Path: filepath.Join(c.Dir, name), Text: "unreadable, the other copy is good: " + err.Error(), Repair: "write it from the other copy",
+				repair: func(fsys disk.FS) error { return identity.Save(IdentityFiles(fsys, c.Dir), good) },
+			})
+		}
+	}
+}

@@ -217,7 +217,14 @@ func TestOpen(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			m := &memory{files: maps.Clone(first.files)}
 			tt.change(m)
+			before, loadErr := Load(m)
+			if missing := m.files[File] == nil && m.files[Copy] == nil; (loadErr == nil) != tt.same || m.refuse == nil && errors.Is(loadErr, fs.ErrNotExist) != missing {
+				t.Errorf("load: %v", loadErr)
+			}
 			i, found, err := Open(m, names)
+			if loadErr == nil && before.Fingerprint() != i.Fingerprint() {
+				t.Error("load and open have different identities")
+			}
 			if !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
 				t.Fatal(err)
 			}

@@ -81,10 +81,14 @@ func Load(files Files) (*Identity, error) {
 	if err == nil {
 		return i, nil
 	}
-	if i, copyErr := read(files, Copy); copyErr == nil {
-		return i, nil
+	i, copyErr := read(files, Copy)
+	if copyErr != nil && errors.Is(err, fs.ErrNotExist) {
+		return nil, copyErr
 	}
-	return nil, err
+	if copyErr != nil {
+		return nil, err
+	}
+	return i, nil
 }
 
 // Save puts an identity in place of the one there is. When it returns it is durable; after a cut before that it is the old
