@@ -238,7 +238,7 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	for _, e := range entries {
 		switch name := e.Name(); name {
 		case lockName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix, resetName, resetKeepName:
-		case identity.File, identity.Copy, identity.File + tempSuffix, identity.Copy + tempSuffix:
+		case identity.File, identity.Copy, identity.Beside, identity.File + tempSuffix, identity.Copy + tempSuffix:
 		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", endName, endName + tempSuffix:
 			ours = name
 		default:

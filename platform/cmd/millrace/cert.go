@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -167,8 +169,25 @@ func shown(cfg *config.Config) (*identity.Identity, string, error) {
 	return i, cfg.Security.CertFile, err
 }
 
+// asOwner has the rest of the program run as the owner of a data directory where root has called it: what root writes there
+// the broker could not read.
+func asOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || s.Uid == 0 {
+		return nil
+	}
+	return errors.Join(syscall.Setegid(int(s.Gid)), syscall.Seteuid(int(s.Uid)))
+}
+
 // keep puts an identity in place of the board's.
 func (c *command) keep(cfg *config.Config, files identity.Files, i *identity.Identity) error {
+	if err := asOwner(cfg.Broker.LogDirs); err != nil {
+		return err
+	}
 	if err := identity.Save(files, i); err != nil {
 		return err
 	}

@@ -49,6 +49,10 @@ func TestScripts(t *testing.T) {
 			// fingerprint VARIABLE DIR: that of the certificate there.
 			"fingerprint": fingerprint,
 
+			// nobodys DIR: makes all there another user's, where the test may. owned DIR: wants all there to be of one user.
+			"nobodys": nobodys,
+			"owned":   owned,
+
 			"serve": serveInBackground,
 			"halt":  halt,
 			"hup":   hup,

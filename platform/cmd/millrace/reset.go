@@ -32,6 +32,9 @@ func (c *command) factoryReset() *cobra.Command {
 			case !yes:
 				return fail(exitUsage, "nothing was removed; with --yes %s loses for good: %s", dir, strings.Join(plan, " "))
 			}
+			if err := asOwner(dir); err != nil {
+				return err
+			}
 			removed, err := broker.FactoryReset(disk.OS{}, dir, keep)
 			if err != nil {
 				return err

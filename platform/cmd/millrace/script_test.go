@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +100,35 @@ func fingerprint(ts *testscript.TestScript, _ bool, args []string) {
 	var said struct{ SHA256 string }
 	ts.Check(json.Unmarshal(out, &said))
 	ts.Setenv(args[0], said.SHA256)
+}
+
+const nobody = 65534
+
+// nobodys gives a directory and all below it to a user who is nobody, where root runs the test.
+func nobodys(ts *testscript.TestScript, _ bool, args []string) {
+	if os.Geteuid() == 0 {
+		ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(name string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Chown(name, nobody, nobody))
+		}))
+	}
+}
+
+// owned wants all below a directory to be of the user whose it is.
+func owned(ts *testscript.TestScript, _ bool, args []string) {
+	want := os.Geteuid()
+	if want == 0 {
+		want = nobody
+	}
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Sys().(*syscall.Stat_t).Uid != uint32(want) {
+			err = fmt.Errorf("%s is of user %d, not %d", name, info.Sys().(*syscall.Stat_t).Uid, want)
+		}
+		return err
+	}))
 }
 
 // hup makes the broker read its configuration again and wants the text in its log.
