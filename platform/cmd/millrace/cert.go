@@ -25,7 +25,7 @@ type directory struct {
 
 func (d *directory) flags(cmd *cobra.Command) {
 	cmd.PersistentFlags().StringVar(&d.data, "data", "", "data directory; default: log.dirs")
-	cmd.PersistentFlags().StringVar(&d.file, "config", "", "configuration file, for log.dirs and [security]")
+	cmd.PersistentFlags().StringVar(&d.file, "config", "", "configuration file, for log.dirs, [security] and the hosts of listeners")
 	d.changed = cmd.PersistentFlags().Changed
 }
 
