@@ -34,6 +34,7 @@ import (
 	"millrace/hw/bus"
 	"millrace/platform/config"
 	"millrace/platform/health"
+	"millrace/platform/identity"
 	"millrace/platform/pulse"
 )
 
@@ -65,6 +66,9 @@ type Config struct {
 	Watchdogs []health.Watchdog
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
+	// Reveal shows somebody the secret of the user that a board begins with, once, before it counts: nothing keeps it. After an
+	// error, and where it is nil, there is no such user.
+	Reveal func(user, secret string) error
 	still  time.Duration // in place of stillMax, for tests
 	sys    string        // in place of storage.Sys, for tests
 }
@@ -82,6 +86,9 @@ type Broker struct {
 	buses    *bus.Registry
 	memories memories
 	vitals   vitals
+	identity *identity.Identity // as it was at the start
+	// resetting: this start began with what a factory reset has left.
+	resetting bool
 
 	end         End                         // of the last life
 	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
@@ -145,7 +152,10 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 		}
 	}()
 	began := cfg.Now()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openClock, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary} {
+	for _, step := range []func(context.Context) error{
+		b.openVitals, b.openDirectory, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse, b.openFront, b.openStore,
+		b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary,
+	} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -186,7 +196,9 @@ func (b *Broker) openDirectory(context.Context) error {
 	if err := b.config.FS.MkdirAll(b.dir(), 0o750); err != nil {
 		return fmt.Errorf("data directory (--data, or log.dirs in [broker]): %w", err)
 	}
-	if _, err := ReadMeta(b.config.FS, b.dir()); errors.Is(err, ErrNotFormatted) {
+	if pending, _, err := resetting(b.config.FS, b.dir()); err != nil {
+		return err
+	} else if _, err := ReadMeta(b.config.FS, b.dir()); !pending && errors.Is(err, ErrNotFormatted) {
 		if err := vacant(b.config.FS, b.dir(), false); err != nil { // before anything is left there
 			return err
 		}
@@ -196,9 +208,12 @@ func (b *Broker) openDirectory(context.Context) error {
 		return err
 	}
 	b.owns(l.release)
+	if err := b.goOnWithReset(); err != nil {
+		return fmt.Errorf("go on with the factory reset: %w", err)
+	}
 	switch b.meta, err = ReadMeta(b.config.FS, b.dir()); {
 	case errors.Is(err, ErrNotFormatted):
-		if b.meta, err = Format(b.config.FS, b.dir(), "", s.Broker.NodeID); err != nil {
+		if b.meta, err = format(b.config.FS, b.dir(), s.Broker.ClusterID, s.Broker.NodeID, false); err != nil {
 			return err
 		}
 		b.log.Info("formatted a new data directory", "dir", b.dir(), "cluster.id", b.meta.ClusterID)
@@ -208,6 +223,10 @@ func (b *Broker) openDirectory(context.Context) error {
 	if b.meta.NodeID != s.Broker.NodeID {
 		return fmt.Errorf("%s belongs to node %d, and node.id in [broker] is %d; set it to %d, or name another directory with --data",
 			b.dir(), b.meta.NodeID, s.Broker.NodeID, b.meta.NodeID)
+	}
+	if id := s.Broker.ClusterID; id != "" && b.meta.ClusterID != id {
+		return fmt.Errorf("%s belongs to cluster %s, and cluster.id in [broker] is %s; set it to the former, or name another directory with --data",
+			b.dir(), b.meta.ClusterID, id)
 	}
 	if b.memory, err = shareOut(s.Memory.Limit); err != nil {
 		return err
@@ -273,7 +292,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
 			j, err := journal.Open(journal.Options{
 				Dir: filepath.Join(b.dir(), "journal"), FS: b.config.FS, CommitInterval: s.Journal.CommitInterval,
-				Front: b.memories.front, FrontError: b.memories.err, ForgetFront: b.config.ForgetFront,
+				Front: b.memories.front, FrontError: b.memories.err, ForgetFront: b.config.ForgetFront || b.resetting,
 				Now: b.config.Now, Logger: b.log.With("component", "journal"),
 			}, after)
 			if err != nil {

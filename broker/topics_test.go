@@ -21,6 +21,9 @@ func board(t testing.TB, dir string, change func(*config.Config)) *Broker {
 	return boardOn(t, nil, dir, change)
 }
 
+// revealed are the secrets that boards have shown, by data directory.
+var revealed sync.Map
+
 // boardOn is board on a disk, nil for the machine's.
 func boardOn(t testing.TB, fs disk.FS, dir string, change func(*config.Config)) *Broker {
 	t.Helper()
@@ -33,7 +36,10 @@ func boardOn(t testing.TB, fs disk.FS, dir string, change func(*config.Config)) 
 	if change != nil {
 		change(s)
 	}
-	b, err := Open(t.Context(), Config{Settings: s, FS: fs})
+	b, err := Open(t.Context(), Config{Settings: s, FS: fs, Reveal: func(_, secret string) error {
+		revealed.Store(dir, secret)
+		return nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ type Config struct {
 // Broker holds the keys of Kafka's server.properties.
 type Broker struct {
 	NodeID              int32
+	ClusterID           string // of a directory that is formatted; "": a random one, and whichever a formatted one has
 	ClusterAlias        string
 	Listeners           []string // "PLAINTEXT://127.0.0.1:9092"; SSL, SASL_PLAINTEXT and SASL_SSL too
 	AdvertisedListeners []string // empty: what the client connected to
@@ -84,8 +85,8 @@ type Broker struct {
 
 // Security names the files that secrets and certificates lie in.
 type Security struct {
-	AdminScramFile string // how the first admin logs in; "": a secret is drawn and written to the data directory
-	CertFile       string // PEM, the chain of this board's certificate
+	AdminScramFile string // how the first admin logs in; "": a secret is drawn and shown once
+	CertFile       string // PEM, the chain of this board's certificate; "": the one it has made itself
 	KeyFile        string // PEM, its key
 	ClientCAFile   string // PEM, who signs the certificates of clients
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -81,13 +82,10 @@ var tables = []struct {
 		h := &c.HTTP
 		return []setting{
 			{"listener", text(&h.Listener, func(s string) error {
-				switch {
-				case s == "":
+				if s == "" {
 					return nil
-				case strings.Contains(s, "://"):
-					return address("http", "https")(s)
 				}
-				return address("http")("http://" + s)
+				return bare("http", "https")(s)
 			}), false},
 			{"authentication", choice(&h.Authentication, "auto", "basic", "none"), false},
 			{"max_connections", number(&h.MaxConnections, 8, 10_000), false},
@@ -110,8 +108,9 @@ func brokerSettings(c *Config) []setting {
 	b := &c.Broker
 	return []setting{
 		{"node.id", number(&b.NodeID, 0, math.MaxInt32), false},
+		{"cluster.id", text(&b.ClusterID, clusterID), false},
 		{"cluster.alias", text(&b.ClusterAlias, filled), false},
-		{"listeners", texts(&b.Listeners, address(protocols...)), false},
+		{"listeners", texts(&b.Listeners, bare(protocols...)), false},
 		{"advertised.listeners", texts(&b.AdvertisedListeners, address(protocols...)), false},
 		{"log.dirs", text(&b.LogDirs, filled), false},
 		{"num.partitions", number(&b.NumPartitions, 1, 1000), false},
@@ -306,6 +305,24 @@ func address(schemes ...string) func(string) error {
 		}
 		return nil
 	}
+}
+
+// bare checks an address that may do without its scheme: Config.complete gives it one.
+func bare(schemes ...string) func(string) error {
+	return func(s string) error {
+		if !strings.Contains(s, "://") {
+			s = schemes[0] + "://" + s
+		}
+		return address(schemes...)(s)
+	}
+}
+
+// clusterID checks 16 bytes in base64url, or nothing.
+func clusterID(s string) error {
+	if raw, err := base64.RawURLEncoding.Strict().DecodeString(s); s != "" && (err != nil || len(raw) != 16) {
+		return fmt.Errorf("%q is not 22 characters of base64url; `millrace random-uuid` prints some", s)
+	}
+	return nil
 }
 
 // HostPort is the address without its scheme: "PLAINTEXT://127.0.0.1:9092" gives "127.0.0.1:9092".

@@ -33,10 +33,12 @@ const (
 	meta        kind = "meta.properties"
 	metaCopy    kind = "meta.properties.copy"
 	life        kind = "life.json"
+	key         kind = "identity.pem"
+	keyCopy     kind = "identity.pem.copy"
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -50,6 +52,10 @@ func kindOf(path string) kind {
 		return metaCopy
 	case name == "life.json":
 		return life
+	case name == "identity.pem":
+		return key
+	case name == "identity.pem.copy":
+		return keyCopy
 	case strings.HasPrefix(name, "checkpoint."):
 		return slot
 	case strings.HasPrefix(name, "clock."):

@@ -84,6 +84,7 @@ var points = map[disk.Point]proof{
 	"quorum.snapshot":      sceneProof("snapshotted"),
 	"quorum.snapshot.dir":  sceneProof("snapshotted"),
 	"quorum.vote":          belowProof,
+	"reset.directory":      sceneProof("reset"),
 	"segment.cleaned":      sceneProof("compacted"),
 	"segment.dir":          belowProof,
 	"segment.epochs":       sceneProof("led"),
