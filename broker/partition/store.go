@@ -254,47 +254,6 @@ func (s *Store) advanced(p *Partition) { s.cfg.OnAdvance(p) }
 // sensors and bridges wrote, as it is stored.
 func (s *Store) Written() int64 { return s.written.Load() }
 
-// admitBytes takes room in the queue, and on the disk.
-func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {
-	if err := s.queue(n, groups, internal); err != nil {
-		return err
-	}
-	if err := s.admitDisk(n, internal, now); err != nil {
-		s.pending(-n, -groups)
-		return err
-	}
-	return nil
-}
-
-// queue takes room in the journal's queue, as far as the store counts it.
-func (s *Store) queue(n, groups int64, internal bool) error {
-	queued, waiting := s.queued.Add(n), s.groups.Add(groups)
-	// Internal entries may use the half of the journal's queue that clients may not.
-	if !internal && (queued > appendMax || waiting > appendsMax) || queued > journal.MaxQueue*7/8 {
-		s.pending(-n, -groups)
-		return fmt.Errorf("%d bytes in %d appends: %w", queued-n, waiting-groups, ErrOverloaded)
-	}
-	return nil
-}
-
-// admitDisk takes room on the disk.
-func (s *Store) admitDisk(n int64, internal bool, now int64) error {
-	if s.cfg.Space == nil {
-		return nil
-	}
-	if err := s.cfg.Space.Admit(n, internal, now); err != nil {
-		s.cfg.OnDiskFull()
-		return fmt.Errorf("%w: %w", ErrDiskFull, err)
-	}
-	return nil
-}
-
-// pending counts what waits for the journal.
-func (s *Store) pending(bytes, groups int64) {
-	s.queued.Add(bytes)
-	s.groups.Add(groups)
-}
-
 // Create makes partition index of topic t, or finds it and gives it cfg. It is not synced yet: the first commit that
 // needs it carries it in the journal. One that is offline is ErrOffline until it has come back by itself.
 func (s *Store) Create(t Topic, index int32, cfg catalog.TopicConfig) (*Partition, error) {
