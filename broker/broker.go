@@ -56,7 +56,12 @@ type Config struct {
 	Watchdogs []health.Watchdog
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
-	still  time.Duration // in place of stillMax, for tests
+	// Logs has the last lines of Logger, for who asks the board; nil: there are none.
+	Logs interface {
+		Recent() []byte
+		Troubles() []string
+	}
+	still time.Duration // in place of stillMax, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -70,6 +75,8 @@ type Broker struct {
 	buses    *bus.Registry
 	memories memories
 	vitals   vitals
+	since    time.Time // of the start; with the monotonic clock
+	control  control
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -120,17 +127,18 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	}
 	b := &Broker{topics: &topics{
 		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
-	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses)}
+	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses), since: time.Now()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
+	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openControl, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
 	}
+	b.control.turn(Serving)
 	if err := forgetStart(); err != nil {
 		b.log.Debug("what the start took is kept", "err", err) // no more than that
 	}
@@ -141,6 +149,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 // on it.
 func (b *Broker) Close() error {
 	defer b.closing()()
+	b.control.turn(Stopping)
 	var errs []error
 	for i := len(b.closers) - 1; i >= 0; i-- {
 		errs = append(errs, b.closers[i]())

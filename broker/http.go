@@ -124,7 +124,10 @@ func (b *Broker) figures(w http.ResponseWriter, _ *http.Request) {
 func (b *Broker) health(w http.ResponseWriter, _ *http.Request) { b.answer(w, b.vitals.Check()) }
 
 // ready says whether records are taken now: a disk that cannot be asked, or that is down to its reserve, takes none.
-func (b *Broker) ready(w http.ResponseWriter, _ *http.Request) {
+func (b *Broker) ready(w http.ResponseWriter, _ *http.Request) { b.answer(w, b.takes()) }
+
+// takes is nil while records are taken.
+func (b *Broker) takes() error {
 	err := b.vitals.Check()
 	switch {
 	case err != nil:
@@ -133,7 +136,7 @@ func (b *Broker) ready(w http.ResponseWriter, _ *http.Request) {
 	case b.space.Low(0):
 		err = fmt.Errorf("the disk is down to its reserve: %d bytes are free, reserve.bytes in [flash] is %d; what clients write is refused", b.space.Free(), b.space.Reserve())
 	}
-	b.answer(w, err)
+	return err
 }
 
 func (b *Broker) answer(w http.ResponseWriter, err error) {

@@ -221,7 +221,7 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	ours := ""
 	for _, e := range entries {
 		switch name := e.Name(); name {
-		case lockName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix:
+		case lockName, controlName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix:
 		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1":
 			ours = name
 		default:
