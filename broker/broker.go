@@ -116,6 +116,25 @@ const headroom = 16 << 20
 // Open brings a board up: it formats an empty directory, recovers what the last stop left, and serves. ctx bounds the
 // start only. The error names what is in the way and the flag or setting that moves it.
 func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
+	b := unopened(cfg)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep,
+		b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary); err != nil {
+		return nil, err
+	}
+	b.control.turn(Serving)
+	if err := forgetStart(); err != nil {
+		b.log.Debug("what the start took is kept", "err", err) // no more than that
+	}
+	return b, nil
+}
+
+// unopened is a board of which nothing is open yet.
+func unopened(cfg Config) *Broker {
 	if cfg.FS == nil {
 		cfg.FS = disk.OS{}
 	}
@@ -125,24 +144,19 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{topics: &topics{
+	return &Broker{topics: &topics{
 		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
 	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses), since: time.Now()}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.Close())
-		}
-	}()
-	for _, step := range []func(context.Context) error{b.openVitals, b.openDirectory, b.openControl, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary} {
+}
+
+// steps opens one thing after the other.
+func (b *Broker) steps(ctx context.Context, all ...func(context.Context) error) error {
+	for _, step := range all {
 		if err := step(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	b.control.turn(Serving)
-	if err := forgetStart(); err != nil {
-		b.log.Debug("what the start took is kept", "err", err) // no more than that
-	}
-	return b, nil
+	return nil
 }
 
 // Close stops the doors, then what they need, and writes what makes the next start quick. Nothing acknowledged depends

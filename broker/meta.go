@@ -218,6 +218,9 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	if err != nil {
 		return err
 	}
+	if err := interrupted(fsys, dir); err != nil {
+		return err
+	}
 	ours := ""
 	for _, e := range entries {
 		switch name := e.Name(); name {

@@ -40,3 +40,8 @@ func level(name string) (l slog.Level) {
 	}
 	return l
 }
+
+// plainLog is for commands that start a board's parts by themselves: what they complain about.
+func (c *command) plainLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(c.errs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
