@@ -155,7 +155,9 @@ func listenControl(dir string) (net.Listener, error) {
 	if err := errors.Join(err, at.Close()); err != nil {
 		return nil, err
 	}
-	return &few{l, make(chan struct{}, controlAtOnce)}, nil
+	f := &few{Listener: l, open: make(chan struct{}, controlAtOnce), closed: make(chan struct{})}
+	f.end = sync.OnceFunc(func() { close(f.closed) })
+	return f, nil
 }
 
 func within(dir *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlName) }
@@ -163,7 +165,9 @@ func within(dir *os.File) string { return fmt.Sprintf("/proc/self/fd/%d/%s", dir
 // few is a listener of which few connections are open at once.
 type few struct {
 	net.Listener
-	open chan struct{}
+	open   chan struct{} // holds one for each
+	closed chan struct{}
+	end    func() // closes closed
 }
 
 // Accept implements net.Listener.
@@ -172,8 +176,18 @@ func (f *few) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.open <- struct{}{} // those before end by their timeouts
+	select {
+	case f.open <- struct{}{}: // those before end by their timeouts
+	case <-f.closed:
+		return nil, errors.Join(net.ErrClosed, c.Close())
+	}
 	return &one{Conn: c, done: sync.OnceFunc(func() { <-f.open })}, nil
+}
+
+// Close implements net.Listener.
+func (f *few) Close() error {
+	f.end()
+	return f.Listener.Close()
 }
 
 type one struct {

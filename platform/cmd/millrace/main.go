@@ -90,7 +90,8 @@ func (c *command) root() *cobra.Command {
 		Short: "A durable edge broker: MQTT and sensors in, Kafka in and out",
 		Long: "A durable edge broker: MQTT and sensors in, Kafka in and out.\n\n" +
 			"Exit codes: 0 done, 1 it was tried and did not work, 2 the command line or the configuration is wrong,\n" +
-			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked.",
+			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked. README.md and --help of\n" +
+			"status and doctor say what they mean there.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
