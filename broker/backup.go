@@ -34,8 +34,11 @@ const (
 	backupFiles = 200_000
 )
 
-// keptTopics have their records in every backup: sessions and retained messages of MQTT, offsets of consumer groups.
-var keptTopics = []string{"__mqtt_sessions", "__mqtt_retained", group.TopicName}
+// alwaysKept says whether a topic has its records in every backup: those of MQTT's own, sessions, wills and retained
+// messages, and the offsets of consumer groups.
+func alwaysKept(topic string) bool {
+	return strings.HasPrefix(topic, "__mqtt_") || topic == group.TopicName
+}
 
 // identityFiles are what makes a data directory this board's, beside its meta.properties: files, or directories with all
 // that is in them.
@@ -200,7 +203,7 @@ func (w *backup) write() error {
 }
 
 func (w *backup) wanted(topic string) bool {
-	return w.o.All || slices.Contains(keptTopics, topic) || slices.Contains(w.o.Topics, topic)
+	return w.o.All || alwaysKept(topic) || slices.Contains(w.o.Topics, topic)
 }
 
 // named writes the configuration and the files it names.

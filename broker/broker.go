@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/feed"
@@ -51,6 +52,9 @@ type Config struct {
 	Version string
 	// Now tells the time; nil means time.Now.
 	Now func() time.Time
+	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
+	// not known. They tell how the last life ended.
+	Boot, Reset string
 	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
 	// go on. They stay the caller's.
 	Watchdogs []health.Watchdog
@@ -77,6 +81,10 @@ type Broker struct {
 	vitals   vitals
 	since    time.Time // of the start; with the monotonic clock
 	control  control
+
+	end         End                         // of the last life
+	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
+	writingLife sync.Mutex
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal *journal.Journal
@@ -122,8 +130,8 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.openUpkeep,
-		b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openCanary); err != nil {
+	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore,
+		b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary); err != nil {
 		return nil, err
 	}
 	b.control.turn(Serving)

@@ -90,6 +90,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 		return nil, err
 	}
 	c.slots()
+	c.life()
 	if err := c.offline(); err != nil {
 		return nil, err
 	}
@@ -130,6 +131,14 @@ func (c *fsck) found(f Finding) {
 	f.Text = strings.TrimPrefix(f.Text, f.Path+": ")
 	if len(c.Findings) < findingsMax {
 		c.Findings = append(c.Findings, f)
+	}
+}
+
+// life looks at the file that explains how the last life ended.
+func (c *fsck) life() {
+	name := filepath.Join(c.Dir, endName)
+	if _, err := readLife(c.fs, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: name, Text: err.Error() + "; the next start will not know how the last life ended, and writes it anew"})
 	}
 }
 

@@ -57,13 +57,20 @@ func (b *Broker) openVitals(context.Context) error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		b.vitals.Feed(ctx, b.config.Watchdogs, func(error) {})
+		b.vitals.Feed(ctx, b.config.Watchdogs, b.tellHung)
 	}()
 	b.vitals.stop = func() {
 		stop()
 		<-ended
 	}
 	return nil
+}
+
+// tellHung writes down why the board is about to be reset, if the disk still takes it.
+func (b *Broker) tellHung(why error) {
+	if hung := b.hung.Load(); hung != nil {
+		(*hung)(why)
+	}
 }
 
 // hasSteps adds a part that goes on while operations of the disk end; it returns how to take it out again.

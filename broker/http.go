@@ -191,6 +191,7 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 		m.Gauge("millrace_http_connections", float64(b.http.Connections()))
 		m.Counter("millrace_http_connections_refused_total", float64(b.http.Refused()))
 	}
+	m.Gauge("millrace_last_end", 1, "how", b.end.How)
 	looks := b.vitals.canary.Figures()
 	for _, of := range []struct {
 		name string

@@ -225,7 +225,7 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	for _, e := range entries {
 		switch name := e.Name(); name {
 		case lockName, controlName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix:
-		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1":
+		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", endName, endName + tempSuffix:
 			ours = name
 		default:
 			return fmt.Errorf("%s holds %s: %w; name another one", dir, name, ErrOccupied)

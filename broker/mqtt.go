@@ -36,10 +36,8 @@ func (b *Broker) openMQTT(ctx context.Context) error {
 		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
 		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		Users: b.users(), Mechanisms: mechanisms(s.Broker.Mechanisms), Damper: b.damper, Principal: rules.Principal, Authorizer: b.authorizer(),
-		MaxConnections: s.MQTT.MaxConnections, MaxSessions: s.MQTT.MaxSessions, MaxPacketSize: s.MQTT.MaxPacketSize, ReceiveMaximum: s.MQTT.ReceiveMaximum,
-		MaxInflight: s.MQTT.MaxInflight, MaxSubscriptions: s.MQTT.MaxSubscriptions, MaxTopicLevels: s.MQTT.MaxTopicDepth,
-		TopicAliases: s.MQTT.MaxTopicAlias, TopicAliasesBroker: s.MQTT.MaxTopicAliasBroker, ResponseInformation: s.MQTT.ResponseInformation,
-		MaxKeepAlive: s.MQTT.MaxKeepAlive, ConnectTimeout: s.MQTT.ConnectTimeout, SysInterval: sysInterval, Version: b.config.Version,
+		MaxConnections: s.MQTT.MaxConnections, MaxSessions: s.MQTT.MaxSessions, Limits: mqttLimits(&s.MQTT.MQTTLimits),
+		ResponseInformation: s.MQTT.ResponseInformation, ConnectTimeout: s.MQTT.ConnectTimeout, SysInterval: sysInterval, Version: b.config.Version,
 	}); err != nil {
 		return err
 	}
@@ -52,12 +50,24 @@ func (b *Broker) openMQTT(ctx context.Context) error {
 	return nil
 }
 
+// mqttLimits are the settings' limits as the door has them.
+func mqttLimits(l *config.MQTTLimits) mqtt.Limits {
+	limits := mqtt.Limits{
+		MaxPacketSize: l.MaxPacketSize, MaxSubscriptions: l.MaxSubscriptions, MaxTopicLevels: l.MaxTopicDepth, ReceiveMaximum: l.ReceiveMaximum,
+		MaxInflight: l.MaxInflight, MaxKeepAlive: l.MaxKeepAlive, TopicAliases: l.MaxTopicAlias, TopicAliasesBroker: l.MaxTopicAliasBroker,
+	}
+	if limits.MaxKeepAlive == 0 {
+		limits.MaxKeepAlive = -1 // any, where the door means its default
+	}
+	return limits
+}
+
 // serveMQTT opens one listener.
 func (b *Broker) serveMQTT(ctx context.Context, l *config.MQTTListener) error {
 	s := b.config.Settings
 	of := &mqtt.Listener{
 		WebSocket: l.WebSocket(), Origins: s.MQTT.Origins, Anonymous: s.MQTTAnonymous(l),
-		MaxConnections: l.MaxConnections, Rate: l.MaxConnectionRate,
+		MaxConnections: l.MaxConnections, Rate: l.MaxConnectionRate, Limits: mqttLimits(&l.MQTTLimits),
 	}
 	if l.TLS() {
 		if err := b.openCertificates(); err != nil {

@@ -30,16 +30,23 @@ func dialMQTT(t *testing.T, b *Broker, v packet.Version, id string) *mqttPeer {
 // dialMQTTAs is dialMQTT with a CONNECT of the caller's.
 func dialMQTTAs(t *testing.T, b *Broker, connect *packet.Connect) *mqttPeer {
 	t.Helper()
-	conn, err := net.Dial("tcp", b.Addresses().MQTT[0])
+	p := openMQTT(t, b.Addresses().MQTT[0], connect)
+	if c, ok := p.next().(*packet.Connack); !ok || c.Reason.Failed() {
+		t.Fatalf("CONNACK is %+v", c)
+	}
+	return p
+}
+
+// openMQTT is dialMQTTAs at another of the board's listeners, before CONNACK.
+func openMQTT(t *testing.T, address string, connect *packet.Connect) *mqttPeer {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	p := &mqttPeer{t: t, conn: conn, v: connect.Version}
 	p.send(connect)
-	if c, ok := p.next().(*packet.Connack); !ok || c.Reason.Failed() {
-		t.Fatalf("CONNACK is %+v", c)
-	}
 	return p
 }
 
@@ -161,5 +168,44 @@ func TestAMessageLargerThanItsTopicAllowsIsRefusedByName(t *testing.T) {
 	}
 	if list, _ := b.Topic("mqtt"); list[0].High() != 3 {
 		t.Errorf("%d records", list[0].High())
+	}
+}
+
+// Each listener of the settings has its limits: its own, and for the rest those of [mqtt].
+func TestMQTTListenersHaveTheLimitsOfTheSettings(t *testing.T) {
+	b := board(t, t.TempDir(), func(c *config.Config) {
+		parsed, err := config.Parse("m.toml", []byte(`
+[mqtt]
+receive_maximum = 7
+max_keepalive = 60
+[[mqtt.listener]]
+url = "tcp://127.0.0.1:0"
+max_packet_size = "2KiB"
+max_topic_alias = 3
+max_keepalive = 30
+[[mqtt.listener]]
+url = "tcp://127.0.0.1:0"
+max_keepalive = 0
+`), config.Names{}, config.Checks{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listeners := c.MQTT.Listeners
+		c.MQTT = parsed.MQTT
+		c.MQTT.Listeners = listeners
+	})
+	for i, want := range []struct {
+		size                      uint32
+		receive, alias, keepAlive uint16 // the last 0: what the client asked for
+	}{{1000 << 10, 7, 16, 60}, {2 << 10, 7, 3, 30}, {1000 << 10, 7, 16, 0}} {
+		p := openMQTT(t, b.Addresses().MQTT[i], &packet.Connect{Version: packet.V5, CleanStart: true, KeepAlive: 600})
+		c, ok := p.next().(*packet.Connack)
+		if !ok || c.Reason.Failed() {
+			t.Fatalf("CONNACK is %+v", c)
+		}
+		if l := c.Properties; l.MaximumPacketSize != want.size || l.ReceiveMaximum != want.receive || l.TopicAliasMaximum != want.alias ||
+			l.Has(packet.ServerKeepAlive) != (want.keepAlive > 0) || l.ServerKeepAlive != want.keepAlive {
+			t.Errorf("listener %d: %+v, want %+v", i, l, want)
+		}
 	}
 }

@@ -31,6 +31,8 @@ type Status struct {
 	Dead     string `json:"dead,omitempty"`
 	NotReady string `json:"not_ready,omitempty"`
 
+	LastEnd End `json:"last_end"` // of the life before
+
 	Listeners   Addresses   `json:"listeners"`
 	Connections Connections `json:"connections"`
 	Disk        Room        `json:"disk"`
@@ -80,7 +82,7 @@ func (b *Broker) Status() Status {
 	if err := b.takes(); err != nil {
 		s.NotReady = err.Error()
 	}
-	s.Listeners = b.addresses
+	s.Listeners, s.LastEnd = b.addresses, b.end
 	s.Connections = Connections{Kafka: b.kafka.Connections(), MQTT: b.mqtt.Connections()}
 	if b.http != nil {
 		s.Connections.HTTP = b.http.Connections()

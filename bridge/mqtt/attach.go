@@ -32,7 +32,8 @@ func (ss *session) yields(c *client) bool {
 
 // attach gives the client its session: the one its id has [MQTT-3.1.3-2], or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5]
 // [MQTT-3.1.2-6] [MQTT-3.1.4-4], [MQTT-3.1.2-4] of 3.1.1, [MQTT-3.1.2-6] of 3.1.1, [MQTT-3.1.4-3] of 3.1.1.
-// An older connection with the same id is ended first [MQTT-3.1.4-3], [MQTT-3.1.4-2] of 3.1.1. It returns when what CONNACK says is durable.
+// An older connection with the same id is ended first [MQTT-3.1.4-3], [MQTT-3.1.4-2] of 3.1.1. It returns when what CONNACK says is
+// durable, but for the will: willKept waits for that.
 func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -41,7 +42,7 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 		if !old.yields(c) {
 			return false, errOwner
 		}
-		c.before = s.takeOver(old, clean)
+		c.before = s.takeOver(old)
 		if old = s.sessions[c.id]; old == nil || !clean {
 			break
 		}
@@ -70,14 +71,9 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 		s.sessions[c.id] = ss
 	} else {
 		s.deadlines.cancel(ss.expires)
-		if w := ss.will; w != nil {
-			// The client is back before its will was due: it is not sent [MQTT-3.1.3-9].
-			s.deadlines.cancel(w.at)
-			ss.will = nil
-			s.drop(w)
-		}
 	}
 	s.connect(ss, c)
+	s.wills.settle(c, clean)
 	return old != nil, nil
 }
 
@@ -88,27 +84,18 @@ func newSession(s *Server, id string) *session {
 }
 
 // takeOver ends the session's connection, if it has one, and returns it. Under life.
-func (s *Server) takeOver(ss *session, clean bool) *client {
+func (s *Server) takeOver(ss *session) *client {
 	ss.mu.Lock()
 	c := ss.client
 	ss.mu.Unlock()
 	if c == nil {
-		if w := ss.will; w != nil && clean {
-			s.deadlines.cancel(w.at)
-			ss.will = nil
-			s.sendWill(w) // the session ends, and the will with it at the latest [MQTT-3.1.3-9]
-		}
 		return nil
 	}
 	w := c.takeWill()
 	c.end(packet.SessionTakenOver, "another connection has the same client identifier")
 	s.detach(ss, c)
-	switch {
-	case w == nil:
-	case clean || w.delay() == 0:
-		s.sendWill(w)
-	default:
-		s.drop(w) // 3.1.4: not when the session goes on and the delay has not passed
+	if w != nil {
+		s.wills.ended(w, ss.expiry)
 	}
 	return c
 }
@@ -121,6 +108,9 @@ func (s *Server) connect(ss *session, c *client) {
 	ss.epoch++
 	c.epoch = ss.epoch
 	ss.held = true // until CONNACK is sent
+	if ss.expiry != never || c.expiry != never {
+		ss.dirty = true // its record says since when it has been away: after a crash it would expire from there
+	}
 	ss.expiry = c.expiry
 	ss.window = c.window
 	ss.keeps = ss.expiry > 0 || ss.stored
@@ -215,12 +205,7 @@ func (s *Server) expireLater(ss *session, since time.Time) {
 			return // back, or replaced
 		}
 		s.forget(ss)
-		if w := ss.will; w != nil {
-			ss.will = nil
-			if s.deadlines.cancel(w.at) {
-				s.sendWill(w) // the end of the session is the latest time for it [MQTT-3.1.3-9]
-			}
-		}
+		s.wills.expire(ss.id)
 		if ss.stored {
 			s.store.remove(ss, s.store.logged(ss))
 		}
@@ -242,47 +227,11 @@ func (s *Server) leave(c *client) {
 	if mine {
 		s.detach(ss, c)
 	}
-	if w == nil { // [MQTT-3.1.2-12] of 3.1.1
-		return
+	switch {
+	case w == nil: // [MQTT-3.1.2-12] of 3.1.1
+	case s.stopping():
+		s.drop(w) // its record stays, and the next start sends it (3.1.2.5)
+	default:
+		s.wills.ended(w, ss.expiry)
 	}
-	if d := w.delay(); d > 0 && mine && ss.expiry > 0 {
-		ss.will = w
-		w.at = s.deadlines.at(s.cfg.Now().Add(d), func() {
-			s.life.Lock()
-			due := ss.will == w
-			if due {
-				ss.will = nil
-			}
-			s.life.Unlock()
-			if due {
-				s.sendWill(w)
-			}
-		})
-		return
-	}
-	s.sendWill(w) // [MQTT-3.1.2-8], [MQTT-3.1.2-8] of 3.1.1
-}
-
-// will is a will message and when it goes out.
-type will struct {
-	*packet.Will
-	client string
-	who    auth.Session // who left it
-	at     *deadline
-	cost   int64 // of the State budget
-}
-
-// drop gives back what a will held that is not wanted any more, or was sent.
-func (s *Server) drop(w *will) {
-	if w != nil {
-		s.cfg.State.Release(w.cost)
-	}
-}
-
-// delay is the will delay interval (3.1.3.2.2).
-func (w *will) delay() time.Duration {
-	if w.Properties == nil {
-		return 0
-	}
-	return time.Duration(w.Properties.WillDelay) * time.Second
 }

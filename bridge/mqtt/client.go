@@ -45,6 +45,7 @@ type client struct {
 
 	greeted atomic.Bool // CONNACK is on its way
 	will    atomic.Pointer[will]
+	kept    chan error // of wills.settle; nil: nothing was written
 	acks    acks
 	again   *auth.Session     // an authentication that is done again
 	aliases map[uint16]string // [MQTT-3.3.2-7]
@@ -128,6 +129,7 @@ func (c *client) finish(err error) {
 	c.out.finish(nil, c.s.cfg.Now())
 	c.out.drain()
 	c.in.release()
+	c.in.ahead.release()
 	if c.waiter != nil {
 		c.waiter.Retire()
 	}
@@ -272,7 +274,7 @@ func (c *client) greet() error {
 	if err := c.open(c.in.until); err != nil {
 		return err
 	}
-	frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+	frame, err := c.in.next(c.limits().MaxPacketSize)
 	if err != nil {
 		return err
 	}
@@ -299,7 +301,7 @@ func (c *client) next() ([]byte, error) {
 				return nil, err
 			}
 		}
-		frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+		frame, err := c.in.next(c.limits().MaxPacketSize)
 		if c.in.moved {
 			c.in.moved, c.due = false, time.Time{}
 			if err := c.conn.SetReadDeadline(c.due); err != nil {
@@ -424,7 +426,7 @@ func (c *client) onDisconnect(p *packet.Disconnect) error {
 		c.s.life.Unlock()
 	}
 	if p.Reason == packet.Success {
-		c.s.drop(c.takeWill()) // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+		c.s.wills.revoke(c)
 	}
 	return nil
 }

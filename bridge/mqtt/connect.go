@@ -25,10 +25,10 @@ func (c *client) connect(frame []byte) error {
 	in := p.(*packet.Connect)
 	size := int64(len(frame))
 	c.version, c.id = in.Version, in.ClientID
-	c.window, c.maxPacket, c.reasons = c.s.cfg.MaxInflight, packet.MaxRemaining, true
+	c.window, c.maxPacket, c.reasons = c.limits().MaxInflight, packet.MaxRemaining, true
 	keepAlive := in.KeepAlive // [MQTT-3.2.2-22]
 	if !c.keptAlive(keepAlive) {
-		keepAlive = uint16(c.s.cfg.MaxKeepAlive) // [MQTT-3.1.2-21]
+		keepAlive = uint16(c.limits().MaxKeepAlive) // [MQTT-3.1.2-21]
 	}
 	c.keepAlive = time.Duration(keepAlive) * time.Second * 3 / 2
 	if in.Version == packet.V311 && !in.CleanStart {
@@ -48,7 +48,7 @@ func (c *client) connect(frame []byte) error {
 		c.reasons = list.RequestProblem == 1
 	}
 	if list.Has(packet.TopicAliasMaximum) {
-		c.told.most = min(list.TopicAliasMaximum, uint16(c.s.cfg.TopicAliasesBroker))
+		c.told.most = min(list.TopicAliasMaximum, uint16(c.limits().TopicAliasesBroker))
 	}
 	if reason, why := c.acceptable(in); reason != packet.Success {
 		return c.connackRefusal(reason, why)
@@ -94,12 +94,14 @@ func (c *client) connect(frame []byte) error {
 		return c.connackRefusal(packet.PacketTooLarge, "CONNACK would be larger than the client's maximum packet size")
 	}
 	if in.Will != nil {
-		// The packet's size is more than the will's.
-		w := &will{client: c.id, who: c.who, cost: 256 + size}
-		if !c.s.cfg.State.TryAcquire(w.cost) {
+		w := c.newWill(in.Will, size)
+		switch {
+		case c.s.cfg.State.TryAcquire(w.cost):
+		case c.s.wills.waits(c.id): // settle gives back what that one holds
+			c.s.cfg.State.Overdraw(w.cost)
+		default:
 			return c.connackRefusal(packet.QuotaExceeded, "no room for the will")
 		}
-		w.Will = cloneWill(in.Will)
 		c.will.Store(w)
 	}
 	present, err := c.s.attach(c, in.CleanStart)
@@ -109,6 +111,9 @@ func (c *client) connect(frame []byte) error {
 			return c.connackRefusal(packet.InvalidClientID, err.Error())
 		}
 		return c.connackRefusal(packet.QuotaExceeded, err.Error())
+	}
+	if err := c.willKept(); err != nil {
+		return err
 	}
 	out.SessionPresent = present // [MQTT-3.2.2-2] [MQTT-3.2.2-3], [MQTT-3.2.2-3] of 3.1.1
 	// The first packet of ours [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT-3.1.4-5], [MQTT-3.2.0-1] of 3.1.1, [MQTT-3.1.4-4] of
@@ -152,8 +157,8 @@ func (c *client) acceptable(in *packet.Connect) (packet.Reason, string) {
 
 // keptAlive says whether a client's keep alive, 0 for none, is one the server takes.
 func (c *client) keptAlive(seconds uint16) bool {
-	most := c.s.cfg.MaxKeepAlive
-	return most == 0 || seconds != 0 && int(seconds) <= most
+	most := c.limits().MaxKeepAlive
+	return most < 0 || seconds != 0 && int(seconds) <= most
 }
 
 // connackProperties says everything that differs from what a client may otherwise assume (3.2.2.3). Every QoS is served
@@ -161,9 +166,9 @@ func (c *client) keptAlive(seconds uint16) bool {
 func (c *client) connackProperties() *packet.Properties {
 	return &packet.Properties{
 		Present:           packet.Of(packet.ReceiveMaximum, packet.MaximumPacketSize, packet.TopicAliasMaximum),
-		ReceiveMaximum:    uint16(c.s.cfg.ReceiveMaximum),
-		MaximumPacketSize: uint32(c.s.cfg.MaxPacketSize),
-		TopicAliasMaximum: uint16(c.s.cfg.TopicAliases),
+		ReceiveMaximum:    uint16(c.limits().ReceiveMaximum),
+		MaximumPacketSize: uint32(c.limits().MaxPacketSize),
+		TopicAliasMaximum: uint16(c.limits().TopicAliases),
 	}
 }
 

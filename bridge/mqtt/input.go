@@ -17,6 +17,7 @@ type input struct {
 	r, w int
 	pool *[]byte // what buf came from, when it did
 	large
+	ahead ahead // what was read behind buf while a packet waited
 }
 
 const idleInput = 64
@@ -43,7 +44,10 @@ func (in *input) next(max int) ([]byte, error) {
 			}
 		}
 		in.reserve(size)
-		n, err := in.conn.Read(in.buf[in.w:])
+		n, err := in.ahead.given(in.buf[in.w:]), error(nil)
+		if n == 0 {
+			n, err = in.conn.Read(in.buf[in.w:])
+		}
 		in.w += n
 		if in.held > 0 && in.w-in.r < size {
 			err = in.large.read(in.w-in.r, err)

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"millrace/bridge/mqtt"
 	"millrace/bridge/mqtt/packet"
 	"millrace/broker/budget"
 )
@@ -276,9 +277,191 @@ func TestWhileTheDiskStandsStillClientsAreToldTheTruth(t *testing.T) {
 			p.send(pub("t", "first", 1, 2))
 			p.sendSlowly(pub("t", "other", 1, 3), &packet.Ping{})
 			time.Sleep(time.Minute)
-			p.wants()
+			p.wants("pingresp")
 			w.log.Release()
-			p.wants("puback 2 0x00", "puback 3 0x00", "pingresp")
+			p.wants("puback 2 0x00", "puback 3 0x00")
 		})
+	})
+}
+
+// Two listeners, one of them with limits of its own: each binds who comes by it and nobody else, tells MQTT 5 so, and has
+// from the door what it does not say.
+func TestListenersHaveLimitsOfTheirOwn(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		w.cfg.Limits = mqtt.Limits{MaxPacketSize: 4096, MaxSubscriptions: 3, MaxTopicLevels: 4, ReceiveMaximum: 5, MaxInflight: 4, MaxKeepAlive: 600, TopicAliases: 7, TopicAliasesBroker: 3}
+		wide := w.listen(&mqtt.Listener{})
+		narrow := w.listen(&mqtt.Listener{Limits: mqtt.Limits{
+			MaxPacketSize: 256, MaxSubscriptions: 1, MaxTopicLevels: 2, ReceiveMaximum: 2, MaxInflight: 1, MaxKeepAlive: 60, TopicAliases: 1, TopicAliasesBroker: 1,
+		}})
+		free := w.listen(&mqtt.Listener{Limits: mqtt.Limits{MaxKeepAlive: -1, MaxTopicLevels: 20}})
+		for _, tt := range []struct {
+			name string
+			at   *quay
+			has  mqtt.Limits
+		}{
+			{"wide", wide, w.cfg.Limits},
+			{"narrow", narrow, mqtt.Limits{MaxPacketSize: 256, MaxSubscriptions: 1, MaxTopicLevels: 2, ReceiveMaximum: 2, MaxInflight: 1, MaxKeepAlive: 60, TopicAliases: 1, TopicAliasesBroker: 1}},
+			{"free", free, mqtt.Limits{MaxPacketSize: 4096, MaxSubscriptions: 3, MaxTopicLevels: 20, ReceiveMaximum: 5, MaxInflight: 4, MaxKeepAlive: -1, TopicAliases: 7, TopicAliasesBroker: 3}},
+		} {
+			for _, asked := range []uint16{0, 60, 61, 601} {
+				over := tt.has.MaxKeepAlive > 0 && (asked == 0 || int(asked) > tt.has.MaxKeepAlive)
+				p := tt.at.connect(w, &packet.Connect{Version: v, ClientID: "asker", CleanStart: true, KeepAlive: asked})
+				synctest.Wait()
+				c := (<-p.got).(*packet.Connack)
+				switch {
+				case v == packet.V311:
+					if refused := c.Reason == 2; refused != over {
+						t.Errorf("%s: a keep alive of %d is answered with %v", tt.name, asked, c.Reason)
+					}
+				case c.Properties.Has(packet.ServerKeepAlive) != over || over && int(c.Properties.ServerKeepAlive) != tt.has.MaxKeepAlive ||
+					int(c.Properties.MaximumPacketSize) != tt.has.MaxPacketSize || int(c.Properties.ReceiveMaximum) != tt.has.ReceiveMaximum ||
+					int(c.Properties.TopicAliasMaximum) != tt.has.TopicAliases:
+					t.Errorf("%s: CONNACK for a keep alive of %d has %+v", tt.name, asked, c.Properties)
+				}
+				p.conn.Close()
+				synctest.Wait()
+			}
+			w.holds(v, tt.name, tt.at, &tt.has)
+		}
+	})
+}
+
+// holds goes to every limit of a listener, and a step over it.
+func (w *world) holds(v packet.Version, name string, at *quay, has *mqtt.Limits) {
+	w.t.Helper()
+	topic := func(levels int) string { return name + strings.Repeat("/x", levels-1) }
+	dial := func(id string) *peer {
+		p := at.connect(w, &packet.Connect{Version: v, ClientID: name + id, CleanStart: true, KeepAlive: 60})
+		p.wants("connack 0x00")
+		return p
+	}
+	// Subscriptions, and how deep: a filter too deep is refused before it counts.
+	reader := dial("reader")
+	refused := map[packet.Version][2]string{packet.V311: {"0x80", "0x80"}, packet.V5: {"0x8F", "0x97"}}[v]
+	reader.send(sub(1, topic(has.MaxTopicLevels)))
+	reader.wants("suback 1 [0x01]")
+	reader.send(sub(2, topic(has.MaxTopicLevels+1)))
+	reader.wants(fmt.Sprintf("suback 2 [%s]", refused[0]))
+	for i := 1; i <= has.MaxSubscriptions; i++ {
+		want := "0x01"
+		if i == has.MaxSubscriptions {
+			want = refused[1]
+		}
+		reader.send(sub(3, fmt.Sprint("more", i)))
+		reader.wants(fmt.Sprintf("suback 3 [%s]", want))
+	}
+	// Publishes on their way.
+	writer := dial("writer")
+	w.log.Hold()
+	var packets []packet.Packet
+	var acks, arrive []string
+	for i := range max(has.ReceiveMaximum, has.MaxInflight) + 1 {
+		packets = append(packets, pub(topic(has.MaxTopicLevels), fmt.Sprint(i), 1, uint16(i+1)))
+		acks = append(acks, fmt.Sprintf("puback %d 0x00", i+1))
+		arrive = append(arrive, fmt.Sprintf("publish %s %q q1 id%d", topic(has.MaxTopicLevels), fmt.Sprint(i), i+1))
+	}
+	held := w.log.Held()
+	writer.sendSlowly(packets...)
+	synctest.Wait()
+	if n := w.log.Held() - held; n != has.ReceiveMaximum {
+		w.t.Errorf("%s: %d publishes are on their way, want %d", name, n, has.ReceiveMaximum)
+	}
+	w.log.Release()
+	writer.wants(acks...)
+	// Deliveries on their way.
+	reader.wants(arrive[:has.MaxInflight]...)
+	for i := range has.MaxInflight {
+		reader.send(ack(uint16(i + 1)))
+	}
+	reader.wants(arrive[has.MaxInflight:min(2*has.MaxInflight, len(arrive))]...)
+	// Packets: one byte more than the largest ends the connection.
+	full := func(size int) *packet.Publish {
+		p := pub(name, "", 1, 9)
+		p.Payload = make([]byte, size-len(p.Append(nil, v))-1) // a second byte for the length
+		return p
+	}
+	writer.send(full(has.MaxPacketSize))
+	writer.wants("puback 9 0x00")
+	writer.sendSlowly(full(has.MaxPacketSize + 1))
+	if v == packet.V5 {
+		writer.wants("disconnect 0x95", "closed")
+	} else {
+		writer.wants("closed")
+	}
+	// Topics and aliases.
+	deep := pub(topic(has.MaxTopicLevels+1), "", 1, 10)
+	if v == packet.V311 { // which has no answer for it
+		dial("deep").send(deep).wants("closed")
+		return
+	}
+	writer = dial("writer")
+	writer.send(deep)
+	writer.wants("puback 10 0x90")
+	aliased := func(n int) *packet.Publish {
+		p := pub(name, "", 1, 11)
+		p.Properties = &packet.Properties{Present: packet.Of(packet.TopicAlias), TopicAlias: uint16(n)}
+		return p
+	}
+	writer.send(aliased(has.TopicAliases), aliased(has.TopicAliases+1))
+	writer.wants("puback 11 0x00", "disconnect 0x94", "closed")
+	// The server's aliases: topics beyond those it may number are sent with their names.
+	c := &packet.Connect{Version: v, ClientID: name + "aliased", CleanStart: true, KeepAlive: 60}
+	props(c, packet.TopicAliasMaximum).TopicAliasMaximum = 100
+	p := at.connect(w, c)
+	p.wants("connack 0x00")
+	p.send(sub(1, name+"/#"))
+	p.wants("suback 1 [0x01]")
+	writer = dial("writer")
+	var highest uint16
+	for i := range uint16(8) {
+		writer.send(pub(fmt.Sprintf("%s/%d", name, i), "", 1, 1))
+		writer.wants("puback 1 0x00")
+		for _, got := range p.takePackets() {
+			if list := got.(*packet.Publish).Properties; list.Has(packet.TopicAlias) {
+				highest = max(highest, list.TopicAlias)
+			}
+			p.send(ack(got.(*packet.Publish).ID))
+		}
+	}
+	if int(highest) != has.TopicAliasesBroker {
+		w.t.Errorf("%s: aliases up to %d are sent, want %d", name, highest, has.TopicAliasesBroker)
+	}
+}
+
+// A session goes from one listener to another: what it has it keeps, and what it asks for is bounded by where it is now.
+func TestASessionThatChangesItsListener(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		wide, narrow := w.listen(&mqtt.Listener{}), w.listen(&mqtt.Listener{Limits: mqtt.Limits{MaxSubscriptions: 1, MaxTopicLevels: 1, MaxInflight: 1}})
+		c := &packet.Connect{Version: v, ClientID: "a"}
+		keep(c)
+		a := wide.connect(w, c)
+		a.wants("connack 0x00")
+		a.send(sub(1, "x/1", "x/2"))
+		a.wants("suback 1 [0x01 0x01]")
+		a.send(&packet.Disconnect{})
+		a.wants("closed")
+		p := wide.dial(w, "p")
+		p.wants("connack 0x00")
+		p.send(pub("x/1", "1", 1, 1), pub("x/2", "2", 1, 2))
+		p.wants("puback 1 0x00", "puback 2 0x00")
+		a = narrow.connect(w, c)
+		a.wants("connack 0x00 present", `publish x/1 "1" q1 id1`)
+		a.send(ack(1))
+		a.wants(`publish x/2 "2" q1 id2`)
+		a.send(sub(2, "x"))
+		a.wants(map[packet.Version]string{packet.V311: "suback 2 [0x80]", packet.V5: "suback 2 [0x97]"}[v])
+	})
+}
+
+// A listener with limits that are none is an error before any connection.
+func TestAListenerWithLimitsThatAreNone(t *testing.T) {
+	story(t, func(w *world) {
+		for _, l := range []mqtt.Limits{{MaxPacketSize: 1}, {ReceiveMaximum: 65536}, {MaxSubscriptions: -1}, {MaxKeepAlive: 65536}} {
+			q := newQuay()
+			if err := w.server().Serve(&mqtt.Listener{Listener: q, Limits: l}); err == nil || !strings.Contains(err.Error(), "want") {
+				t.Errorf("%+v: %v", l, err)
+			}
+			<-q.closed
+		}
 	})
 }

@@ -25,6 +25,8 @@ type Listener struct {
 	MaxConnections int
 	// Rate is how many are accepted in a second, after as many at once; 0: as they come. Others wait in the kernel's queue.
 	Rate int
+	// Limits are those of each client that comes by this listener; Serve fills in what is 0.
+	Limits Limits
 
 	open int // under Server.mu
 }
@@ -56,11 +58,15 @@ var ErrClosed = errors.New("mqtt: server closed")
 
 // Serve serves connections until Close, which it reports as ErrClosed, or until the listener is closed. It closes l.
 // Its connections are streams that lose nothing and keep the order [MQTT-4.2.0-1].
-// A listener of another kind than *Listener is one without TLS that does as Config.AllowAnonymous says.
+// A listener of another kind than *Listener is one without TLS that does as Config.AllowAnonymous says. Limits that are none
+// are an error before any connection.
 func (s *Server) Serve(l net.Listener) error {
 	of, ok := l.(*Listener)
 	if !ok {
 		of = &Listener{Listener: l, Anonymous: s.cfg.AllowAnonymous}
+	}
+	if err := of.Limits.fill(s.cfg.Limits); err != nil {
+		return errors.Join(err, l.Close())
 	}
 	s.mu.Lock()
 	if s.closed {
@@ -154,7 +160,7 @@ func (s *Server) pause(d time.Duration) bool {
 
 // ServeConn serves one connection in its own goroutine. Over the limits of connections it is closed at once.
 func (s *Server) ServeConn(conn net.Conn) {
-	s.serveConn(conn, &Listener{Anonymous: s.cfg.AllowAnonymous})
+	s.serveConn(conn, &Listener{Anonymous: s.cfg.AllowAnonymous, Limits: s.cfg.Limits})
 }
 
 func (s *Server) serveConn(conn net.Conn, l *Listener) {
@@ -209,7 +215,7 @@ func (s *Server) Connections() int {
 }
 
 // Close ends all listeners and connections (MQTT 5 clients are told 0x8B), writes the cursors of durable sessions and
-// waits for all of it. Wills are not sent: their clients come back after the restart.
+// waits for all of it. Wills are not sent: the next start does that, for clients that are not back in time.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -224,7 +230,6 @@ func (s *Server) Close() error {
 		errs = append(errs, l.Close())
 	}
 	for c := range s.clients {
-		s.drop(c.takeWill())
 		c.end(packet.ServerShuttingDown, "the server is shutting down")
 		c.out.hurry(s.cfg.Now().Add(closeTime))
 	}
@@ -237,6 +242,16 @@ func (s *Server) Close() error {
 	s.wg.Wait()
 	s.cancel()
 	return errors.Join(errs...)
+}
+
+// stopping reports whether Close was called.
+func (s *Server) stopping() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // hostOf is a peer's address as entries name it, empty for a Unix socket.

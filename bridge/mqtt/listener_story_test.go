@@ -59,11 +59,15 @@ func (w *world) listen(l *mqtt.Listener) *quay {
 
 // dial queues a connection that says CONNECT as soon as it is accepted.
 func (q *quay) dial(w *world, id string) *peer {
+	return q.connect(w, &packet.Connect{Version: packet.V5, ClientID: id, CleanStart: true})
+}
+
+func (q *quay) connect(w *world, c *packet.Connect) *peer {
 	here, there := net.Pipe()
 	q.waiting <- there
-	p := &peer{t: w.t, conn: here, v: packet.V5, got: make(chan packet.Packet, 10_000)}
+	p := &peer{t: w.t, conn: here, v: c.Version, got: make(chan packet.Packet, 10_000)}
 	w.t.Cleanup(func() { here.Close() })
-	p.sendSlowly(&packet.Connect{Version: packet.V5, ClientID: id, CleanStart: true})
+	p.sendSlowly(c)
 	return p.read()
 }
 

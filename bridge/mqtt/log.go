@@ -77,6 +77,10 @@ type Budget interface {
 	Size() int64
 	// Acquire waits for n bytes.
 	Acquire(ctx context.Context, n int64) error
+	// Later calls granted, once, when n bytes are taken, in line with those that wait; perhaps at once. granted is quick and
+	// asks nothing of the budget. cancel takes the place in line back; false: the bytes were granted. An error says that they
+	// never will be.
+	Later(n int64, granted func()) (cancel func() bool, err error)
 	// TryAcquire takes n bytes if they are there.
 	TryAcquire(n int64) bool
 	// Overdraw takes n bytes whether they are there or not.
@@ -91,4 +95,8 @@ func (unlimited) Size() int64                          { return math.MaxInt64 }
 func (unlimited) Acquire(context.Context, int64) error { return nil }
 func (unlimited) TryAcquire(int64) bool                { return true }
 func (unlimited) Overdraw(int64)                       {}
-func (unlimited) Release(int64)                        {}
+func (unlimited) Later(_ int64, granted func()) (func() bool, error) {
+	granted()
+	return func() bool { return false }, nil
+}
+func (unlimited) Release(int64) {}

@@ -90,7 +90,7 @@ func (c *client) enhanced(in *packet.Connect) ([]byte, error) {
 		if err := c.sendAuth(packet.ContinueAuthentication, reply); err != nil { // [MQTT-4.12.0-2]
 			return nil, c.connackRefusal(packet.PacketTooLarge, errAnswerTooLarge.Why)
 		}
-		frame, err := c.in.next(c.s.cfg.MaxPacketSize)
+		frame, err := c.in.next(c.limits().MaxPacketSize)
 		if err != nil {
 			return nil, err
 		}

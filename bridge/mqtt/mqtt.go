@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"millrace/bridge/mqtt/packet"
 	"millrace/bridge/route"
 	"millrace/broker/auth"
 	"millrace/broker/poll"
@@ -46,21 +45,14 @@ type Config struct {
 	Principal  func(*x509.Certificate) (auth.Principal, error) // nil: a certificate says nothing
 	Authorizer *auth.Authorizer
 
-	AllowAnonymous     bool // of ServeConn and listeners that are no *Listener
-	MaxConnections     int  // 0: as many as Connections has room for
-	MaxSessions        int  // with or without a connection; 0: 10000
-	MaxPacketSize      int  // bytes; 0: 1000 KiB
-	MaxSubscriptions   int  // of one session; 0: 256
-	MaxGroups          int  // shared subscriptions that differ; 0: 1000
-	MaxGroupMembers    int  // of one of them, connected or not; 0: 1000
-	MaxTopicLevels     int  // of a topic or filter; 0: 64
-	MaxTopicBytes      int  // of a topic or filter; 0: 1024
-	ReceiveMaximum     int  // publishes of one client on their way; 0: 64
-	MaxKeepAlive       int  // seconds; 0: as long as clients like, or for ever
-	MaxInflight        int  // QoS 1 and 2 messages to one client it has not acknowledged or completed; 0: 64
-	MaxOutput          int  // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
-	TopicAliases       int  // a client may set; 0: 16
-	TopicAliasesBroker int  // at most, a client is sent; 0: 16
+	AllowAnonymous  bool // of ServeConn and listeners that are no *Listener
+	MaxConnections  int  // 0: as many as Connections has room for
+	MaxSessions     int  // with or without a connection; 0: 10000
+	MaxGroups       int  // shared subscriptions that differ; 0: 1000
+	MaxGroupMembers int  // of one of them, connected or not; 0: 1000
+	MaxTopicBytes   int  // of a topic or filter; 0: 1024
+	MaxOutput       int  // bytes waiting for one connection before it falls behind on the log; 0: 64 KiB
+	Limits               // of each client
 	// ResponseInformation is what a client that asks for it is told to build its response topics of, with its client
 	// identifier in the place of %c and its user in that of %u; empty: nothing.
 	ResponseInformation string
@@ -96,35 +88,24 @@ func (c *Config) fill() error {
 			*b = unlimited{}
 		}
 	}
-	for _, d := range []struct {
-		v           *int
-		def, lo, hi int
-		name        string
-	}{
+	for _, b := range []bound{
 		{&c.MaxConnections, 1 << 20, 1, 1 << 20, "max_connections"},
 		{&c.MaxSessions, 10_000, 1, 1 << 24, "max_sessions"},
-		{&c.MaxPacketSize, 1000 << 10, 128, packet.MaxRemaining, "max_packet_size"},
-		{&c.MaxSubscriptions, 256, 1, 1 << 16, "max_subscriptions"},
 		{&c.MaxGroups, 1000, 1, 1 << 20, "max_groups"},
 		{&c.MaxGroupMembers, 1000, 1, 1 << 20, "max_group_members"},
-		{&c.MaxTopicLevels, 64, 1, 1 << 15, "max_topic_depth"},
 		{&c.MaxTopicBytes, 1024, 1, 65535, "max_topic_bytes"}, // [MQTT-4.7.3-3]
-		{&c.ReceiveMaximum, 64, 1, 65535, "receive_maximum"},
-		{&c.MaxInflight, 64, 1, 65535, "max_inflight_messages"},
 		{&c.MaxOutput, 64 << 10, 1024, 1 << 30, "max_output"},
-		{&c.TopicAliases, 16, 1, 65535, "max_topic_alias"},
-		{&c.TopicAliasesBroker, 16, 1, 65535, "max_topic_alias_broker"},
 		{&c.Scans, 2, 1, 64, "scans"},
 	} {
-		if *d.v == 0 {
-			*d.v = d.def
-		}
-		if *d.v < d.lo || *d.v > d.hi {
-			return fmt.Errorf("mqtt: %s is %d, want %d to %d", d.name, *d.v, d.lo, d.hi)
+		if err := b.fill(); err != nil {
+			return err
 		}
 	}
-	if c.MaxKeepAlive < 0 || c.MaxKeepAlive > 65535 {
-		return fmt.Errorf("mqtt: max_keepalive is %d, want 0 to 65535", c.MaxKeepAlive)
+	if err := c.Limits.fill(Limits{
+		MaxPacketSize: 1000 << 10, MaxSubscriptions: 256, MaxTopicLevels: 64, ReceiveMaximum: 64, MaxInflight: 64, MaxKeepAlive: -1,
+		TopicAliases: 16, TopicAliasesBroker: 16,
+	}); err != nil {
+		return err
 	}
 	if c.ConnectTimeout <= 0 {
 		c.ConnectTimeout = 10 * time.Second
@@ -185,6 +166,7 @@ type Server struct {
 	index     *index
 	streams   *streams
 	store     *store
+	wills     wills
 	retained  *retained
 	deadlines *deadlines
 }
@@ -214,6 +196,7 @@ func New(cfg Config) (*Server, error) {
 	s.streams = newStreams(s)
 	s.store = &store{s: s, groups: groupRecords{there: make(map[string]*group)}}
 	s.store.tables.start(s.store)
+	s.wills = wills{s: s, waiting: make(map[string]*will)}
 	s.retained = &retained{s: s, byTopic: make(map[string]int)}
 	if err := s.ready(); err != nil {
 		s.log.Error("mqtt: sessions cannot be read; nobody is let in until they can", "error", err)

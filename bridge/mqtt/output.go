@@ -166,6 +166,13 @@ func (o *output) wait() {
 	o.mu.Unlock()
 }
 
+// clogged reports whether wait would block.
+func (o *output) clogged() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.answers >= answersMax
+}
+
 func (o *output) write() {
 	defer o.wg.Done()
 	o.mu.Lock()

@@ -26,7 +26,7 @@ type acks struct {
 	c *client
 
 	mu   sync.Mutex
-	cond *sync.Cond // waits for room, and for the end of acting
+	cond *sync.Cond // waits for the end of acting
 	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
 	ring        []pending
 	first, next uint64
@@ -72,10 +72,10 @@ func (a *acks) begin(id uint16, qos byte) (uint64, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ring == nil {
-		a.ring = make([]pending, a.c.s.cfg.ReceiveMaximum)
+		a.ring = make([]pending, a.c.limits().ReceiveMaximum)
 	}
 	for a.next-a.first == uint64(len(a.ring)) && !a.closed {
-		a.cond.Wait()
+		a.pause()
 	}
 	if a.closed {
 		return 0, false
@@ -102,13 +102,13 @@ func (a *acks) land(n uint64, err error) {
 		}
 		*p = pending{}
 	}
-	a.cond.Broadcast()
+	a.c.nudge()
 }
 
 func (a *acks) close() {
 	a.mu.Lock()
 	a.closed = true
-	a.cond.Broadcast()
+	a.c.nudge()
 	a.mu.Unlock()
 }
 
@@ -177,7 +177,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	if p.QoS == 2 && c.version == packet.V5 && ss.unreleased.full(p.ID) {
 		return &packet.Error{
 			Reason: packet.ReceiveMaximumExceeded,
-			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.s.cfg.ReceiveMaximum, unreleasedMax),
+			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.limits().ReceiveMaximum, unreleasedMax),
 		}
 	}
 	c.s.traffic.publishReceived.Add(1)
@@ -197,7 +197,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 	m := payload.Message{Topic: p.Topic, Client: c.id, QoS: p.QoS, Retain: p.Retain}
 	take(&m, p.Properties)
 	if c.tooLong(p.Topic) {
-		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.s.cfg.MaxTopicLevels,
+		done(fmt.Errorf("topic of more than %d levels or %d bytes: %w", c.limits().MaxTopicLevels,
 			c.s.cfg.MaxTopicBytes, ErrBadTopic))
 		return nil
 	}
@@ -205,47 +205,14 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 		c.acks.land(n, err)
 		return nil
 	}
-	if err := c.takeRoom(p.QoS, int64(size)); err != nil {
-		done(err)
-		return nil
-	}
-	finish := func(err error) {
-		c.s.cfg.Inflight.Release(int64(size))
-		done(err)
-	}
-	if p.QoS == 2 && ss.durable() {
-		c.publishOnce(&m, p, finish)
-	} else {
-		c.s.publish(c.ctx, &m, p.Payload, nil, finish)
-	}
-	return nil
-}
-
-// inflightPatience is how long an MQTT 5 client waits for memory before it is told that there is none: a card that pauses
-// costs nobody an error, and pings behind the publish are answered before any keep alive ends.
-const inflightPatience = 5 * time.Second
-
-// takeRoom takes the memory of a publish that is on its way. While there is none the client is read slowly; MQTT 5 can be
-// told instead, and is after a while, and then at once until there is room again. QoS 0 has no answer: it waits.
-func (c *client) takeRoom(qos byte, n int64) error {
-	room := c.s.cfg.Inflight
-	if c.version != packet.V5 || qos == 0 {
-		return room.Acquire(c.ctx, n)
-	}
-	if room.TryAcquire(n) {
-		c.crowded = false
-		return nil
-	}
-	if !c.crowded {
-		ctx, cancel := context.WithTimeout(c.ctx, inflightPatience)
-		err := room.Acquire(ctx, n)
-		cancel()
-		if err == nil || c.ctx.Err() != nil {
-			return err
+	c.intoLog(p.QoS, int64(size), func(done func(error)) {
+		if p.QoS == 2 && ss.durable() {
+			c.publishOnce(&m, p, done)
+		} else {
+			c.s.publish(c.ctx, &m, p.Payload, nil, done)
 		}
-		c.crowded = true
-	}
-	return fmt.Errorf("more is on its way to the disk than memory.limit has room for: %w", ErrFull)
+	}, done)
+	return nil
 }
 
 // publishOnce is publish for QoS 2 in a session that outlives its connection: the packet identifier lands with the
@@ -281,7 +248,7 @@ func (c *client) publishOnce(m *payload.Message, p *packet.Publish, done func(er
 
 // tooLong reports whether a topic or filter is over the limits: what a client may make us remember is bounded.
 func (c *client) tooLong(topic string) bool {
-	return len(topic) > c.s.cfg.MaxTopicBytes || strings.Count(topic, "/") >= c.s.cfg.MaxTopicLevels
+	return len(topic) > c.s.cfg.MaxTopicBytes || strings.Count(topic, "/") >= c.limits().MaxTopicLevels
 }
 
 // resolveAlias gives the publish its topic and remembers what the client maps (3.3.2.3.4), as far as CONNACK said
@@ -291,7 +258,7 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 		return nil
 	}
 	alias := p.Properties.TopicAlias
-	if int(alias) > c.s.cfg.TopicAliases {
+	if int(alias) > c.limits().TopicAliases {
 		return &packet.Error{Reason: packet.InvalidTopicAlias, Why: "topic alias over the maximum"} // [MQTT-3.3.2-9]
 	}
 	if p.Topic != "" {
@@ -469,21 +436,4 @@ func (s *Server) ensure(ctx context.Context, topic string) error {
 		return fmt.Errorf("create topic %s: %w", topic, err)
 	}
 	return nil
-}
-
-// sendWill publishes a will [MQTT-3.1.2-7] [MQTT-3.1.2-14] [MQTT-3.1.2-15], its user properties in order [MQTT-3.1.3-10].
-func (s *Server) sendWill(w *will) {
-	if err := s.mayWrite(&w.who, w.client, w.Topic); err != nil { // any more: CONNECT was asked too
-		s.drop(w)
-		s.complain("mqtt: will not published", "client", w.client, "error", err)
-		return
-	}
-	m := payload.Message{Topic: w.Topic, Client: w.client, QoS: w.QoS, Retain: w.Retain}
-	take(&m, w.Properties)
-	s.publish(s.ctx, &m, w.Payload, nil, func(err error) {
-		s.drop(w)
-		if err != nil {
-			s.log.Error("mqtt: will could not be published", "client", w.client, "topic", w.Topic, "error", err)
-		}
-	})
 }

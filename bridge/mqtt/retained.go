@@ -110,6 +110,9 @@ func (t *retained) put(ctx context.Context, rec record.Record, done func(error))
 	part.Partition.AppendRecords(part.Records, false, part.Done)
 }
 
+// errNoPlace is returned by put and begin while there are as many retained messages as there may be.
+var errNoPlace = fmt.Errorf("no more topics can have a retained message: %w", ErrFull)
+
 // begin is put without the append, which is the caller's. The part is empty where there is nothing to do; then, and after
 // an error, done will not be called.
 func (t *retained) begin(ctx context.Context, rec record.Record, done func(error)) (Part, error) {
@@ -119,7 +122,7 @@ func (t *retained) begin(ctx context.Context, rec record.Record, done func(error
 	paid := !known && !ends
 	if paid && (len(t.byTopic)+t.coming >= maxRetained || !t.s.cfg.State.TryAcquire(retainedCost(topic))) {
 		t.mu.Unlock()
-		return Part{}, fmt.Errorf("no more topics can have a retained message: %w", ErrFull)
+		return Part{}, errNoPlace
 	}
 	if ends && !known && t.coming == 0 {
 		t.mu.Unlock()

@@ -43,7 +43,6 @@ type session struct {
 	// cost is what the session and its subscriptions hold of the State budget; life guards it.
 	cost    int64
 	expires *deadline
-	will    *will // waits for its delay after the connection ended
 
 	unreleased unreleased
 

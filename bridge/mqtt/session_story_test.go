@@ -273,6 +273,22 @@ func TestSessionsExpire(t *testing.T) {
 	})
 }
 
+// A session expires from the end of its last connection, which a crash is too: not from an earlier one [MQTT-4.1.0-1].
+func TestAfterACrashASessionExpiresFromTheCrash(t *testing.T) {
+	story(t, func(w *world) {
+		a := w.connect(packet.V5, "a", keep).send(sub(1, "t"))
+		a.wants("connack 0x00", "suback 1 [0x01]")
+		a.conn.Close()
+		time.Sleep(time.Minute)
+		w.connect(packet.V5, "a", keep).wants("connack 0x00 present")
+		time.Sleep(24 * time.Hour) // nothing comes, so its cursor does not move
+		w.crashNow()
+		time.Sleep(time.Hour - time.Second)
+		a = w.connect(packet.V5, "a", keep)
+		a.wants("connack 0x00 present")
+	})
+}
+
 func TestDisconnectMayChangeTheExpiry(t *testing.T) {
 	story(t, func(w *world) {
 		end := &packet.Disconnect{Properties: &packet.Properties{Present: packet.Of(packet.SessionExpiry)}}

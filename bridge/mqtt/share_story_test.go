@@ -219,7 +219,12 @@ func TestAGroupWaitsForItsMembers(t *testing.T) {
 				stop(w)
 				w.produce("t", "4")
 				b := w.connect(v, "b").send(sub(1, "$share/g/t"))
-				b.wants("connack 0x00", "suback 1 [0x01]", `publish t "2" q1 id1`, `publish t "3" q1 id2`, `publish t "4" q1 id3`)
+				got := b.take()
+				// Messages may come before SUBACK (3.8.4).
+				got = slices.DeleteFunc(got, func(s string) bool { return s == "suback 1 [0x01]" })
+				if g := strings.Join(got, ", "); g != `connack 0x00, publish t "2" q1 id1, publish t "3" q1 id2, publish t "4" q1 id3` {
+					w.t.Errorf("b got %s", g)
+				}
 				b.conn.Close() // a session that ends with its connection
 				synctest.Wait()
 				a = w.connect(v, "a", keep)

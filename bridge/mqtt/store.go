@@ -28,6 +28,7 @@ type store struct {
 const (
 	keyArrival    = "\x00i" // and two bytes: a packet identifier; the value is a version
 	keyDeliveries = "\x00o"
+	keyWill       = "\x00w" // see willrecord.go; not the session's: it may outlive that
 )
 
 // ownerHeader is the record header that says whose session it is; a session without one is anybody's.
@@ -225,7 +226,7 @@ func (o *store) load() error {
 	if !ok {
 		return nil
 	}
-	known, groups := make(map[string]*remembered), make(map[string][]byte)
+	known, groups, wills := make(map[string]*remembered), make(map[string][]byte), make(map[string]*will)
 	of := func(client string) *remembered {
 		if known[client] == nil {
 			known[client] = new(remembered)
@@ -240,6 +241,10 @@ func (o *store) load() error {
 			return
 		}
 		client, kind, beside := strings.Cut(string(r.Key), "\x00")
+		if kind == keyWill[1:] {
+			o.s.wills.read(wills, client, r)
+			return
+		}
 		switch m := of(client); {
 		case !beside:
 			m.session, m.owner = slices.Clone(r.Value), ""
@@ -266,6 +271,9 @@ func (o *store) load() error {
 		o.restore(id, m)
 	}
 	o.settleGroups(groups)
+	for _, w := range wills {
+		o.s.wills.restore(w)
+	}
 	return nil
 }
 

@@ -320,7 +320,8 @@ func TestReadingStopsAtReceiveMaximum(t *testing.T) {
 	})
 }
 
-// A disk that is full is a transient error ([MQTT-4.8.0-2] of 3.1.1).
+// Who can be told that the disk is full is told; who cannot waits for room. Any other failure of the disk ends its connection
+// ([MQTT-4.8.0-2] of 3.1.1).
 func TestARefusedMessageIsNeverAcknowledged(t *testing.T) {
 	story(t, func(w *world) {
 		w.log.Fail(fmt.Errorf("disk at its reserve: %w", mqtt.ErrFull))
@@ -328,11 +329,23 @@ func TestARefusedMessageIsNeverAcknowledged(t *testing.T) {
 		a.wants("connack 0x00", "puback 1 0x97")
 		b := w.connect(packet.V311, "b").send(pub("t", "1", 1, 1))
 		b.wants("connack 0x00")
-		time.Sleep(2 * time.Second) // the bubble's time
-		b.wants("closed")
+		b.sendSlowly(pub("t", "2", 1, 2), &packet.Ping{})
+		time.Sleep(time.Hour)
+		b.wants("pingresp")
 		w.log.Fail(nil)
+		b.wants()
+		time.Sleep(time.Second)
+		b.wants("puback 1 0x00", "puback 2 0x00")
+		if got := w.stored(); got != "1 2" {
+			t.Errorf("the log has %q", got)
+		}
 		a.send(pub("t", "1", 1, 2))
 		a.wants("puback 2 0x00")
+		w.log.Fail(errors.New("the disk has failed"))
+		b.send(pub("t", "3", 1, 3))
+		b.wants("closed")
+		a.send(pub("t", "3", 1, 3))
+		a.wants("puback 3 0x80")
 	})
 }
 

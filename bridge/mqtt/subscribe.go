@@ -101,7 +101,7 @@ func (c *client) saved() error {
 	if !mine {
 		return nil
 	}
-	if err := c.s.store.wait(c.s.store.put, ss); err != nil {
+	if err := c.durably(func(done func(error)) { c.s.store.put(ss, done) }); err != nil {
 		c.s.log.Error("mqtt: session could not be written", "client", c.id, "error", err)
 		return &packet.Error{Reason: packet.QuotaExceeded, Why: "the session could not be stored"}
 	}
@@ -138,7 +138,7 @@ func (c *client) subscribe(f packet.Subscription, id uint32) (reason packet.Reas
 	}
 	ss.mu.Lock()
 	i := slices.IndexFunc(ss.subs, func(e *subscription) bool { return e.filter == f.Filter })
-	full := i < 0 && len(ss.subs) >= c.s.cfg.MaxSubscriptions
+	full := i < 0 && len(ss.subs) >= c.limits().MaxSubscriptions
 	if i >= 0 {
 		// Replacing loses nothing of what the old one still had to come [MQTT-3.8.4-3] [MQTT-3.8.4-4].
 		sub.starts = slices.Clone(ss.subs[i].starts)

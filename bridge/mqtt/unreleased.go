@@ -167,8 +167,8 @@ func (u *unreleased) end() {
 func (a *acks) beginRelease() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for a.releasing >= a.c.s.cfg.ReceiveMaximum && !a.closed {
-		a.cond.Wait()
+	for a.releasing >= a.c.limits().ReceiveMaximum && !a.closed {
+		a.pause()
 	}
 	if a.closed {
 		return false
@@ -180,7 +180,7 @@ func (a *acks) beginRelease() bool {
 func (a *acks) endRelease() {
 	a.mu.Lock()
 	a.releasing--
-	a.cond.Broadcast()
+	a.c.nudge()
 	a.mu.Unlock()
 }
 

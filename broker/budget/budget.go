@@ -94,8 +94,8 @@ type Share struct {
 }
 
 type waiter struct {
-	n     int64
-	ready chan struct{} // closed under budget.mu once n is counted as used
+	n       int64
+	granted func() // called under budget.mu once n is counted as used; nil: it was, or does not wait any more
 }
 
 // Gauge is a reading of one share, in bytes but for the counts.
@@ -146,37 +146,52 @@ func (s *Share) TryAcquire(n int64) bool {
 // Acquire takes n bytes, waiting in line until they are there. It returns ErrTooLarge at once when n is more than Most,
 // and the context's error when that ends first; then nothing was taken.
 func (s *Share) Acquire(ctx context.Context, n int64) error {
-	if n > s.most {
-		return fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.most, ErrTooLarge)
-	}
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil && n <= s.most {
 		return err
 	}
-	mu := &s.budget.mu
-	mu.Lock()
-	if s.waiters.Len() == 0 && s.take(n) {
-		mu.Unlock()
-		return nil
+	ready := make(chan struct{})
+	cancel, err := s.Later(n, func() { close(ready) })
+	if err != nil {
+		return err
 	}
-	w := &waiter{n, make(chan struct{})}
-	place := s.waiters.PushBack(w)
-	mu.Unlock()
-
 	select {
-	case <-w.ready:
+	case <-ready:
 		return nil
 	case <-ctx.Done():
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	select {
-	case <-w.ready: // granted while the context ended: give it back
-		s.give(n)
-	default:
-		s.waiters.Remove(place)
-		s.grant() // those behind may fit where this one did not
+	if !cancel() {
+		s.Release(n) // granted while the context ended
 	}
 	return ctx.Err()
+}
+
+// Later takes n bytes as Acquire does, and calls granted, once, when it has them: perhaps before it returns. granted may
+// hold the budget's lock: it is quick, does not block and asks nothing of the budget. cancel takes the place in line back;
+// false: n bytes were granted, and are the caller's to give back. It returns ErrTooLarge when n is more than Most.
+func (s *Share) Later(n int64, granted func()) (cancel func() bool, err error) {
+	if n > s.most {
+		return nil, fmt.Errorf("%d bytes of share %q, which has %d: %w", n, s.name, s.most, ErrTooLarge)
+	}
+	mu := &s.budget.mu
+	mu.Lock()
+	defer mu.Unlock()
+	if s.waiters.Len() == 0 && s.take(n) {
+		granted()
+		return func() bool { return false }, nil
+	}
+	w := &waiter{n: n, granted: granted}
+	place := s.waiters.PushBack(w)
+	return func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if w.granted == nil {
+			return false
+		}
+		w.granted = nil
+		s.waiters.Remove(place)
+		s.grant() // those behind may fit where this one did not
+		return true
+	}, nil
 }
 
 // Overdraw takes n bytes whether they are there or not, for what exists already: state that was loaded from the disk.
@@ -244,7 +259,9 @@ func (s *Share) grant() {
 			return
 		}
 		s.waiters.Remove(e)
-		close(w.ready)
+		granted := w.granted
+		w.granted = nil
+		granted()
 	}
 }
 

@@ -365,3 +365,46 @@ func TestElasticSharesNeverExceedTheTotal(t *testing.T) {
 		t.Errorf("%d are still lent", b.lent)
 	}
 }
+
+// Who is told later stands in the same line as who waits, and leaves it once.
+func TestLaterStandsInLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := share(t, 10)
+		told := 0
+		tell := func() { told++ }
+		now, err := s.Later(6, tell)
+		if err != nil || told != 1 || now() {
+			t.Fatalf("not granted at once: %v, told %d", err, told)
+		}
+		first, err := s.Later(5, tell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if err := s.Acquire(t.Context(), 4); err != nil {
+				t.Error(err)
+			}
+			s.Release(4)
+		}()
+		synctest.Wait()
+		if g := s.Gauge(); told != 1 || g.Waiting != 2 || g.Used != 6 {
+			t.Fatalf("told %d, %+v", told, g)
+		}
+		if !first() || first() {
+			t.Error("want to leave the line once")
+		}
+		synctest.Wait() // and the one behind is served
+		second, err := s.Later(8, tell)
+		if err != nil || told != 1 {
+			t.Fatal(err, told)
+		}
+		s.Release(6)
+		if told != 2 || second() {
+			t.Errorf("told %d", told)
+		}
+		s.Release(8)
+		if _, err := s.Later(11, tell); !errors.Is(err, ErrTooLarge) {
+			t.Error(err)
+		}
+	})
+}

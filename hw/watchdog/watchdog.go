@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,7 +133,32 @@ func (d *Device) Feed() error {
 
 // Reset says why the board was reset last, as far as the device knows: "watchdog", "overheated", "fan", "power over",
 // "power under", "external"; "" where it does not.
-func (d *Device) Reset() string {
+func (d *Device) Reset() string { return cause(d.boot) }
+
+// Reset is what the kernel's watchdogs say of the machine's last reset, for who opens none: PID 1 has the device. root is
+// "/sys/class/watchdog". "" where none knows.
+func Reset(root string) string {
+	names, err := filepath.Glob(filepath.Join(root, "watchdog*", "bootstatus"))
+	if err != nil {
+		return ""
+	}
+	for _, name := range names {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		bits, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 0, 64)
+		if err != nil {
+			continue
+		}
+		if is := cause(int(bits)); is != "" {
+			return is
+		}
+	}
+	return ""
+}
+
+func cause(boot int) string {
 	for _, of := range []struct {
 		bit  int
 		name string
@@ -143,7 +171,7 @@ func (d *Device) Reset() string {
 		{unix.WDIOF_EXTERN1, "external"},
 		{unix.WDIOF_EXTERN2, "external"},
 	} {
-		if d.boot&of.bit != 0 {
+		if boot&of.bit != 0 {
 			return of.name
 		}
 	}

@@ -3,6 +3,7 @@ package watchdog
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,24 @@ func TestTheCauseOfTheLastReset(t *testing.T) {
 		if d.Reset() != want {
 			t.Errorf("%#x: %q, want %q", bits, d.Reset(), want)
 		}
+	}
+}
+
+func TestTheCauseIsKnownWithoutTheDevice(t *testing.T) {
+	root := t.TempDir()
+	if got := Reset(root); got != "" {
+		t.Errorf("no watchdog says %q", got)
+	}
+	for name, status := range map[string]string{"watchdog0": "0\n", "watchdog1": "32\n"} {
+		if err := os.Mkdir(filepath.Join(root, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name, "bootstatus"), []byte(status), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Reset(root); got != "watchdog" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -129,16 +129,8 @@ type MQTT struct {
 	MaxConnections    int      // 0: what memory.limit allows
 	MaxConnectionRate int      // each listener, in a second; 0: any
 	MaxSessions       int      // with or without a connection
-	MaxPacketSize     int      // bytes
-	ReceiveMaximum    int      // unacknowledged publishes a client may have in flight
-	MaxInflight       int      // messages to a client it has not acknowledged
-	MaxSubscriptions  int      // of one session
-	MaxTopicDepth     int      // levels of a topic or filter
-	MaxTopicAlias     int      // topics a client may set a number for
-	// MaxTopicAliasBroker is for how many topics a client is sent a number, at most.
-	MaxTopicAliasBroker int
+	MQTTLimits
 	ResponseInformation string // what response topics are built of; %c and %u stand for client identifier and user
-	MaxKeepAlive        int    // seconds; 0: any, and none
 	ConnectTimeout      time.Duration
 	SocketMode          string         // of Unix sockets, octal
 	Origins             []string       // hosts whose pages may use WebSocket beside the listener's own
@@ -154,7 +146,20 @@ type MQTTListener struct {
 	MaxConnections    int    // 0: only MQTT.MaxConnections bounds it
 	MaxConnectionRate int    // -1: as MQTT.MaxConnectionRate; 0: any
 	AllowAnonymous    string // "true", "false", or "" as MQTT.AllowAnonymous
+	MQTTLimits               // -1: as in MQTT
 	Line              int    // in the file, for messages
+}
+
+// MQTTLimits bound each client of the MQTT door, or of one of its listeners.
+type MQTTLimits struct {
+	MaxPacketSize       int // bytes
+	ReceiveMaximum      int // unacknowledged publishes a client may have in flight
+	MaxInflight         int // messages to a client it has not acknowledged
+	MaxSubscriptions    int // of one session
+	MaxTopicDepth       int // levels of a topic or filter
+	MaxTopicAlias       int // topics a client may set a number for
+	MaxTopicAliasBroker int // for how many topics a client is sent a number, at most
+	MaxKeepAlive        int // seconds; 0: any, and none
 }
 
 // Route sends what matches an MQTT filter to a topic.
@@ -266,8 +271,12 @@ func Default() *Config {
 		Memory:  Memory{Limit: 48 * mib},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
-			MaxConnectionRate: 1000, MaxSessions: 10_000, MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, MaxInflight: 64,
-			MaxSubscriptions: 256, MaxTopicDepth: 64, MaxTopicAlias: 16, MaxTopicAliasBroker: 16, ConnectTimeout: 10 * second, SysInterval: 10 * second, SocketMode: "0660", Origins: []string{},
+			MaxConnectionRate: 1000, MaxSessions: 10_000,
+			MQTTLimits: MQTTLimits{
+				MaxPacketSize: 1000 * kib, ReceiveMaximum: 64, MaxInflight: 64,
+				MaxSubscriptions: 256, MaxTopicDepth: 64, MaxTopicAlias: 16, MaxTopicAliasBroker: 16,
+			},
+			ConnectTimeout: 10 * second, SysInterval: 10 * second, SocketMode: "0660", Origins: []string{},
 		},
 		HTTP:     HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Watchdog: Watchdog{Timeout: 15 * time.Second, Interval: 30 * time.Second, Deadline: 5 * time.Second},

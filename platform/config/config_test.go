@@ -190,6 +190,11 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"a relative socket", "[mqtt]\nlisteners = ['unix://mqtt.sock']", `"unix://mqtt.sock" is not like unix:///run/millrace/mqtt.sock`},
 		{"a long socket", "[mqtt]\nlisteners = ['unix:///" + strings.Repeat("x", 107) + "']", `has at most 107 bytes`},
 		{"an MQTT listener twice", "[mqtt]\nlisteners = ['unix:///a']\n[[mqtt.listener]]\nurl = 'unix:///a'", `m.toml:3: mqtt.listener: "unix:///a" is there twice`},
+		{"a limit of a listener", "[[mqtt.listener]]\nurl = 'tcp://127.0.0.1:1'\nmax_packet_size = 0", `m.toml:3: mqtt.listener.max_packet_size: 0 is out of range: 1KiB to 256MiB; -1, or without this line: as in [mqtt]`},
+		{"another", "[[mqtt.listener]]\nurl = 'tcp://127.0.0.1:1'\nreceive_maximum = 65536", `m.toml:3: mqtt.listener.receive_maximum: 65536 is out of range: 1 to 65535; -1, or`},
+		{"no number", "[[mqtt.listener]]\nurl = 'tcp://127.0.0.1:1'\nmax_keepalive = '60s'", `m.toml:3: mqtt.listener.max_keepalive: want a whole number, have a string; -1, or`},
+		{"-1 of the door", "[mqtt]\nmax_keepalive = -1", `m.toml:2: mqtt.max_keepalive: -1 is out of range: 0 to 65535`},
+		{"more connections than the door has", "[mqtt]\nmax_connections = 10\n[[mqtt.listener]]\nurl = 'tcp://127.0.0.1:1'\nmax_connections = 11", `m.toml:3: mqtt.listener: max_connections = 11 can never be reached: [mqtt] has max_connections = 10 for all its listeners; lower`},
 		{"half a listener", "\n[[mqtt.listener]]\nmax_connections = 1", `m.toml:2: mqtt.listener: needs a url`},
 		{"listener key", "[[mqtt.listener]]\nurl = 'tcp://127.0.0.1:1'\nmax_conections = 1", `m.toml:3: mqtt.listener.max_conections: unknown key; nearest is max_connections`},
 		{"socket mode", "[mqtt]\nsocket_mode = '0066'", `m.toml:2: mqtt.socket_mode: "0066" is not a file mode like "0660" that lets its owner in`},
@@ -266,6 +271,9 @@ url = "tcp://127.0.0.1:1884"
 max_connections = 3
 max_connection_rate = 4
 allow_anonymous = false
+max_packet_size = "1536"
+receive_maximum = 1
+max_keepalive = 0
 [[mqtt.route]]
 filter = "a"
 topic = "b"

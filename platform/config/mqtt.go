@@ -85,14 +85,76 @@ func perhaps(p *string) binding {
 	}
 }
 
+// numbers are the limits in the order of limitSettings.
+func (l *MQTTLimits) numbers() []*int {
+	return []*int{
+		&l.MaxPacketSize, &l.ReceiveMaximum, &l.MaxInflight, &l.MaxSubscriptions, &l.MaxTopicDepth, &l.MaxTopicAlias, &l.MaxTopicAliasBroker,
+		&l.MaxKeepAlive,
+	}
+}
+
+// limitSettings are what [mqtt] sets for all its listeners and [[mqtt.listener]] for itself; Mosquitto's names where it has
+// them.
+func (l *MQTTLimits) limitSettings() []setting {
+	return []setting{
+		{"max_packet_size", size(&l.MaxPacketSize, 1*kib, 256*mib), false},
+		{"receive_maximum", number(&l.ReceiveMaximum, 1, 65535), false},
+		{"max_inflight_messages", number(&l.MaxInflight, 1, 65535), false},
+		{"max_subscriptions", number(&l.MaxSubscriptions, 1, 65536), false},
+		{"max_topic_depth", number(&l.MaxTopicDepth, 1, 1024), false},
+		{"max_topic_alias", number(&l.MaxTopicAlias, 1, 65535), false},
+		{"max_topic_alias_broker", number(&l.MaxTopicAliasBroker, 1, 65535), false},
+		{"max_keepalive", number(&l.MaxKeepAlive, 0, 65535), false},
+	}
+}
+
+// orAsDoor is the binding of a listener's limit, n, which is -1 where [mqtt] has it.
+func orAsDoor(n *int, b binding) binding {
+	return binding{
+		set: func(v any) error {
+			if v == int64(-1) {
+				*n = -1
+				return nil
+			}
+			if err := b.set(v); err != nil {
+				return fmt.Errorf("%w; -1, or without this line: as in [mqtt]", err)
+			}
+			return nil
+		},
+		get: func() any {
+			if *n == -1 {
+				return int64(-1)
+			}
+			return b.get()
+		},
+	}
+}
+
+// newPlace is a listener in which nothing is set.
+func newPlace(line int) MQTTListener {
+	l := MQTTListener{MaxConnectionRate: -1, Line: line}
+	for _, n := range l.numbers() {
+		*n = -1
+	}
+	return l
+}
+
 // All are the listeners of the MQTT door with what holds for each: those of [mqtt], then those with limits of their own.
 func (m *MQTT) All() []MQTTListener {
 	all := make([]MQTTListener, 0, len(m.Listeners)+len(m.Places))
 	for _, url := range m.Listeners {
-		all = append(all, MQTTListener{URL: url, MaxConnectionRate: -1})
+		l := newPlace(0)
+		l.URL = url
+		all = append(all, l)
 	}
 	all = append(all, m.Places...)
+	door := m.numbers()
 	for i := range all {
+		for j, n := range all[i].numbers() {
+			if *n < 0 {
+				*n = *door[j]
+			}
+		}
 		if all[i].MaxConnectionRate < 0 {
 			all[i].MaxConnectionRate = m.MaxConnectionRate
 		}
@@ -129,6 +191,10 @@ func (c *Config) mqttTrouble() (list []trouble) {
 			key = "mqtt.listener"
 		}
 		_, socket := SocketPath(l.URL)
+		if most := c.MQTT.MaxConnections; most > 0 && l.MaxConnections > most {
+			list = append(list, trouble{key, fmt.Sprintf("max_connections = %d can never be reached: [mqtt] has max_connections = %d for all its listeners; lower the first or raise the second",
+				l.MaxConnections, most), l.Line})
+		}
 		var err error
 		switch {
 		case l.URL == "":

@@ -1,6 +1,9 @@
 package config
 
 import (
+	"bytes"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -52,6 +55,53 @@ allow_anonymous = false
 		}
 		if c.MQTT.Mode() != 0o660 {
 			t.Errorf("sockets are made with %o", c.MQTT.Mode())
+		}
+	}
+}
+
+// A listener has the limits that are set for it, and for the rest those of [mqtt], which are not its own: what is shown says so.
+func TestLimitsOfAListener(t *testing.T) {
+	c := parsed(t, `
+[[mqtt.listener]]
+url = "tcp://127.0.0.1:1884"
+max_packet_size = "2KiB"
+receive_maximum = 3
+max_inflight_messages = 4
+max_subscriptions = 5
+max_topic_depth = 6
+max_topic_alias = 7
+max_topic_alias_broker = 8
+max_keepalive = 9
+[[mqtt.listener]]
+url = "tcp://127.0.0.1:1885"
+max_keepalive = 0
+max_topic_depth = -1
+[mqtt]
+receive_maximum = 11
+max_topic_depth = 12
+max_keepalive = 13
+`)
+	door := MQTTLimits{1000 * kib, 11, 64, 256, 12, 16, 16, 13}
+	free := door
+	free.MaxKeepAlive = 0
+	var got []MQTTLimits
+	for _, l := range c.MQTT.All() {
+		got = append(got, l.MQTTLimits)
+	}
+	if want := []MQTTLimits{door, {2 * kib, 3, 4, 5, 6, 7, 8, 9}, free}; !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	var shown bytes.Buffer
+	if err := c.Show(&shown); err != nil {
+		t.Fatal(err)
+	}
+	values := fmt.Sprint(c.Values()["mqtt.listener"])
+	for _, part := range []string{`max_packet_size = "2KiB"`, "max_packet_size = -1", "max_keepalive = 9", "max_keepalive = 0", "max_topic_depth = -1"} {
+		if !strings.Contains(shown.String(), part) {
+			t.Errorf("%s is not shown:\n%s", part, &shown)
+		}
+		if part := strings.ReplaceAll(strings.ReplaceAll(part, " = ", ":"), `"`, ""); !strings.Contains(values, part) {
+			t.Errorf("%s is not among %s", part, values)
 		}
 	}
 }

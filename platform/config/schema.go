@@ -43,26 +43,19 @@ var tables = []struct {
 	}},
 	{"mqtt", func(c *Config) []setting {
 		m := &c.MQTT
-		return []setting{
+		return slices.Concat([]setting{
 			{"listeners", texts(&m.Listeners, mqttAddress), false},
 			{"allow_anonymous", flag(&m.AllowAnonymous), false},
 			{"max_connections", number(&m.MaxConnections, 0, 1_000_000), false},
 			{"max_connection_rate", number(&m.MaxConnectionRate, 0, 1_000_000), false},
 			{"max_sessions", number(&m.MaxSessions, 1, 1_000_000), false},
-			{"max_packet_size", size(&m.MaxPacketSize, 1*kib, 256*mib), false},
-			{"receive_maximum", number(&m.ReceiveMaximum, 1, 65535), false},
-			{"max_inflight_messages", number(&m.MaxInflight, 1, 65535), false},
-			{"max_subscriptions", number(&m.MaxSubscriptions, 1, 65536), false},
-			{"max_topic_depth", number(&m.MaxTopicDepth, 1, 1024), false},
-			{"max_topic_alias", number(&m.MaxTopicAlias, 1, 65535), false},
-			{"max_topic_alias_broker", number(&m.MaxTopicAliasBroker, 1, 65535), false},
+		}, m.limitSettings(), []setting{
 			{"response_information", text(&m.ResponseInformation), false},
-			{"max_keepalive", number(&m.MaxKeepAlive, 0, 65535), false},
 			{"connect_timeout", span(&m.ConnectTimeout, 100*time.Millisecond, 10*minute), false},
 			{"socket_mode", text(&m.SocketMode, fileMode), false},
 			{"websockets_origin", texts(&m.Origins, filled, originPattern), false},
 			{"sys_interval", span(&m.SysInterval, 0, day), false},
-		}
+		})
 	}},
 	{"security", func(c *Config) []setting {
 		s := &c.Security
@@ -154,7 +147,7 @@ func brokerSettings(c *Config) []setting {
 // lists are the [[tables]], and the settings of one element of each, which is made when it is not there yet.
 var lists = map[string]func(c *Config, index, line int) []setting{
 	"mqtt.listener": func(c *Config, index, line int) []setting {
-		return placeSettings(grow(&c.MQTT.Places, index, MQTTListener{MaxConnectionRate: -1, Line: line}))
+		return placeSettings(grow(&c.MQTT.Places, index, newPlace(line)))
 	},
 	"mqtt.route": func(c *Config, index, line int) []setting {
 		return routeSettings(grow(&c.MQTT.Routes, index, Route{Key: "{mqtt.topic}", Partition: -1, Line: line}))
@@ -174,12 +167,17 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 }
 
 func placeSettings(p *MQTTListener) []setting {
-	return []setting{
+	list := []setting{
 		{"url", text(&p.URL, mqttAddress), false},
 		{"max_connections", number(&p.MaxConnections, 0, 1_000_000), false},
 		{"max_connection_rate", number(&p.MaxConnectionRate, -1, 1_000_000), false},
 		{"allow_anonymous", perhaps(&p.AllowAnonymous), false},
 	}
+	limits := p.limitSettings()
+	for i, n := range p.numbers() {
+		limits[i].bind = orAsDoor(n, limits[i].bind)
+	}
+	return append(list, limits...)
 }
 
 func routeSettings(r *Route) []setting {

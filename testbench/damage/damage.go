@@ -31,10 +31,11 @@ const (
 	catalogSnap kind = "catalog snapshot"
 	meta        kind = "meta.properties"
 	metaCopy    kind = "meta.properties.copy"
+	life        kind = "life.json"
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, raftLog, vote, catalogSnap, meta, metaCopy}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, raftLog, vote, catalogSnap, meta, metaCopy, life}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -46,6 +47,8 @@ func kindOf(path string) kind {
 		return meta
 	case name == "meta.properties.copy":
 		return metaCopy
+	case name == "life.json":
+		return life
 	case strings.HasPrefix(name, "checkpoint."):
 		return slot
 	case strings.HasPrefix(dir, "journal/"):

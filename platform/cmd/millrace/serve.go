@@ -121,7 +121,8 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 		}
 	}()
 	b, err := broker.Open(ctx, broker.Config{
-		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Watchdogs: dogs.all, Logger: logger, Logs: book,
+		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Boot: bootID(), Reset: dogs.reset(),
+		Watchdogs: dogs.all, Logger: logger, Logs: book,
 	})
 	if err != nil {
 		return err

@@ -121,6 +121,7 @@ func (c *command) screen(s *broker.Status, word, why string) error {
 	row("board", "node %d of cluster %s", s.Node, s.Cluster)
 	row("directory", "%s", s.Directory)
 	if s.State == broker.Serving {
+		row("last end", "%s", strings.TrimSpace(strings.Join([]string{s.LastEnd.How, s.LastEnd.Why, s.LastEnd.Hardware}, " ")))
 		row("listeners", "kafka %s  mqtt %s  http %s", places(s.Listeners.Kafka), places(s.Listeners.MQTT), places(s.Listeners.HTTP))
 		row("connections", "kafka %d  mqtt %d  http %d", s.Connections.Kafka, s.Connections.MQTT, s.Connections.HTTP)
 		row("disk", "%s free of %s, %s of it kept back", amount(s.Disk.Free), amount(s.Disk.Limit), amount(s.Disk.Reserve))

@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"strings"
 
 	"millrace/hw/watchdog"
 	"millrace/platform/config"
@@ -45,6 +47,23 @@ func watchdogs(cfg *config.Config) (d *dogs, err error) {
 		d.all = append(d.all, line)
 	}
 	return d, nil
+}
+
+// reset is why the machine was reset last, "" where nobody knows.
+func (d *dogs) reset() string {
+	if d.device != nil {
+		return d.device.Reset()
+	}
+	return watchdog.Reset("/sys/class/watchdog")
+}
+
+// bootID names this run of the kernel, "" where it does not say.
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(raw))
 }
 
 // disarm lets the device go: the process ends on purpose.

@@ -22,7 +22,7 @@ import (
 	"millrace/platform/config"
 )
 
-// The people of a Secure board: Ann may read and write the topic "open" and use any group; the holder of Ann's certificate
+// The people of a Secure board: Ann may read and write the topic "open", use any group and see MQTT's $SYS/#; the holder of Ann's certificate
 // is she. The topic "shut" exists, and she may not see it.
 const (
 	Ann      = "ann"
@@ -146,6 +146,7 @@ func (s *Secure) people(t testing.TB) {
 	}
 	for _, b := range []*kadm.ACLBuilder{
 		kadm.NewACLs().Allow("User:"+Ann).AllowHosts("*").Topics("open").Operations(kmsg.ACLOperationRead, kmsg.ACLOperationWrite).ResourcePatternType(kmsg.ACLResourcePatternTypeLiteral),
+		kadm.NewACLs().Allow("User:" + Ann).AllowHosts("*").Topics("mqtt:$SYS/#").Operations(kmsg.ACLOperationRead).ResourcePatternType(kmsg.ACLResourcePatternTypeLiteral),
 		kadm.NewACLs().Allow("User:" + Ann).AllowHosts("*").Groups("*").Operations(kmsg.ACLOperationRead).ResourcePatternType(kmsg.ACLResourcePatternTypeLiteral),
 	} {
 		results, err := admin.CreateACLs(ctx, b)

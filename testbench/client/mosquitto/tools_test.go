@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,11 +19,15 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"millrace/testbench/client/talk"
 	"millrace/testbench/lane"
 	"millrace/testbench/process"
 )
 
-func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
+func TestMain(m *testing.M) {
+	talk.Parallel()
+	os.Exit(process.Main(m))
+}
 
 // patience ends a test that hangs; nothing is expected to take a fraction of it.
 const patience = 30 * time.Second
@@ -99,6 +104,9 @@ type subscriber struct {
 
 	subscribed chan struct{}
 	messages   chan message
+	// What it said of CONNACK and of the first SUBACK; set before subscribed or done is closed.
+	connack int
+	granted []int
 }
 
 // layout is one line a message: payloads in hex, so that every byte of them is seen.
@@ -118,6 +126,18 @@ func subWith(t *testing.T, p *process.Process, more string, args ...string) *sub
 
 // subAt is subWith at a broker that is named by mosquitto_sub's own arguments.
 func subAt(t *testing.T, where []string, more string, args ...string) *subscriber {
+	t.Helper()
+	s := startSub(t, where, more, args)
+	select {
+	case <-s.subscribed:
+	case <-s.done:
+		t.Fatalf("mosquitto_sub %v ended: %v\n%s", args, s.err, s.errs.Bytes())
+	}
+	return s
+}
+
+// startSub starts mosquitto_sub and ends it with the test.
+func startSub(t *testing.T, where []string, more string, args []string) *subscriber {
 	t.Helper()
 	s := &subscriber{t: t, done: make(chan struct{}), subscribed: make(chan struct{}), messages: make(chan message, 10_000)}
 	// stdbuf becomes mosquitto_sub, with what -d prints (SUBACK) on its way at the end of each line.
@@ -140,8 +160,13 @@ func subAt(t *testing.T, where []string, more string, args ...string) *subscribe
 		for lines.Scan() {
 			fields := strings.Split(lines.Text(), "\t")
 			switch {
+			case strings.Contains(lines.Text(), "received CONNACK ("):
+				s.connack = last(lines.Text(), "(")[0]
 			case strings.HasPrefix(lines.Text(), "Subscribed (mid: "):
-				once.Do(func() { close(s.subscribed) })
+				once.Do(func() {
+					s.granted = last(lines.Text(), ": ")
+					close(s.subscribed)
+				})
 			case fields[0] == "MESSAGE" && len(fields) == 6:
 				payload, err := hex.DecodeString(fields[4])
 				if err != nil {
@@ -152,12 +177,19 @@ func subAt(t *testing.T, where []string, more string, args ...string) *subscribe
 		}
 		s.err = s.cmd.Wait()
 	}()
-	select {
-	case <-s.subscribed:
-	case <-s.done:
-		t.Fatalf("mosquitto_sub %v ended: %v\n%s", args, s.err, s.errs.Bytes())
-	}
 	return s
+}
+
+// last are the numbers after the last mark of a line, with commas between them; -1 is none.
+func last(line, mark string) (numbers []int) {
+	for _, word := range strings.Split(line[strings.LastIndex(line, mark)+len(mark):], ", ") {
+		n, err := strconv.Atoi(strings.TrimRight(word, ")"))
+		if err != nil {
+			n = -1
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers
 }
 
 // next waits for the next message.

@@ -1,106 +1,174 @@
-// Goes through one plan of talk.Plan with MQTT.js and prints its talk.Report.
+// Does with MQTT.js what talk.Driver asks for: requests and answers are lines of JSON.
 'use strict'
+const crypto = require('crypto')
 const fs = require('fs')
 const net = require('net')
+const readline = require('readline')
 const mqtt = require('mqtt')
 
-const plan = JSON.parse(fs.readFileSync(0, 'utf8'))
-const five = plan.version === 5
-const random = Math.random().toString(16).slice(2)
+const connections = {}
+const say = what => process.stdout.write(JSON.stringify(what) + '\n')
+const file = name => name ? fs.readFileSync(name) : undefined
+const cut = o => Object.fromEntries(Object.entries(o).filter(([, v]) => v))
 
-function options (name, more) {
-  return Object.assign({
-    protocolVersion: plan.version, clientId: `${name}-${random}`, clean: true, reconnectPeriod: 0, connectTimeout: 20000,
-    username: plan.user, password: plan.password, ca: plan.ca && fs.readFileSync(plan.ca),
-    // Over WebSocket the options are the ws library's.
-    wsOptions: { ca: fs.readFileSync(plan.ca) },
-  }, more)
-}
-
-function dial (o) {
-  if (plan.transport === 'unix') {
-    return new mqtt.MqttClient(() => net.createConnection(plan.path), o)
+function userProperties (text) {
+  if (!text) return undefined
+  const all = {}
+  for (const pair of text.split(',')) {
+    const [name, value] = pair.split('=')
+    all[name] = all[name] === undefined ? value : [].concat(all[name], value)
   }
-  const scheme = plan.transport === 'tcp' ? 'mqtt' : plan.transport === 'tls' ? 'mqtts' : plan.transport
-  const path = plan.transport.startsWith('ws') ? '/mqtt' : ''
-  return mqtt.connect(`${scheme}://${plan.host}:${plan.port}${path}`, o)
+  return all
 }
 
-// connected is a client, or the code it was refused with.
-function connected (name, more) {
-  return new Promise((resolve, reject) => {
-    const client = dial(options(name, more))
-    client.on('connect', () => resolve(client))
-    client.on('error', err => err.code > 0 ? resolve(err.code) : reject(err))
-    client.on('packetreceive', p => { if (p.cmd === 'connack' && (p.reasonCode || p.returnCode)) resolve(p.reasonCode || p.returnCode) })
+// properties are those of a message that is published, or a will.
+function properties (m) {
+  return cut({
+    payloadFormatIndicator: m.Text, messageExpiryInterval: m.Expiry, contentType: m.ContentType, responseTopic: m.Response,
+    correlationData: m.Correlation && Buffer.from(m.Correlation), userProperties: userProperties(m.User), willDelayInterval: m.Delay,
   })
-}
-
-// subscribed is the code a filter is answered with.
-function subscribed (client, filter) {
-  return new Promise(resolve => {
-    client.on('packetreceive', p => { if (p.cmd === 'suback') resolve(p.granted[0].qos ?? p.granted[0]) })
-    client.subscribe(filter, { qos: plan.qos }, () => {})
-  })
-}
-
-function publish (client, topic, payload, o) {
-  return new Promise((resolve, reject) => client.publish(topic, payload, o, err => err ? reject(err) : resolve()))
 }
 
 function shown (p) {
   const q = p.properties || {}
   return {
-    topic: p.topic, payload: p.payload.toString(), qos: p.qos, retain: p.retain,
-    contentType: q.contentType || '', response: q.responseTopic || '', correlation: q.correlationData ? q.correlationData.toString() : '',
-    user: Object.entries(q.userProperties || {}).map(([k, v]) => `${k}=${v}`).join(), expiry: q.messageExpiryInterval > 0,
+    Topic: p.topic.toString(), Payload: p.payload.toString(), QoS: p.qos, Retain: p.retain,
+    Text: Boolean(q.payloadFormatIndicator), Expiry: q.messageExpiryInterval || 0, ContentType: q.contentType || '', Response: q.responseTopic || '',
+    Correlation: q.correlationData ? q.correlationData.toString() : '',
+    User: Object.entries(q.userProperties || {}).flatMap(([k, v]) => [].concat(v).map(v => `${k}=${v}`)).join(),
+    IDs: [].concat(q.subscriptionIdentifier || []).join(), Alias: q.topicAlias || 0,
   }
 }
 
-// messages gathers n messages of a client.
-function messages (client, n) {
-  const got = []
-  return new Promise(resolve => client.on('message', (topic, payload, packet) => {
-    if (got.push(shown(packet)) === n) resolve(got)
-  }))
+// Scram is the client's half of RFC 5802.
+class Scram {
+  constructor (c) {
+    this.c = c
+    this.hash = c.Method.replace('SCRAM-SHA-', 'sha')
+    this.bare = `n=${c.User},r=${crypto.randomBytes(18).toString('base64')}`
+  }
+
+  first () { return Buffer.from('n,,' + this.bare) }
+
+  final (challenge) {
+    const of = Object.fromEntries(challenge.toString().split(',').map(s => [s[0], s.slice(2)]))
+    const length = crypto.createHash(this.hash).digest().length
+    const salted = crypto.pbkdf2Sync(this.c.Password, Buffer.from(of.s, 'base64'), Number(of.i), length, this.hash)
+    const hmac = (key, text) => crypto.createHmac(this.hash, key).update(text).digest()
+    const key = hmac(salted, 'Client Key')
+    const without = `c=biws,r=${of.r}`
+    const all = [this.bare, challenge.toString(), without].join()
+    const signature = hmac(crypto.createHash(this.hash).update(key).digest(), all)
+    this.verifier = 'v=' + hmac(hmac(salted, 'Server Key'), all).toString('base64')
+    return Buffer.from(`${without},p=${Buffer.from(key.map((b, i) => b ^ signature[i])).toString('base64')}`)
+  }
 }
 
-async function main () {
-  const report = {}
-  const reader = await connected('reader')
-  const first = messages(reader, 2)
-  const got = messages(reader, 3)
-  report.granted = await subscribed(reader, `${plan.base}/#`)
-  report.denied = await subscribed(reader, 'shut/#')
-  const writer = await connected('writer', { will: { topic: `${plan.base}/will`, payload: Buffer.from('gone'), qos: plan.qos } })
-  writer.on('error', () => {})
-  await publish(writer, `${plan.base}/a`, 'one', {
-    qos: plan.qos,
-    properties: five
-      ? { contentType: 'text/plain', responseTopic: 'open/answers', correlationData: Buffer.from('id-7'), userProperties: { name: 'one' }, messageExpiryInterval: 3600 }
-      : undefined,
-  })
-  await publish(writer, `${plan.base}/kept`, 'two', { qos: plan.qos, retain: true })
-  await first // what was published with QoS 0 too
-  const late = await connected('late')
-  const kept = messages(late, 1)
-  await subscribed(late, `${plan.base}/kept`)
-  report.kept = (await kept)[0]
-  writer.stream.destroy()
-  report.got = await got
-  const denied = await connected('denied')
-  report.refused = await new Promise(resolve => {
-    denied.on('packetreceive', p => { if (p.cmd === 'puback') resolve(p.reasonCode) })
-    denied.on('close', () => resolve(-1))
-    denied.on('error', () => {})
-    denied.publish('shut/x', 'no', { qos: 1 }, () => {})
-  })
-  report.wrong = await connected('wrong', { password: 'wrong password' })
-  process.stdout.write(JSON.stringify(report) + '\n')
-  process.exit(0)
+function dial (c, o) {
+  if (c.Transport === 'unix') return new mqtt.MqttClient(() => net.createConnection(c.Path), o)
+  const scheme = { tcp: 'mqtt', tls: 'mqtts' }[c.Transport] || c.Transport
+  return mqtt.connect(`${scheme}://${c.Host}:${c.Port}${c.Transport.startsWith('ws') ? '/mqtt' : ''}`, o)
 }
 
-main().catch(err => {
-  console.error(err)
-  process.exit(1)
+function connect (name, c) {
+  const five = c.Version === 5
+  const scram = c.Method && new Scram(c)
+  const secrets = { ca: file(c.CA), cert: file(c.Cert), key: file(c.Key) }
+  const o = cut({
+    protocolVersion: c.Version, keepalive: c.KeepAlive, connectTimeout: 20000, username: c.User, password: c.Password,
+    ...secrets, wsOptions: secrets, // over WebSocket they are the ws library's
+  })
+  Object.assign(o, { clientId: c.ClientID, clean: c.Clean, reconnectPeriod: 0, autoAssignTopicAlias: c.AssignAliases })
+  if (scram) {
+    delete o.username
+    delete o.password
+  }
+  if (five) {
+    o.properties = cut({
+      sessionExpiryInterval: c.Expiry, receiveMaximum: c.ReceiveMaximum, maximumPacketSize: c.MaximumPacketSize,
+      topicAliasMaximum: c.TopicAliasMaximum, requestResponseInformation: c.RequestResponse,
+      authenticationMethod: c.Method, authenticationData: scram && scram.first(),
+    })
+    if (c.NoProblem) o.properties.requestProblemInformation = false
+  }
+  if (c.Will) {
+    o.will = { topic: c.Will.Topic, payload: Buffer.from(c.Will.Payload), qos: c.Will.QoS, retain: c.Will.Retain, properties: five ? properties(c.Will) : undefined }
+  }
+  return new Promise((resolve, reject) => {
+    const client = dial(c, o)
+    const conn = connections[name] = { client, held: false, waiting: [], why: {}, bare: {} }
+    client.handleMessage = (packet, done) => conn.held ? conn.waiting.push(done) : done()
+    client.handleAuth = (packet, done) => done(null, {
+      cmd: 'auth', reasonCode: 0x18, properties: { authenticationMethod: c.Method, authenticationData: scram.final(packet.properties.authenticationData) },
+    })
+    // As they come, with their aliases.
+    client.on('packetreceive', p => { if (p.cmd === 'publish') say({ Conn: name, Message: shown(p) }) })
+    client.on('packetreceive', p => {
+      if (p.cmd === 'puback' || p.cmd === 'pubrec') conn.why[p.messageId] = { Code: p.reasonCode || 0, Reason: (p.properties && p.properties.reasonString) || '' }
+    })
+    client.on('packetsend', p => { if (p.cmd === 'publish') conn.bare[p.messageId] = p.topic === '' ? p.properties.topicAlias : 0 })
+    client.on('disconnect', p => { conn.reason = { Code: p.reasonCode, Reason: (p.properties && p.properties.reasonString) || '' } })
+    client.on('close', () => {
+      say({ Conn: name, Closed: conn.reason || { Code: -1 } })
+      resolve({ Code: -1 })
+      for (const end of conn.ends || []) end()
+    })
+    client.on('error', err => { conn.error = String(err); if (!(err.code > 0)) resolve({ Code: -1, Reason: String(err) }) })
+    client.on('packetreceive', p => {
+      if (p.cmd !== 'connack') return
+      const q = p.properties || {}
+      const answer = {
+        Code: p.reasonCode || p.returnCode || 0, Reason: q.reasonString || '', Present: p.sessionPresent, Assigned: q.assignedClientIdentifier || '',
+        Response: q.responseInformation || '', KeepAlive: q.serverKeepAlive || 0, Receive: q.receiveMaximum || 0, Packet: q.maximumPacketSize || 0,
+        Aliases: q.topicAliasMaximum || 0,
+      }
+      if (scram && !answer.Code && q.authenticationData.toString() !== scram.verifier) reject(new Error('the server does not know the password'))
+      if (answer.Code || !c.Filters) return resolve(answer)
+      client.once('connect', () => subscribe(client, c).then(codes => resolve({ ...answer, Codes: codes }), reject))
+    })
+  })
+}
+
+function subscribe (client, c) {
+  return new Promise(resolve => {
+    client.on('packetreceive', p => { if (p.cmd === 'suback') resolve(p.granted.map(g => g.qos ?? g)) })
+    const filters = Object.fromEntries(c.Filters.map(f => [f.Filter, { qos: f.QoS, nl: f.NoLocal, rap: f.AsPublished, rh: f.Handling }]))
+    client.subscribe(filters, c.SubscriptionID ? { properties: { subscriptionIdentifier: c.SubscriptionID } } : {}, () => {})
+  })
+}
+
+function publish (conn, m, payloads) {
+  const five = conn.client.options.protocolVersion === 5
+  return Promise.all(payloads.map((payload, i) => new Promise(resolve => {
+    const o = { qos: m.QoS, retain: m.Retain, properties: five ? { ...properties(m), ...cut({ topicAlias: m.Alias }) } : undefined }
+    const ended = () => resolve({ Code: -1, Reason: conn.error || '' })
+    ;(conn.ends ||= new Set()).add(ended)
+    conn.client.publish(m.Alias && i ? '' : m.Topic, payload, o, (err, p) => {
+      conn.ends.delete(ended)
+      // The packet of the callback is the publish.
+      const why = p && conn.why[p.messageId]
+      resolve(why && why.Code ? why : err ? { Code: err.code > 0 ? err.code : -1, Reason: String(err) } : { Code: 0, Aliases: (p && conn.bare[p.messageId]) || 0 })
+    })
+  })))
+}
+
+const ways = {
+  connect: async r => [await connect(r.Conn, r.Connect)],
+  publish: r => publish(connections[r.Conn], r.Message, r.Payloads),
+  hold: async r => { connections[r.Conn].held = true },
+  go: async r => {
+    const c = connections[r.Conn]
+    c.held = false
+    for (const done of c.waiting.splice(0)) done()
+  },
+  leave: r => new Promise(resolve => connections[r.Conn].client.end(false, {}, resolve)),
+  will: r => new Promise(resolve => connections[r.Conn].client.end(false, { reasonCode: 4 }, resolve)),
+  kill: async r => { connections[r.Conn].client.stream.destroy() },
+}
+
+const requests = readline.createInterface({ input: process.stdin })
+requests.on('line', line => {
+  const r = JSON.parse(line)
+  ways[r.Do](r).then(answers => say({ ID: r.ID, Answers: answers }), err => say({ ID: r.ID, Error: String(err.stack) }))
 })
+requests.on('close', () => process.exit(0))

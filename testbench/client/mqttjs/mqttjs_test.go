@@ -10,6 +10,11 @@ import (
 	"millrace/testbench/lane"
 )
 
+func TestMain(m *testing.M) {
+	talk.Parallel()
+	os.Exit(m.Run())
+}
+
 func TestTalk(t *testing.T) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -17,5 +22,9 @@ func TestTalk(t *testing.T) {
 	}
 	dir := filepath.Join(cache, "millrace-test", "mqttjs")
 	node := lane.Need(t, "node", filepath.Join(dir, "complete"))[0]
-	talk.Run(t, []string{node, "drive.js"}, []string{"NODE_PATH=" + filepath.Join(dir, "node_modules")}, talk.Transports)
+	d := talk.Drive(t, []string{node, "drive.js"}, []string{"NODE_PATH=" + filepath.Join(dir, "node_modules")})
+	talk.Run(t, &talk.Client{
+		Name: "MQTT.js", Transports: talk.Transports, Versions: []int{4, 5}, Dial: d.Dial,
+		Lacks: map[string]string{talk.Window: "reads no message before it has acknowledged the last one"},
+	})
 }

@@ -2,12 +2,22 @@
 package pahopython
 
 import (
+	"os"
 	"testing"
 
 	"millrace/testbench/client/python"
 	"millrace/testbench/client/talk"
 )
 
+func TestMain(m *testing.M) {
+	talk.Parallel()
+	os.Exit(m.Run())
+}
+
 func TestTalk(t *testing.T) {
-	talk.Run(t, []string{python.Need(t), "drive.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"}, talk.Transports)
+	d := talk.Drive(t, []string{python.Need(t), "drive.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"})
+	talk.Run(t, &talk.Client{
+		Name: "paho-mqtt (Python)", Transports: talk.Transports, Versions: []int{4, 5}, Dial: d.Dial,
+		Lacks: map[string]string{talk.Auth: "has no AUTH packet", talk.Assigns: "assigns none"},
+	})
 }

@@ -1,0 +1,204 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"millrace/broker/disk"
+	"millrace/broker/record"
+)
+
+// endName is the file that says how the life of a board goes on, and so how the last one ended.
+const endName = "life.json"
+
+// endMax bounds what is read of it.
+const endMax = 64 << 10
+
+// EventsTopic is where a board tells what happened to it. It is internal: no client writes there, and no MQTT subscriber gets it
+// with "#".
+const EventsTopic = "__millrace_events"
+
+// What became of the last life of a board.
+const (
+	EndClean    = "clean"    // it was stopped
+	EndCrash    = "crash"    // the process ended and the machine did not: killed, or out of memory
+	EndHung     = "hung"     // it stood still, and the watchdogs were not fed
+	EndWatchdog = "watchdog" // the machine was reset by its watchdog, and nobody knew why
+	EndReset    = "reset"    // the machine went down: power, or a reset
+	EndUnknown  = "unknown"  // the first start, or nothing is left that would tell
+)
+
+// End is how the last life of a board ended.
+type End struct {
+	How string `json:"how"`
+	// Why says what stood still, for EndHung.
+	Why string `json:"why,omitempty"`
+	// Hardware is what the watchdog device says of the machine's last reset: "watchdog", "power under", …; "" nothing.
+	Hardware string `json:"hardware,omitempty"`
+	// BeganMS is when that life began, by the clock it had, ms; 0 where that is not known.
+	BeganMS int64 `json:"began,omitempty"`
+}
+
+// lifeState is the content of the file, JSON with a checksum on a line of its own.
+type lifeState struct {
+	State   string `json:"state"` // "running", "stopped" or "hung"
+	Why     string `json:"why,omitempty"`
+	Boot    string `json:"boot"`
+	BeganMS int64  `json:"began"`
+}
+
+// openEnd finds out how the last life ended, and begins this one. A file that is not there, or not readable, says nothing
+// and stops nobody.
+func (b *Broker) openEnd(context.Context) error {
+	name := filepath.Join(b.dir(), endName)
+	last, err := readLife(b.config.FS, name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.log.Warn("how the last life ended is not known", "err", err)
+	}
+	b.end = endOf(last, err == nil, b.config.Boot, b.config.Reset)
+	life := lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.config.Now().UnixMilli()}
+	b.writeLife(life)
+	hung := func(why error) {
+		b.writeLife(lifeState{State: "hung", Why: why.Error(), Boot: life.Boot, BeganMS: life.BeganMS})
+	}
+	b.hung.Store(&hung)
+	b.owns(func() error {
+		b.hung.Store(nil)
+		life.State = "stopped"
+		b.writeLife(life)
+		return nil
+	})
+	switch b.end.How {
+	case EndClean, EndUnknown:
+	default:
+		b.log.Error("the last life of this board did not end well", "how", b.end.How, "why", b.end.Why, "hardware", b.end.Hardware)
+	}
+	return nil
+}
+
+// endOf says how a life ended whose last state is known, when another begins.
+func endOf(last lifeState, known bool, boot, hardware string) End {
+	e := End{How: EndUnknown, Hardware: hardware}
+	if !known {
+		return e
+	}
+	e.BeganMS = last.BeganMS
+	switch same := boot != "" && boot == last.Boot; {
+	case last.State == "stopped":
+		e.How, e.Hardware = EndClean, ""
+	case last.State == "hung":
+		e.How, e.Why = EndHung, last.Why
+	case same:
+		e.How, e.Hardware = EndCrash, ""
+	case hardware == "watchdog":
+		e.How = EndWatchdog
+	default:
+		e.How = EndReset
+	}
+	return e
+}
+
+func readLife(fsys disk.FS, name string) (l lifeState, err error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return l, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return l, err
+	}
+	raw := make([]byte, min(info.Size(), endMax))
+	if _, err := f.ReadAt(raw, 0); err != nil {
+		return l, fmt.Errorf("%s: %w", name, err)
+	}
+	at := max(0, bytes.LastIndex(raw, []byte("checksum=")))
+	if body := raw[:at]; !bytes.Equal(raw, appendChecksum(bytes.Clone(body))) {
+		return l, fmt.Errorf("%s: the checksum does not fit the text", name)
+	}
+	if err := json.Unmarshal(raw[:at], &l); err != nil {
+		return l, fmt.Errorf("%s: %w", name, err)
+	}
+	switch l.State {
+	case "running", "stopped", "hung":
+		return l, nil
+	}
+	return l, fmt.Errorf("%s: state %q", name, l.State)
+}
+
+// writeLife is quick to give up: the file explains, and nothing depends on it.
+func (b *Broker) writeLife(l lifeState) {
+	b.writingLife.Lock()
+	defer b.writingLife.Unlock()
+	text, err := json.Marshal(l)
+	if err == nil {
+		err = writeWhole(b.config.FS, filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
+	}
+	if err != nil {
+		b.log.Warn("the state of this life is not written: the next start will not know how it ended", "err", err)
+	}
+}
+
+// event is a record of EventsTopic.
+type event struct {
+	Event   string `json:"event"` // "start"
+	AtMS    int64  `json:"at"`
+	Node    int32  `json:"node"`
+	Version string `json:"version,omitempty"`
+	Last    End    `json:"last"`
+}
+
+// retryEvent is the time between two tries to publish an event that had no room.
+const retryEvent = time.Minute
+
+// openEvents publishes how the last life ended, where it did not end well: once, as soon as there is room for a record.
+func (b *Broker) openEvents(context.Context) error {
+	if b.end.How == EndClean || b.end.How == EndUnknown {
+		return nil
+	}
+	value, err := json.Marshal(event{"start", b.config.Now().UnixMilli(), b.meta.NodeID, b.config.Version, b.end})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			done := make(chan error, 1)
+			b.appendKeyed(ctx, EventsTopic, record.Record{Key: []byte("start"), Value: value}, func(err error) { done <- err })
+			select {
+			case err := <-done:
+				if err == nil {
+					return
+				}
+				b.log.Warn("an event is not published; tried again", "topic", EventsTopic, "err", err, "after", retryEvent)
+			case <-ctx.Done():
+				return
+			}
+			wait := time.NewTimer(retryEvent)
+			select {
+			case <-wait.C:
+			case <-ctx.Done():
+				wait.Stop()
+				return
+			}
+		}
+	}()
+	b.owns(func() error {
+		stop()
+		<-ended
+		return nil
+	})
+	return nil
+}
+
+// End says how the last life of this board ended.
+func (b *Broker) End() End { return b.end }
