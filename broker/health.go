@@ -24,10 +24,12 @@ type vitals struct {
 	*health.Monitor
 	canary *canary.Canary
 	path   *health.Part // beats for the canary
-	steps  atomic.Int64 // operations of the disk, where a watchdog waits
-	still  time.Duration
-	doors  []net.Listener
-	ends   []func() // of the doors as parts
+	// uncounted is the disk for what shows no progress: that the board stands still is written down with it.
+	uncounted disk.FS
+	steps     atomic.Int64 // operations of the disk, where a watchdog waits
+	still     time.Duration
+	doors     []net.Listener
+	ends      []func() // of the doors as parts
 	// started ends the start as a part; stop ends the feeding. Both may be called again.
 	started, stop func()
 }
@@ -47,6 +49,7 @@ func (b *Broker) openVitals(context.Context) error {
 		Interval: b.config.Settings.Watchdog.Interval, Alive: func() { b.vitals.path.Beat() },
 		NowMS: func() int64 { return b.pulse.Now() }, Logger: b.log.With("component", "canary"),
 	})
+	b.vitals.uncounted = b.config.FS
 	if len(b.config.Watchdogs) == 0 {
 		b.vitals.started, b.vitals.stop = func() {}, func() {}
 		return nil
