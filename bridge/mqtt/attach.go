@@ -25,9 +25,9 @@ func (ss *session) ownerHeaders() []record.Header {
 	return []record.Header{{Key: ownerHeader, Value: []byte(ss.owner)}}
 }
 
-// yields says whether a client may have the session. Under life.
-func (ss *session) yields(c *client) bool {
-	return ss.owner == "" || ss.owner == auth.Anonymous || ss.owner == c.who.Principal
+// yields says whether a client may have a session of owner's.
+func yields(owner auth.Principal, c *client) bool {
+	return owner == "" || owner == auth.Anonymous || owner == c.who.Principal
 }
 
 // attach gives the client its session: the one its id has [MQTT-3.1.3-2], or a new one [MQTT-3.1.2-4] [MQTT-3.1.2-5]
@@ -38,12 +38,19 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	s.life.Lock()
 	defer s.life.Unlock()
 	var old *session
-	for old = s.sessions[c.id]; old != nil; old = s.sessions[c.id] {
-		if !old.yields(c) {
-			return false, errOwner
+	ends := clean // the session that was
+	for {
+		var over bool
+		if old, over, err = s.known(c); err != nil {
+			return false, err
 		}
+		if old == nil {
+			break
+		}
+		ends = ends || over
+		over = over || clean
 		c.before = s.takeOver(old)
-		if old = s.sessions[c.id]; old == nil || !clean {
+		if old = s.sessions[c.id]; old == nil || !over {
 			break
 		}
 		s.forget(old)
@@ -60,20 +67,17 @@ func (s *Server) attach(c *client, clean bool) (present bool, err error) {
 	}
 	ss := old
 	if ss == nil {
-		if len(s.sessions) >= s.cfg.MaxSessions {
+		if len(s.sessions)+len(s.resting.all) >= s.cfg.MaxSessions || !s.cfg.State.TryAcquire(sessionCost(c.id)) {
 			return false, errSessions
 		}
 		ss = newSession(s, c.id)
-		ss.cost = sessionCost(c.id)
-		if !s.cfg.State.TryAcquire(ss.cost) {
-			return false, errSessions
-		}
+		s.charge(ss, sessionCost(c.id))
 		s.sessions[c.id] = ss
 	} else {
 		s.deadlines.cancel(ss.expires)
 	}
 	s.connect(ss, c)
-	s.wills.settle(c, clean)
+	s.wills.settle(c, ends)
 	return old != nil, nil
 }
 
@@ -170,8 +174,9 @@ func (s *Server) forget(ss *session) {
 	s.deadlines.cancel(ss.expires)
 	if s.sessions[ss.id] == ss {
 		delete(s.sessions, ss.id)
-		s.cfg.State.Release(ss.cost + ss.away)
-		ss.cost, ss.away = 0, 0
+		s.charge(ss, -ss.cost)
+		s.cfg.State.Release(ss.away)
+		ss.away = 0
 		ss.unreleased.end()
 		ss.mu.Lock()
 		shared := ss.shared()
@@ -184,8 +189,8 @@ func (s *Server) forget(ss *session) {
 	}
 }
 
-// What is remembered costs about this much memory, in bytes: a session; a subscription, which is also in the index; one
-// partition of the cursor of a session that is away; a retained message's place in the index.
+// What is remembered costs about this much memory, in bytes: a session that does not rest; a subscription of it, which is
+// also in the index; one partition of the cursor of one without a connection; a retained message's place in the index.
 func sessionCost(id string) int64     { return 960 + 2*int64(len(id)) }
 func filterCost(filter string) int64  { return 320 + 2*int64(len(filter)) }
 func retainedCost(topic string) int64 { return 160 + int64(len(topic)) }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -87,38 +86,6 @@ func TestWhatRetentionTookIsCountedAndLogged(t *testing.T) {
 		}
 	})
 }
-
-// The memory of sessions without a connection, with one subscription each: the figure in the README.
-func TestWhatAnOfflineSessionCosts(t *testing.T) {
-	if testing.Short() {
-		t.Skip("ten thousand clients")
-	}
-	const sessions = 10_000
-	story(t, func(w *world) {
-		w.log.Produce("mqtt", 0, rec("so that there is a partition to have a place in"))
-		for i := range sessions {
-			p := w.connect(packet.V311, fmt.Sprintf("device-%05d", i), keep).send(sub(1, fmt.Sprintf("cmd/device-%05d", i)))
-			p.wants("connack 0x00", "suback 1 [0x01]")
-			p.send(&packet.Disconnect{})
-			p.wants("closed")
-			p.conn.Close()
-		}
-		if err := w.s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		w.s = nil
-		before := heap()
-		w.server()
-		each := (heap() - before) / sessions
-		t.Logf("%d bytes for each of %d sessions with one subscription", each, sessions)
-		if each > offlineMax {
-			t.Errorf("%d bytes for a session with one subscription, want %d at most", each, offlineMax)
-		}
-		runtime.KeepAlive(w)
-	})
-}
-
-const offlineMax = 900
 
 // What a plain reading of the log delivers is delivered when the log is asked first what is where: whoever wrote it, and
 // whatever its topic is made of. The second session has the same filters, and one that nothing matches and that wants all.

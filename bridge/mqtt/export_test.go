@@ -36,3 +36,26 @@ func WaitScanned(s *Server, topic string, index int32) {
 
 // aGroup finds a group of any name.
 func aGroup(key string) *group { return &group{key: key} }
+
+// Resting returns how many sessions rest, and how many there are that do not.
+func Resting(s *Server) (resting, others int) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	return len(s.resting.all), len(s.sessions)
+}
+
+// HoldSession is what a connection that is ending may still do with the session of that identifier: take a publish of QoS 2,
+// and write.
+func HoldSession(s *Server, id string) (publish, write func() error) {
+	s.life.Lock()
+	defer s.life.Unlock()
+	ss := s.sessions[id]
+	publish = func() (err error) {
+		if ss.unreleased.begin(9, func(e error) { err = e }) {
+			ss.unreleased.land(9, errSessionOver)
+			return nil
+		}
+		return err
+	}
+	return publish, func() error { return s.store.wait(s.store.put, ss) }
+}

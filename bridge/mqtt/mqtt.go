@@ -142,7 +142,9 @@ type Server struct {
 	// life serialises attaching, detaching and expiring sessions. Lock order: life, stream.mu, group.mu, session.mu,
 	// index.mu, output.mu.
 	life     sync.Mutex
-	sessions map[string]*session
+	sessions map[string]*session // but those that rest
+	resting  resting
+	awake    int64             // of the State budget, what sessions hold
 	groups   map[string]*group // by the whole filter
 
 	creating sync.Mutex // one topic is made at a time; taken after life
@@ -191,6 +193,7 @@ func New(cfg Config) (*Server, error) {
 	s.outlets.size = cfg.Output.Size()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.deadlines = newDeadlines(s.cfg.Now, s.cfg.After)
+	s.resting = resting{s: s, all: make(map[string]string), begun: s.cfg.Now()}
 	s.sys = &sys{s: s, begun: s.cfg.Now()}
 	s.index.sysAdded = s.sys.arm
 	s.streams = newStreams(s)

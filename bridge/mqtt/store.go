@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"millrace/broker/auth"
 	"millrace/broker/record"
@@ -209,9 +210,18 @@ func (o *store) wait(write func(*session, func(error)), ss *session) error {
 	return <-c
 }
 
-// logged is a done for writes nobody waits for: after an error the session is dirty, so the next checkpoint tries again.
+// logged is a done for writes nobody waits for: after an error the session is dirty, so the next checkpoint tries again;
+// otherwise it may rest, where it has no connection.
 func (o *store) logged(ss *session) func(error) {
 	return func(err error) {
+		if err == nil {
+			ss.mu.Lock()
+			away := ss.client == nil
+			ss.mu.Unlock()
+			if away {
+				o.s.resting.soon(ss)
+			}
+		}
 		if err != nil && !errors.Is(err, errSessionOver) {
 			ss.mu.Lock()
 			ss.dirty = true
@@ -226,13 +236,7 @@ func (o *store) load() error {
 	if !ok {
 		return nil
 	}
-	known, groups, wills := make(map[string]*remembered), make(map[string][]byte), make(map[string]*will)
-	of := func(client string) *remembered {
-		if known[client] == nil {
-			known[client] = new(remembered)
-		}
-		return known[client]
-	}
+	known, groups, wills := make(map[string]remembered), make(map[string][]byte), make(map[string]*will)
 	if err := scanAll(p, func(r *record.Record) {
 		if key, ok := strings.CutPrefix(string(r.Key), keyGroup); ok {
 			if groups[key] = slices.Clone(r.Value); r.Value == nil {
@@ -245,21 +249,27 @@ func (o *store) load() error {
 			o.s.wills.read(wills, client, r)
 			return
 		}
-		switch m := of(client); {
+		m := known[client]
+		switch {
 		case !beside:
-			m.session, m.owner = slices.Clone(r.Value), ""
+			m.session, m.owner = string(r.Value), ""
 			for _, h := range r.Headers {
 				if h.Key == ownerHeader {
-					m.owner = auth.Principal(h.Value)
+					m.owner = unique.Make(auth.Principal(h.Value)).Value() // few own many
 				}
 			}
 		case kind == keyDeliveries[1:]:
-			m.table = slices.Clone(r.Value)
+			m.beside().table = slices.Clone(r.Value)
 		case len(kind) == 3 && kind[:1] == keyArrival[1:]:
-			m.arrival(binary.BigEndian.Uint16([]byte(kind[1:])), r.Value != nil)
+			m.beside().arrival(binary.BigEndian.Uint16([]byte(kind[1:])), r.Value != nil)
 		}
-		if of(client).nothing() {
+		if m.more != nil && m.more.table == nil && len(m.more.ids) == 0 {
+			m.more = nil
+		}
+		if m == (remembered{}) {
 			delete(known, client)
+		} else {
+			known[client] = m
 		}
 	}); err != nil {
 		return err
@@ -268,25 +278,40 @@ func (o *store) load() error {
 	defer o.s.life.Unlock()
 	o.restoreGroups(groups)
 	for id, m := range known {
+		known[id] = remembered{} // what it held goes as what rests comes
 		o.restore(id, m)
 	}
 	o.settleGroups(groups)
+	for _, ss := range o.s.sessions {
+		o.s.rest(ss)
+	}
 	for _, w := range wills {
 		o.s.wills.restore(w)
 	}
 	return nil
 }
 
-// remembered is what the log has of one client.
+// remembered is what the log has of one client. There is one for each while the log is read: it is small.
 type remembered struct {
-	session, table []byte // nil: none
-	owner          auth.Principal
-	ids            []uint16
+	session string // its record; empty: none
+	owner   auth.Principal
+	more    *besides // nil: nothing
 }
 
-func (m *remembered) nothing() bool { return m.session == nil && m.table == nil && len(m.ids) == 0 }
+// besides are the records beside a session's.
+type besides struct {
+	table []byte // nil: none
+	ids   []uint16
+}
 
-func (m *remembered) arrival(id uint16, there bool) {
+func (m *remembered) beside() *besides {
+	if m.more == nil {
+		m.more = new(besides)
+	}
+	return m.more
+}
+
+func (m *besides) arrival(id uint16, there bool) {
 	i, known := slices.BinarySearch(m.ids, id)
 	switch {
 	case there && !known:
@@ -297,13 +322,14 @@ func (m *remembered) arrival(id uint16, there bool) {
 }
 
 // restore makes the session again that the log remembers. Under life.
-func (o *store) restore(id string, m *remembered) {
+func (o *store) restore(id string, m remembered) {
+	more := m.beside()
 	ss := newSession(o.s, id)
 	ss.stored, ss.keeps, ss.owner = true, true, m.owner
-	ss.exact.table = m.table != nil
-	if m.session == nil {
+	ss.exact.table = more.table != nil
+	if m.session == "" {
 		// A crash came between its end and that of what is its, or before its beginning: nobody was promised anything.
-		for _, id := range m.ids {
+		for _, id := range more.ids {
 			ss.unreleased.load(id)
 		}
 		ss.unreleased.end()
@@ -311,27 +337,28 @@ func (o *store) restore(id string, m *remembered) {
 		return
 	}
 	find := finder{o.s.streams.find, o.s.group}
-	away, err := decodeSession(m.session, ss, find)
-	if err == nil && m.table != nil {
-		err = decodeTable(m.table, ss, find)
+	away, err := decodeSession([]byte(m.session), ss, find)
+	if err == nil && more.table != nil {
+		err = decodeTable(more.table, ss, find)
 	}
 	if err != nil {
 		// Half a session would lose messages silently; without one the client hears that it has none.
 		o.s.log.Error("mqtt: session dropped", "client", id, "error", err)
 		return
 	}
-	for _, id := range m.ids {
+	for _, id := range more.ids {
 		ss.unreleased.load(id)
 	}
-	ss.cost = sessionCost(id)
+	cost := sessionCost(id)
 	for _, sub := range ss.subs {
-		ss.cost += filterCost(sub.filter)
+		cost += filterCost(sub.filter)
 		if _, _, shared := shareOf(sub.filter); shared {
 			sub.group = o.s.group(sub.filter)
 			sub.group.count(sub)
 		}
 	}
-	o.s.cfg.State.Overdraw(ss.cost) // it was acknowledged: it is kept whatever the limit says now
+	o.s.cfg.State.Overdraw(cost) // it was acknowledged: it is kept whatever the limit says now
+	o.s.charge(ss, cost)
 	ss.restCost()
 	o.s.sessions[id] = ss
 	since := o.s.cfg.Now()
@@ -339,6 +366,9 @@ func (o *store) restore(id string, m *remembered) {
 		since = time.UnixMilli(away)
 	}
 	o.s.expireLater(ss, since)
+	if !slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.group != nil }) {
+		o.s.rest(ss) // else settleGroups has to look at it first
+	}
 }
 
 // checkpointLater writes the cursors of sessions that moved, every CheckpointInterval, and forgets deleted topics.
@@ -346,17 +376,24 @@ func (s *Server) checkpointLater() {
 	s.deadlines.at(s.cfg.Now().Add(s.cfg.CheckpointInterval), func() {
 		s.life.Lock()
 		swept := s.streams.sweep()
-		var moved []*session
+		var moved, away []*session
 		for _, ss := range s.sessions {
 			ss.mu.Lock()
 			if swept {
 				ss.forgetGone()
 			}
-			if ss.dirty && ss.stored {
+			switch {
+			case ss.dirty && ss.stored:
 				moved = append(moved, ss)
+			case ss.client == nil: // what kept it from resting may be over
+				away = append(away, ss)
 			}
 			ss.mu.Unlock()
 		}
+		for _, ss := range away {
+			s.rest(ss)
+		}
+		s.resting.sweep() // of those that were away when the server started the clock may have been set meanwhile
 		for _, ss := range moved {
 			s.store.put(ss, s.store.logged(ss))
 		}

@@ -208,7 +208,7 @@ func (c *client) enter(sub *subscription, i int, shared bool) packet.Reason {
 				return reason
 			}
 		}
-		ss.cost += filterCost(sub.filter)
+		c.s.charge(ss, filterCost(sub.filter))
 	}
 	if !shared {
 		c.s.index.add(sub)
@@ -278,7 +278,6 @@ func (c *client) unsubscribe(filter string) bool {
 	} else {
 		c.s.index.remove(old)
 	}
-	c.s.cfg.State.Release(filterCost(filter))
-	ss.cost -= filterCost(filter)
+	c.s.charge(ss, -filterCost(filter))
 	return true
 }

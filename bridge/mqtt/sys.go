@@ -184,6 +184,7 @@ func (y *sys) figures() []figure {
 	s := y.s
 	var clients, connected, subscriptions, shared int64
 	s.life.Lock()
+	clients, subscriptions, shared = int64(len(s.resting.all)), s.resting.subs, s.resting.shared
 	for _, ss := range s.sessions {
 		clients++
 		ss.mu.Lock()

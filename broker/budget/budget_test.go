@@ -226,6 +226,10 @@ Anonymous:             0 kB
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("CleanPages = %#x, %v; want %#x", got, err, want)
 	}
+	made := strings.ReplaceAll(smaps, "  12 kB", "   0 kB")
+	if got, err = CleanPages(strings.NewReader(made), "/usr/bin/mill race"); err != nil || len(got) != 0 {
+		t.Errorf("of a text that counts nothing: %#x, %v", got, err)
+	}
 	if _, err := CleanPages(strings.NewReader("zz-10 r-xp 0 b3:02 1 /x\n"), "/x"); err == nil {
 		t.Error("nonsense was taken for a mapping")
 	}

@@ -54,9 +54,11 @@ func BinaryPages(maps io.Reader, exe string) (int64, error) {
 type Range struct{ Start, Size uint64 }
 
 // CleanPages are the mappings of the executable exe in a /proc/self/smaps text (proc_pid_smaps(5)) that hold nothing but
-// what is in its file: they cannot be written, and no page of them ever was (a linker may have written some first).
+// what is in its file: they cannot be written, and no page of them ever was (a linker may have written some first). A text
+// in which the process has written nowhere at all is not the kernel's (emulators and sandboxes make one up): then there are none.
 func CleanPages(smaps io.Reader, exe string) ([]Range, error) {
 	var clean []Range
+	counted := false
 	var at *mapping // the one whose lines are being read, nil when it is of no interest
 	lines := bufio.NewScanner(smaps)
 	for lines.Scan() {
@@ -71,12 +73,17 @@ func CleanPages(smaps io.Reader, exe string) ([]Range, error) {
 		if strings.ContainsAny(name, " -") { // the first line of another mapping
 			at = nil
 		}
-		if at == nil || at.writable || name != "Anonymous" {
+		if name != "Anonymous" {
 			continue
 		}
-		if strings.TrimSpace(value) == "0 kB" {
+		if strings.TrimSpace(value) != "0 kB" {
+			counted = true
+		} else if at != nil && !at.writable {
 			clean = append(clean, Range{at.start, at.end - at.start})
 		}
+	}
+	if !counted {
+		return nil, lines.Err()
 	}
 	return clean, lines.Err()
 }
