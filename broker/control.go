@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -217,32 +218,8 @@ func Ask(ctx context.Context, dir, what string) ([]byte, error) {
 	case !running:
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
 	}
-	client := http.Client{Timeout: controlTimeout, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			at, err := os.Open(dir)
-			if err != nil {
-				return nil, err
-			}
-			var d net.Dialer
-			c, err := d.DialContext(ctx, "unix", within(at))
-			return c, errors.Join(err, at.Close())
-		},
-	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "http", Host: "board", Path: "/" + what}).String(), nil)
+	answer, body, err := question(ctx, dir, what)
 	if err != nil {
-		return nil, err
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		var inner *url.Error
-		if errors.As(err, &inner) {
-			err = inner.Err
-		}
-		return nil, fmt.Errorf("%s: %w: %w", dir, ErrSilent, err)
-	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, controlMax+1))
-	if err := errors.Join(err, answer.Body.Close()); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", dir, ErrSilent, err)
 	}
 	switch {
@@ -252,6 +229,32 @@ func Ask(ctx context.Context, dir, what string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: more than %d bytes", what, controlMax)
 	}
 	return body, nil
+}
+
+// question asks by hand: the library's client can do much that a socket on this machine has no use for, and weighs a megabyte.
+func question(ctx context.Context, dir, what string) (answer *http.Response, body []byte, err error) {
+	at, err := os.Open(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	d := net.Dialer{Timeout: controlTimeout}
+	c, err := d.DialContext(ctx, "unix", within(at))
+	if err := errors.Join(err, at.Close()); err != nil {
+		return nil, nil, err
+	}
+	defer c.Close() // all was read, or nothing can be
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := c.SetDeadline(time.Now().Add(controlTimeout)); err != nil {
+		return nil, nil, err
+	}
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: board\r\nConnection: close\r\n\r\n", (&url.URL{Path: "/" + what}).EscapedPath()); err != nil {
+		return nil, nil, err
+	}
+	if answer, err = http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+		return nil, nil, err
+	}
+	body, err = io.ReadAll(io.LimitReader(answer.Body, controlMax+1))
+	return answer, body, errors.Join(err, answer.Body.Close())
 }
 
 // InUse says whether a process has the data directory open.

@@ -68,8 +68,14 @@ func (b *Board) Examine() (all []Finding) {
 		name string
 		look func(say func(State, string, string))
 	}{
-		{"device", b.device}, {"filesystem", b.filesystem}, {"space", b.space}, {"clock", b.clock},
-		{"memory", b.memory}, {"files", b.files}, {"network", b.network}, {"unit", b.unit},
+		{"device", b.device},
+		{"filesystem", b.filesystem},
+		{"space", b.space},
+		{"clock", b.clock},
+		{"memory", b.memory},
+		{"files", b.files},
+		{"network", b.network},
+		{"unit", b.unit},
 	} {
 		check.look(func(s State, text, change string) { all = append(all, Finding{check.name, s, text, change}) })
 	}

@@ -115,8 +115,11 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		{"little memory", file("/proc/meminfo", "MemTotal: 50000 kB"), nil, Bad, "memory", "limit is 48 MiB of 48 MiB"},
 		{"memory for the rest", file("/proc/meminfo", "MemTotal: 70000 kB"), nil, Warn, "memory", "limit"},
 		{"cgroup", file(unitGroup, "50331648"), nil, Bad, "memory", "the service may have 48 MiB"},
-		{"cgroup of the broker", map[string]string{"/proc/77/cgroup": "0::/a.slice/b\n", "/sys/fs/cgroup/a.slice/b/memory.max": "1000000", "/proc/77/limits": machine["/proc/self/limits"]},
-			func(b *Board) { b.PID = 77 }, Bad, "memory", "the service may have 976 KiB"},
+		{
+			"cgroup of the broker",
+			map[string]string{"/proc/77/cgroup": "0::/a.slice/b\n", "/sys/fs/cgroup/a.slice/b/memory.max": "1000000", "/proc/77/limits": machine["/proc/self/limits"]},
+			func(b *Board) { b.PID = 77 }, Bad, "memory", "the service may have 976 KiB",
+		},
 		{"overcommit", file("/proc/sys/vm/overcommit_memory", "2"), nil, Warn, "memory", "overcommit"},
 		{"swap", file("/proc/swaps", "Filename\n/dev/mmcblk0p3 partition 1 1 1\n"), nil, Warn, "memory", "swap on /dev/mmcblk0p3"},
 		{"few files", file("/proc/self/limits", "Max open files  1024  1024  files\n"), nil, Warn, "files", "1024 files may be open"},
