@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -27,14 +28,18 @@ func (c *command) backup() *cobra.Command {
 			"of consumer groups, and the records of the topics that are asked for. Of the others there is the topic, as one that all\n" +
 			"records have aged out of.\n\n" +
 			"The file holds keys and passwords: only its owner may read it, and it is to be kept like them. A directory that a broker\n" +
-			"has open is refused: what changes while it is copied is no copy. Stop it first; a stop and a start take seconds.",
-		Example: "  systemctl stop millrace && millrace backup --config /etc/millrace.toml -f board.tar.gz; systemctl start millrace",
+			"has open is refused: what changes while it is copied is no copy. Stop it first; a stop and a start take seconds. The\n" +
+			"backup is for the user to make who owns the directory.",
+		Example: "  systemctl stop millrace && sudo -u millrace millrace backup --config /etc/millrace.toml -f board.tar.gz; systemctl start millrace",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return fail(exitUsage, "name the file to write with -f")
 			}
 			cfg, err := at.settings()
 			if err != nil {
+				return err
+			}
+			if err := owned(cfg.Broker.LogDirs); err != nil {
 				return err
 			}
 			o.File = at.file
@@ -71,6 +76,20 @@ func (c *command) backup() *cobra.Command {
 	return cmd
 }
 
+// owned refuses a data directory of another user: what a start without doors writes there would be this user's, and the
+// broker could not write it any more.
+func owned(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return coded{err, exitMissing}
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if me := os.Geteuid(); ok && int64(s.Uid) != int64(me) {
+		return fail(exitFailed, "%s belongs to user %d, and this is user %d: the backup is the owner's to make; `sudo -u '#%d' millrace backup`, for one", dir, s.Uid, me, s.Uid)
+	}
+	return nil
+}
+
 func (c *command) restore() *cobra.Command {
 	var file, data string
 	cmd := &cobra.Command{
@@ -78,7 +97,8 @@ func (c *command) restore() *cobra.Command {
 		Long: "Make an empty directory the data directory that a backup was made of. Every byte of the backup is checked before anything is\n" +
 			"written. The configuration, and the files it names, are put into restored/ in the directory: where they belong, you say.\n\n" +
 			"The copy keeps cluster and node and takes the board's place. Its directory id is new, so that it cannot be taken for the board\n" +
-			"it was made of. After a power cut do it again.",
+			"it was made of. After a power cut do it again. All is the user's who restores: give it to the broker's with chown, where that is\n" +
+			"another one and no unit's StateDirectory does it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" || data == "" {
 				return fail(exitUsage, "name the backup with -f and the directory with --data")

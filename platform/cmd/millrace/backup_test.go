@@ -165,6 +165,19 @@ func TestABoardIsBackedUpAndRestored(t *testing.T) {
 		})
 	}
 
+	// Root would leave files there that the owner cannot write.
+	if os.Geteuid() == 0 {
+		if err := os.Chown(data, 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		if out := ends(t, 1, args...); !strings.Contains(out, "belongs to user 1, and this is user 0") {
+			t.Errorf("of another user's directory: %s", out)
+		}
+		if err := os.Chown(data, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	// The second board of one backup is another one than the first.
 	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
 	cli(t, "", "restore", "-f", file, "--data", one)
