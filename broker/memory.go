@@ -116,17 +116,20 @@ func binaryPages() (pages int64, err error) {
 // forgetStart gives back what only the start has used: garbage, and the pages of the program that it has touched. The
 // kernel keeps those in its cache as long as there is room, and maps the few that are needed again when they are: half of
 // a resident program is code that has run once.
-func forgetStart() error {
+func forgetStart() (err error) {
 	debug.FreeOSMemory()
-	return ofThisProgram("/proc/self/smaps", func(smaps io.Reader, exe string) error {
-		clean, err := budget.CleanPages(smaps, exe)
-		for _, r := range clean {
-			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(r.Start), uintptr(r.Size), unix.MADV_DONTNEED); errno != 0 {
-				err = errors.Join(err, fmt.Errorf("madvise %#x: %w", r.Start, errno))
-			}
-		}
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
 		return err
-	})
+	}
+	defer func() { err = errors.Join(err, exe.Close()) }()
+	clean, err := budget.CleanPages(exe, uint64(os.Getpagesize()))
+	for _, r := range clean {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(r.Start), uintptr(r.Size), unix.MADV_DONTNEED); errno != 0 {
+			err = errors.Join(err, fmt.Errorf("madvise %#x: %w", r.Start, errno))
+		}
+	}
+	return err
 }
 
 // ofThisProgram reads one of the kernel's lists of mappings.

@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"debug/elf"
 	"bufio"
 	"fmt"
 	"io"
@@ -53,37 +54,27 @@ func BinaryPages(maps io.Reader, exe string) (int64, error) {
 // Range is a part of the address space, in bytes.
 type Range struct{ Start, Size uint64 }
 
-// CleanPages are the mappings of the executable exe in a /proc/self/smaps text (proc_pid_smaps(5)) that hold nothing but
-// what is in its file: they cannot be written, and no page of them ever was (a linker may have written some first). A text
-// in which the process has written nowhere at all is not the kernel's (emulators and sandboxes make one up): then there are none.
-func CleanPages(smaps io.Reader, exe string) ([]Range, error) {
+// CleanPages are the whole pages of the executable exe, an ELF file, that hold nothing but what is in that file: no program
+// header lets them be written, and they lie where the header says, so that nobody wrote them before the program began. There
+// are none in one that is loaded wherever there is room (ET_DYN). The kernel's own list of mappings says as much, but
+// emulators make theirs up: one is off by a page.
+func CleanPages(exe io.ReaderAt, pageSize uint64) ([]Range, error) {
+	file, err := elf.NewFile(exe)
+	if err != nil {
+		return nil, err
+	}
+	if file.Type != elf.ET_EXEC {
+		return nil, nil
+	}
 	var clean []Range
-	counted := false
-	var at *mapping // the one whose lines are being read, nil when it is of no interest
-	lines := bufio.NewScanner(smaps)
-	for lines.Scan() {
-		line := lines.Text()
-		if m, ok, err := mappingOf(line, exe); err != nil {
-			return nil, err
-		} else if ok {
-			at = &m
+	for _, p := range file.Progs {
+		if p.Type != elf.PT_LOAD || p.Flags&elf.PF_W != 0 {
 			continue
 		}
-		name, value, _ := strings.Cut(line, ":")
-		if strings.ContainsAny(name, " -") { // the first line of another mapping
-			at = nil
-		}
-		if name != "Anonymous" {
-			continue
-		}
-		if strings.TrimSpace(value) != "0 kB" {
-			counted = true
-		} else if at != nil && !at.writable {
-			clean = append(clean, Range{at.start, at.end - at.start})
+		start, end := (p.Vaddr+pageSize-1)/pageSize*pageSize, (p.Vaddr+p.Filesz)/pageSize*pageSize
+		if start < end {
+			clean = append(clean, Range{start, end - start})
 		}
 	}
-	if !counted {
-		return nil, lines.Err()
-	}
-	return clean, lines.Err()
+	return clean, nil
 }
