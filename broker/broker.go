@@ -66,6 +66,11 @@ type Config struct {
 	Watchdogs []health.Watchdog
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
+	// Logs has the last lines of Logger, for who asks the board; nil: there are none.
+	Logs interface {
+		Recent() []byte
+		Troubles() []string
+	}
 	// Reveal shows somebody the secret of the user that a board begins with, once, before it counts: nothing keeps it. After an
 	// error, and where it is nil, there is no such user.
 	Reveal func(user, secret string) error
@@ -89,6 +94,8 @@ type Broker struct {
 	identity *identity.Identity // as it was at the start
 	// resetting: this start began with what a factory reset has left.
 	resetting bool
+	since     time.Time // of the start; with the monotonic clock
+	control   control
 
 	end         End                         // of the last life
 	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
@@ -134,6 +141,28 @@ const headroom = 16 << 20
 // Open brings a board up: it formats an empty directory, recovers what the last stop left, and serves. ctx bounds the
 // start only. The error names what is in the way and the flag or setting that moves it.
 func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
+	b := unopened(cfg)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	began := b.config.Now()
+	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse,
+		b.openFront, b.openStore, b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents,
+		b.openCanary); err != nil {
+		return nil, err
+	}
+	b.start.took = b.config.Now().Sub(began)
+	b.control.turn(Serving)
+	if err := forgetStart(); err != nil {
+		b.log.Debug("what the start took is kept", "err", err) // no more than that
+	}
+	return b, nil
+}
+
+// unopened is a board of which nothing is open yet.
+func unopened(cfg Config) *Broker {
 	if cfg.FS == nil {
 		cfg.FS = disk.OS{}
 	}
@@ -143,34 +172,26 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{topics: &topics{
+	return &Broker{topics: &topics{
 		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
-	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses)}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.Close())
-		}
-	}()
-	began := cfg.Now()
-	for _, step := range []func(context.Context) error{
-		b.openVitals, b.openDirectory, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse, b.openFront, b.openStore,
-		b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary,
-	} {
+	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses), since: time.Now()}
+}
+
+// steps opens one thing after the other.
+func (b *Broker) steps(ctx context.Context, all ...func(context.Context) error) error {
+	for _, step := range all {
 		if err := step(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	b.start.took = cfg.Now().Sub(began)
-	if err := forgetStart(); err != nil {
-		b.log.Debug("what the start took is kept", "err", err) // no more than that
-	}
-	return b, nil
+	return nil
 }
 
 // Close stops the doors, then what they need, and writes what makes the next start quick. Nothing acknowledged depends
 // on it.
 func (b *Broker) Close() error {
 	defer b.closing()()
+	b.control.turn(Stopping)
 	var errs []error
 	for i := len(b.closers) - 1; i >= 0; i-- {
 		errs = append(errs, b.closers[i]())

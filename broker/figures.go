@@ -262,7 +262,7 @@ func (b *Broker) sensorFigures(m *metrics.Writer) {
 func (b *Broker) healthFigures(m *metrics.Writer) {
 	m.Gauge("millrace_healthy", "1 while the data path goes on and the watchdogs are fed.", one(b.vitals.Check() == nil))
 	m.Gauge("millrace_last_end", "How the last life of the board ended; always 1.", 1, "how", b.end.How)
-	m.Gauge("millrace_ready", "1 while clients' records are taken.", one(b.readiness() == nil))
+	m.Gauge("millrace_ready", "1 while clients' records are taken.", one(b.takes() == nil))
 	looks := b.vitals.canary.Figures()
 	for _, of := range []struct {
 		name string

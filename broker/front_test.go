@@ -67,9 +67,7 @@ func TestABoardAcknowledgesFromItsFRAM(t *testing.T) {
 	}
 	// The power goes: what is on the disk, and the chip as it is.
 	cut := filepath.Join(t.TempDir(), "data")
-	if err := os.CopyFS(cut, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	copied(t, cut, dir)
 	kept, theirs := newChip(), newChip()
 	clone(kept, chip)
 	clone(theirs, chip)
@@ -153,6 +151,14 @@ func TestABoardWhoseFRAMIsDeadServesAllTheSame(t *testing.T) {
 	closed(t, b)
 }
 
+// copied is a running board's directory as a power cut leaves it; of its control socket nothing is left to be copied.
+func copied(t *testing.T, to, dir string) {
+	t.Helper()
+	if err := errors.Join(os.Remove(filepath.Join(dir, controlName)), os.CopyFS(to, os.DirFS(dir))); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestAForgottenFront(t *testing.T) {
 	dir, chip := t.TempDir(), newChip()
 	b, err := chipped(t, dir, chip, false)
@@ -161,9 +167,7 @@ func TestAForgottenFront(t *testing.T) {
 	}
 	appendOne(t, b, "climate", "21.5")
 	cut := filepath.Join(t.TempDir(), "data")
-	if err := os.CopyFS(cut, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	copied(t, cut, dir)
 	closed(t, b)
 	if b, err = chipped(t, cut, newChip(), true); err != nil {
 		t.Fatal(err)

@@ -235,10 +235,13 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	if err != nil {
 		return err
 	}
+	if err := interrupted(fsys, dir); err != nil {
+		return err
+	}
 	ours := ""
 	for _, e := range entries {
 		switch name := e.Name(); name {
-		case lockName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix, resetName, resetKeepName:
+		case lockName, controlName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix, resetName, resetKeepName:
 		case identity.File, identity.Copy, identity.Beside, identity.File + tempSuffix, identity.Copy + tempSuffix:
 		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", boot.FileName(0), boot.FileName(1), endName, endName + tempSuffix, wearFile, wearFile + tempSuffix:
 			ours = name

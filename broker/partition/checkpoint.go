@@ -253,3 +253,11 @@ func (s *Store) removeSnapshots() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Checkpointed is the newest checkpoint. While nothing is appended after one it says where every partition ends; it may
+// be asked after Close too.
+func (s *Store) Checkpointed() Slot {
+	s.checkpointing.Lock()
+	defer s.checkpointing.Unlock()
+	return s.slots.last
+}

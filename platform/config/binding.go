@@ -217,7 +217,7 @@ func texts(p *[]string, checks ...func(string) error) binding {
 }
 
 // named is a table of strings under names of the user's own.
-func named(p *map[string]string) binding {
+func named(p *map[string]string, checks ...func(string) error) binding {
 	return binding{
 		set: func(v any) error {
 			m, ok := v.(map[string]string)
@@ -230,7 +230,7 @@ func named(p *map[string]string) binding {
 		get: func() any { return *p },
 		put: func(name string, v any) error {
 			var s string
-			if err := text(&s).set(v); err != nil {
+			if err := text(&s, checks...).set(v); err != nil {
 				return err
 			}
 			if *p == nil {

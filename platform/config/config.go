@@ -35,6 +35,7 @@ type Config struct {
 	Security Security
 	HTTP     HTTP
 	Watchdog Watchdog
+	Log      Log
 	Buses    []Bus
 	Sensors  []Sensor
 	FRAMs    []FRAM
@@ -210,6 +211,18 @@ type Watchdog struct {
 	Deadline   time.Duration // for one canary
 }
 
+// Log bounds what the program says of itself.
+type Log struct {
+	Level       string            // "debug", "info", "warn" or "error"
+	Components  map[string]string // levels of their own, by component
+	MessageRate int               // lines a minute of one message of one component; 0: any
+	WriteBudget int64             // bytes that are written in a day; 0: no limit
+	Memory      int               // bytes of the last lines, kept for `millrace support`
+}
+
+// Levels are those of Log.
+var Levels = []string{"debug", "info", "warn", "error"}
+
 // Bus is one [[bus]].
 type Bus struct {
 	Name    string        // as the kernel has it: "I2C1"
@@ -282,6 +295,7 @@ func Default() *Config {
 		},
 		HTTP:     HTTP{Listener: "127.0.0.1:8080", Authentication: "auto", MaxConnections: 64},
 		Watchdog: Watchdog{Timeout: 15 * time.Second, Interval: 30 * time.Second, Deadline: 5 * time.Second},
+		Log:      Log{Level: "info", MessageRate: 30, WriteBudget: 16 * mib, Memory: 128 * kib},
 		Topics: []Topic{{Pattern: "*", Config: map[string]string{
 			"retention.ms":    "604800000",
 			"retention.bytes": "1073741824",

@@ -159,6 +159,12 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			}
 			return errors.New("bad rule " + rule)
 		},
+		Component: func(name string) error {
+			if name == "mqtt" {
+				return nil
+			}
+			return errors.New("no such part")
+		},
 		Driver: func(string) error { return errors.New("no such driver") },
 		FRAM:   func(string) error { return errors.New("no such chip") },
 	}
@@ -171,6 +177,8 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"range", "[broker]\nnum.partitions = 0", "m.toml:2: broker.num.partitions: 0 is out of range: 1 to 1000"},
 		{"size", "[memory]\nlimit = '1MiB'", "m.toml:2: memory.limit: 1MiB is out of range: 24MiB to 64GiB"},
 		{"unit", "[memory]\nlimit = '64 parsecs'", `m.toml:2: memory.limit: "64 parsecs" is not a size like "64MiB"`},
+		{"part of the program", "[log]\nlevel = 'warn'\n[log.components]\nmqtt = 'info'\nmqqt = 'info'", "m.toml:5: log.components.mqqt: no such part"},
+		{"level", "[log]\ncomponents = { mqtt = 'loud' }", `m.toml:2: log.components.mqtt: "loud" is not one of: debug, info, warn, error`},
 		{"type", "[broker]\nnode.id = '1'", "m.toml:2: broker.node.id: want a whole number, have a string"},
 		{"time", "[mqtt]\nconnect_timeout = 10", `m.toml:2: mqtt.connect_timeout: want a time like "10s", have a whole number`},
 		{"not TOML", "[broker]\nnode.id = ", "m.toml:2: "},

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -29,6 +31,8 @@ type Checks struct {
 	Routes func(m *MQTT, wrong func(reverse bool, index int, err error))
 	// Mapping tells what is wrong with one of ssl.principal.mapping.rules.
 	Mapping func(rule string) error
+	// Component tells what is wrong with the name of a part of the program.
+	Component func(name string) error
 	// Driver tells what is wrong with a sensor's driver.
 	Driver func(name string) error
 	// FRAM tells what is wrong with an FRAM's driver.
@@ -242,6 +246,13 @@ func (p *parse) finish() {
 			formatSize(p.Flash.ReserveBytes), formatSize(floor))
 	}
 	p.routes()
+	for _, name := range slices.Sorted(maps.Keys(p.Log.Components)) {
+		if p.checks.Component != nil {
+			if err := p.checks.Component(name); err != nil {
+				p.problem(cmp.Or(p.lines["log.components."+name], p.lines["log.components"], 1), "log.components."+name, "%v", err)
+			}
+		}
+	}
 	for _, rule := range p.Broker.MappingRules {
 		if p.checks.Mapping != nil {
 			if err := p.checks.Mapping(rule); err != nil {

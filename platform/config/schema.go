@@ -102,6 +102,16 @@ var tables = []struct {
 			{"canary.deadline", span(&w.Deadline, 10*time.Millisecond, hour), false},
 		}
 	}},
+	{"log", func(c *Config) []setting {
+		l := &c.Log
+		return []setting{
+			{"level", choice(&l.Level, Levels...), true},
+			{"components", named(&l.Components, oneOf(Levels...)), true},
+			{"message.rate", number(&l.MessageRate, 0, 1_000_000), true},
+			{"write.budget", perDay(&l.WriteBudget, 64*kib, 1<<40), true},
+			{"memory", size(&l.Memory, 16*kib, 16*mib), false},
+		}
+	}},
 }
 
 func brokerSettings(c *Config) []setting {

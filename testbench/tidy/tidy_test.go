@@ -39,7 +39,7 @@ var lines = map[string]int{
 	"broker/disk": 1, "broker/record": 1, "broker/wheel": 1, "broker/budget": 1, "broker/auth": 1, "broker/wear": 1, "bridge/payload": 1, "hw/bus/...": 1,
 
 	"platform/config": 0, "platform/pulse": 0, "platform/systemd": 0, "platform/health": 0, "platform/identity": 0,
-	"platform/update": 0, "platform/console": 0, "platform/metrics": 0,
+	"platform/update": 0, "platform/console": 0, "platform/metrics": 0, "platform/logbook": 0, "platform/doctor": 0,
 }
 
 // same are the imports on one line that the table draws side by side: both are read from left to right.

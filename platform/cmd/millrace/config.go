@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,6 +44,12 @@ func checks() config.Checks {
 		Mapping: func(rule string) error {
 			_, err := auth.ParseRules([]string{rule})
 			return err
+		},
+		Component: func(name string) error {
+			if slices.Contains(broker.Components, name) {
+				return nil
+			}
+			return fmt.Errorf("there is no such part; there are %s", strings.Join(broker.Components, ", "))
 		},
 		Driver: sensor.Known,
 		FRAM:   storage.Known,

@@ -90,7 +90,8 @@ func (c *command) root() *cobra.Command {
 		Short: "A durable edge broker: MQTT and sensors in, Kafka in and out",
 		Long: "A durable edge broker: MQTT and sensors in, Kafka in and out.\n\n" +
 			"Exit codes: 0 done, 1 it was tried and did not work, 2 the command line or the configuration is wrong,\n" +
-			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked.",
+			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked. README.md and --help of\n" +
+			"status and doctor say what they mean there.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
@@ -105,7 +106,7 @@ func (c *command) root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", "text", "text or json")
 	c.complete(root, "output", "text", "json")
 	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.route(), c.group(), c.produce(), c.consume(), c.dump(),
-		c.fsck(), c.user(), c.acl(), c.cert(), c.factoryReset(), c.config(), c.version())
+		c.fsck(), c.status(), c.doctor(), c.support(), c.backup(), c.restore(), c.user(), c.acl(), c.cert(), c.factoryReset(), c.config(), c.version())
 	return root
 }
 

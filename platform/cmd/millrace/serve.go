@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -16,6 +17,7 @@ import (
 
 	"millrace/broker"
 	"millrace/platform/config"
+	"millrace/platform/logbook"
 	"millrace/platform/systemd"
 )
 
@@ -44,7 +46,7 @@ func (c *command) serve() *cobra.Command {
 	flags.StringVar(&f.kafka, "kafka", "", "Kafka address, or PROTOCOL://address; others than loopback get SASL_SSL; default: 127.0.0.1:9092")
 	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address, or tcp://, tls://, ws://, wss://address, or unix:///path; others than loopback get tls; default: 127.0.0.1:1883")
 	flags.StringVar(&f.http, "http", "", "HTTP address for records, health and figures, or https://address; others than loopback get https; default: 127.0.0.1:8080; empty: none")
-	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error; default: level in [log]")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
 	flags.BoolVar(&f.forget, "forget-front", false, "once: go on without the records that a missing or foreign FRAM acknowledged")
 	c.complete(cmd, "log-level", "debug", "info", "warn", "error")
@@ -59,6 +61,11 @@ func (f *serveFlags) settings() (*config.Config, error) {
 	}
 	if f.changed("data") {
 		cfg.Broker.LogDirs = f.data
+	}
+	if f.changed("log-level") {
+		if cfg.Log.Level = strings.ToLower(f.level); !slices.Contains(config.Levels, cfg.Log.Level) {
+			return nil, fail(exitUsage, "--log-level %s: there are debug, info, warn and error", f.level)
+		}
 	}
 	if f.changed("kafka") {
 		cfg.Broker.Listeners = []string{f.kafka}
@@ -87,15 +94,9 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.level)); err != nil {
-		return fail(exitUsage, "--log-level %s: there are debug, info, warn and error", f.level)
-	}
-	var handler slog.Handler = slog.NewTextHandler(c.errs, &slog.HandlerOptions{Level: level})
-	if c.format == "json" {
-		handler = slog.NewJSONHandler(c.errs, &slog.HandlerOptions{Level: level})
-	}
-	logger := slog.New(handler)
+	book := c.logbook(cfg)
+	defer book.Close()
+	logger := slog.New(book.Handler())
 
 	// Before the broker opens: a SIGHUP must not end it.
 	hangup := make(chan os.Signal, 1)
@@ -115,7 +116,7 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 	}()
 	b, err := broker.Open(ctx, broker.Config{
 		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Boot: bootID(), Reset: dogs.reset(),
-		Watchdogs: dogs.all, Logger: logger, Reveal: c.reveal,
+		Watchdogs: dogs.all, Logger: logger, Logs: book, Reveal: c.reveal,
 	})
 	if err != nil {
 		return err
@@ -135,7 +136,7 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 			return closed(nil, b)
 		case <-hangup:
 			tell(logger, systemd.Reloading())
-			reload(b, &f, logger)
+			reload(b, &f, book, logger)
 			tell(logger, systemd.Ready("serving "+strings.Join(b.Addresses().Kafka, " ")))
 		}
 	}
@@ -149,7 +150,7 @@ func closed(err error, b *broker.Broker) error {
 }
 
 // reload reads the file again and gives the broker what it can take. A bad file changes nothing.
-func reload(b *broker.Broker, f *serveFlags, logger *slog.Logger) {
+func reload(b *broker.Broker, f *serveFlags, book *logbook.Book, logger *slog.Logger) {
 	next, err := f.settings()
 	if err != nil {
 		logger.Error("configuration refused; the old one stays", "error", err)
@@ -161,6 +162,7 @@ func reload(b *broker.Broker, f *serveFlags, logger *slog.Logger) {
 		return
 	}
 	logger.Info("configuration read", "changed", live, "waiting for a restart", restart)
+	book.Configure(logSettings(next)) // after it: a higher level is not to hide what was changed
 }
 
 // ready prints where it serves, and with a simulated sensor lines to paste.
