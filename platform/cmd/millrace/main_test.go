@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 
 			// nobodys DIR: makes all there another user's, where the test may. owned DIR: wants all there to be of one user.
 			"nobodys": nobodys,
-			"owned":   owned,
+			"owned":   ownedBy,
 
 			"serve": serveInBackground,
 			"halt":  halt,

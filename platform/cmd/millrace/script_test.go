@@ -113,8 +113,8 @@ func nobodys(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// owned wants all below a directory to be of the user whose it is.
-func owned(ts *testscript.TestScript, _ bool, args []string) {
+// ownedBy wants all below a directory to be of the user whose it is.
+func ownedBy(ts *testscript.TestScript, _ bool, args []string) {
 	want := os.Geteuid()
 	if want == 0 {
 		want = nobody
