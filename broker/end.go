@@ -137,9 +137,14 @@ func readLife(fsys disk.FS, name string) (l lifeState, err error) {
 func (b *Broker) writeLife(l lifeState) {
 	b.writingLife.Lock()
 	defer b.writingLife.Unlock()
+	// To write down that nothing goes on must not count as something that does: a hung start would be fed for ever.
+	fsys := b.vitals.unwatched
+	if fsys == nil {
+		fsys = b.config.FS
+	}
 	text, err := json.Marshal(l)
 	if err == nil {
-		err = writeWhole(b.config.FS, filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
+		err = writeWhole(fsys, filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
 	}
 	if err != nil {
 		b.log.Warn("the state of this life is not written: the next start will not know how it ended", "err", err)

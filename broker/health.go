@@ -25,9 +25,11 @@ type vitals struct {
 	canary *canary.Canary
 	path   *health.Part // beats for the canary
 	steps  atomic.Int64 // operations of the disk, where a watchdog waits
-	still  time.Duration
-	doors  []net.Listener
-	ends   []func() // of the doors as parts
+	// unwatched is the disk for what is no progress; nil where no watchdog waits.
+	unwatched disk.FS
+	still     time.Duration
+	doors     []net.Listener
+	ends      []func() // of the doors as parts
 	// started ends the start as a part; stop ends the feeding. Both may be called again.
 	started, stop func()
 }
@@ -51,7 +53,7 @@ func (b *Broker) openVitals(context.Context) error {
 		b.vitals.started, b.vitals.stop = func() {}, func() {}
 		return nil
 	}
-	b.config.FS = disk.Watch(b.config.FS, &b.vitals.steps)
+	b.vitals.unwatched, b.config.FS = b.config.FS, disk.Watch(b.config.FS, &b.vitals.steps)
 	b.vitals.started = sync.OnceFunc(b.hasSteps("the start"))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
