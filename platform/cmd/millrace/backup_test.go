@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"io"
@@ -202,6 +203,19 @@ func TestABoardIsBackedUpAndRestored(t *testing.T) {
 	}
 }
 
+func unzipped(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 func TestADamagedBackupRestoresNothing(t *testing.T) {
 	_, config, b := furnished(t)
 	if b.stop() != 0 {
@@ -228,7 +242,8 @@ func TestADamagedBackupRestoresNothing(t *testing.T) {
 				if err := os.RemoveAll(to); err != nil {
 					t.Fatal(err)
 				}
-				if name == "board.tar.gz" || what != "flipped" {
+				// Other bits may mean the same: a run of zeros can be copied from anywhere in it.
+				if what != "flipped" || name == "board.tar.gz" && !bytes.Equal(unzipped(t, raw), unzipped(t, good)) {
 					t.Errorf("%s %s at %d of %d was restored", name, what, at, len(good))
 				}
 				return
