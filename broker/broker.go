@@ -19,6 +19,7 @@ import (
 	"millrace/bridge/mqtt"
 	"millrace/broker/api"
 	"millrace/broker/auth"
+	"millrace/broker/boot"
 	"millrace/broker/catalog"
 	"millrace/broker/cleaner"
 	"millrace/broker/disk"
@@ -33,6 +34,7 @@ import (
 	"millrace/hw/bus"
 	"millrace/platform/config"
 	"millrace/platform/health"
+	"millrace/platform/identity"
 	"millrace/platform/pulse"
 )
 
@@ -50,8 +52,12 @@ type Config struct {
 	ForgetFront bool
 	// Version of the program, for who asks the board; empty means unknown.
 	Version string
-	// Now tells the time; nil means time.Now.
+	// Now tells the time, with a monotonic part that says how much of it passed; nil means time.Now.
 	Now func() time.Time
+	// Wall is the system's clock, where it is not Now: that of a test, which is set. nil means Now.
+	Wall func() time.Time
+	// Disciplined says whether Wall is right; nil means that the kernel is asked.
+	Disciplined func() bool
 	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
 	// not known. They tell how the last life ended.
 	Boot, Reset string
@@ -65,7 +71,11 @@ type Config struct {
 		Recent() []byte
 		Troubles() []string
 	}
-	still time.Duration // in place of stillMax, for tests
+	// Reveal shows somebody the secret of the user that a board begins with, once, before it counts: nothing keeps it. After an
+	// error, and where it is nil, there is no such user.
+	Reveal func(user, secret string) error
+	still  time.Duration // in place of stillMax, for tests
+	sys    string        // in place of storage.Sys, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -75,31 +85,38 @@ type Broker struct {
 	log      *slog.Logger
 	meta     Meta
 	memory   *memory
+	clock    *boot.Clock
+	keeper   *keeper
 	space    *disk.Space
 	buses    *bus.Registry
 	memories memories
 	vitals   vitals
 	since    time.Time // of the start; with the monotonic clock
 	control  control
+	identity *identity.Identity // as it was at the start
+	// resetting: this start began with what a factory reset has left.
+	resetting bool
 
 	end         End                         // of the last life
 	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
 	writingLife sync.Mutex
 
 	// What follows is closed in the opposite order; closers holds how.
-	journal *journal.Journal
-	flash   *flash
-	pulse   *pulse.Pulse
-	poller  *poll.Poller // where silent clients wait
-	cleaner *cleaner.Cleaner
-	waits   *purgatory.Purgatory[api.Key]
-	groups  *group.Coordinator
-	kafka   *server.Server
-	mqtt    *mqtt.Server
-	http    *rest.Server // nil where there is no listener
-	damper  *auth.Damper // of every door where users log in
-	feed    *feed.Feed
-	closers []func() error
+	journal  *journal.Journal
+	flash    *flash
+	lifetime *lifetime
+	start    start
+	pulse    *pulse.Pulse
+	poller   *poll.Poller // where silent clients wait
+	cleaner  *cleaner.Cleaner
+	waits    *purgatory.Purgatory[api.Key]
+	groups   *group.Coordinator
+	kafka    *server.Server
+	mqtt     *mqtt.Server
+	http     *rest.Server // nil where there is no listener
+	damper   *auth.Damper // of every door where users log in
+	feed     *feed.Feed
+	closers  []func() error
 	// certificates is nil without a listener that has TLS.
 	certificates *certificates
 	serving      sync.WaitGroup
@@ -130,10 +147,13 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openEnd, b.openCatalog, b.openPulse, b.openFront, b.openStore,
-		b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents, b.openCanary); err != nil {
+	began := b.config.Now()
+	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse,
+		b.openFront, b.openStore, b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents,
+		b.openCanary); err != nil {
 		return nil, err
 	}
+	b.start.took = b.config.Now().Sub(began)
 	b.control.turn(Serving)
 	if err := forgetStart(); err != nil {
 		b.log.Debug("what the start took is kept", "err", err) // no more than that
@@ -197,7 +217,9 @@ func (b *Broker) openDirectory(context.Context) error {
 	if err := b.config.FS.MkdirAll(b.dir(), 0o750); err != nil {
 		return fmt.Errorf("data directory (--data, or log.dirs in [broker]): %w", err)
 	}
-	if _, err := ReadMeta(b.config.FS, b.dir()); errors.Is(err, ErrNotFormatted) {
+	if pending, _, err := resetting(b.config.FS, b.dir()); err != nil {
+		return err
+	} else if _, err := ReadMeta(b.config.FS, b.dir()); !pending && errors.Is(err, ErrNotFormatted) {
 		if err := vacant(b.config.FS, b.dir(), false); err != nil { // before anything is left there
 			return err
 		}
@@ -207,9 +229,12 @@ func (b *Broker) openDirectory(context.Context) error {
 		return err
 	}
 	b.owns(l.release)
+	if err := b.goOnWithReset(); err != nil {
+		return fmt.Errorf("go on with the factory reset: %w", err)
+	}
 	switch b.meta, err = ReadMeta(b.config.FS, b.dir()); {
 	case errors.Is(err, ErrNotFormatted):
-		if b.meta, err = Format(b.config.FS, b.dir(), "", s.Broker.NodeID); err != nil {
+		if b.meta, err = format(b.config.FS, b.dir(), s.Broker.ClusterID, s.Broker.NodeID, false); err != nil {
 			return err
 		}
 		b.log.Info("formatted a new data directory", "dir", b.dir(), "cluster.id", b.meta.ClusterID)
@@ -219,6 +244,10 @@ func (b *Broker) openDirectory(context.Context) error {
 	if b.meta.NodeID != s.Broker.NodeID {
 		return fmt.Errorf("%s belongs to node %d, and node.id in [broker] is %d; set it to %d, or name another directory with --data",
 			b.dir(), b.meta.NodeID, s.Broker.NodeID, b.meta.NodeID)
+	}
+	if id := s.Broker.ClusterID; id != "" && b.meta.ClusterID != id {
+		return fmt.Errorf("%s belongs to cluster %s, and cluster.id in [broker] is %s; set it to the former, or name another directory with --data",
+			b.dir(), b.meta.ClusterID, id)
 	}
 	if b.memory, err = shareOut(s.Memory.Limit); err != nil {
 		return err
@@ -278,12 +307,13 @@ func (b *Broker) openStore(ctx context.Context) error {
 		return partition.Topic{ID: t.ID, Name: t.Name}, settings, true
 	}
 	image := b.quorum.Image()
+	began := b.config.Now()
 	store, report, err := partition.Open(partition.Config{
 		Dir: b.dir(), FS: b.config.FS, Slots: b.memories.slots,
 		OpenJournal: func(after journal.Mark) (partition.Journal, error) {
 			j, err := journal.Open(journal.Options{
 				Dir: filepath.Join(b.dir(), "journal"), FS: b.config.FS, CommitInterval: s.Journal.CommitInterval,
-				Front: b.memories.front, FrontError: b.memories.err, ForgetFront: b.config.ForgetFront,
+				Front: b.memories.front, FrontError: b.memories.err, ForgetFront: b.config.ForgetFront || b.resetting,
 				Now: b.config.Now, Logger: b.log.With("component", "journal"),
 			}, after)
 			if err != nil {
@@ -296,7 +326,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 			return known(image.TopicByID(id))
 		},
 		Named: func(name string) (partition.Topic, catalog.TopicConfig, bool) { return known(image.Topic(name)) },
-		Space: b.space, Recompressed: b.memory.gathering, Now: b.config.Now, Logger: b.log.With("component", "partition"),
+		Space: b.space, Recompressed: b.memory.gathering, Clock: b.clock, OnCheckpoint: b.checkpointed, Logger: b.log.With("component", "partition"),
 		OnAdvance: b.advanced, OnDiskFull: b.cleaner.Sweep, OnOnline: b.online,
 		JournalBytesMax: s.Journal.BytesMax, ProducerExpireMS: s.Broker.ProducerExpiration.Milliseconds(),
 	})
@@ -305,6 +335,7 @@ func (b *Broker) openStore(ctx context.Context) error {
 	}
 	b.store = store
 	b.owns(store.Close)
+	b.start.recovered(report, b.config.Now().Sub(began))
 	for _, o := range report.Orphans {
 		if err := b.adopt(ctx, image, o); err != nil {
 			// Its data stays where it is; a topic of the same name may have taken its place.
@@ -391,7 +422,8 @@ func (b *Broker) openPulse(context.Context) error {
 				}
 			}
 		},
-		Space: b.space, Now: b.config.Now,
+		Space: b.space, Now: func() time.Time { return time.UnixMilli(b.clock.AgeMS()) },
+		Date:    func(age time.Time) time.Time { return b.clock.Date(age.UnixMilli()) },
 		Elapsed: func() time.Duration { return time.Duration(b.pulse.Now()) * time.Millisecond },
 		Logger:  b.log.With("component", "cleaner"), Headroom: headroom,
 		Checkpoint: func() error { return b.store.Checkpoint() },
@@ -409,8 +441,9 @@ func (b *Broker) openUpkeep(context.Context) error {
 	b.owns(func() error { b.waits.Close(); return nil })
 	b.openFlash()
 	b.every(tick, func() {
-		b.store.Tick(b.config.Now().UnixMilli())
+		b.store.Tick(b.clock.AgeMS())
 		b.flash.step(b.pulse.Now())
+		b.lifetime.step(b.pulse.Now())
 	})
 	b.every(b.config.Settings.Broker.RetentionCheck, b.cleaner.Sweep)
 	ctx, stop := context.WithCancel(context.Background())

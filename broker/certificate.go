@@ -15,6 +15,7 @@ import (
 
 	"millrace/broker/auth"
 	"millrace/platform/config"
+	"millrace/platform/identity"
 )
 
 // certificateMax bounds a file of certificates, in bytes.
@@ -29,13 +30,17 @@ const (
 
 // certificates are what TLS listeners show and believe. A reload replaces them for the next connections.
 type certificates struct {
-	now     func() time.Time
-	log     *slog.Logger
+	now func() time.Time
+	log *slog.Logger
+	// own is the board's identity, for where the configuration names no files.
+	own     func() (*identity.Identity, error)
 	current atomic.Pointer[tls.Config]
 	// login is current for listeners whose clients log in: those are asked for no certificate, as at Apache Kafka.
 	login atomic.Pointer[tls.Config]
 	// notAfter is when the certificate ends, in Unix seconds.
 	notAfter atomic.Int64
+	// fingerprint is the certificate's, a string.
+	fingerprint atomic.Value
 }
 
 // config is what the next connection of a protocol is made with.
@@ -49,16 +54,17 @@ func (c *certificates) config(p auth.Protocol) *tls.Config {
 // load reads the files. After an error, and where the new certificate has expired and the old one has not, the old ones
 // stay. A board's clock may be wrong, so a certificate that is all there is is shown whatever its dates are.
 func (c *certificates) load(s *config.Config) error {
-	next, leaf, err := readCertificates(s)
+	next, leaf, err := c.read(s)
 	if err != nil {
 		return err
 	}
 	now := c.now()
 	if old := c.notAfter.Load(); c.current.Load() != nil && now.After(leaf.NotAfter) && now.Unix() <= old {
-		return fmt.Errorf("%s expired at %s; the one in use is good until %s", s.Security.CertFile, leaf.NotAfter.UTC(), time.Unix(old, 0).UTC())
+		return fmt.Errorf("the certificate of %s expired at %s; the one in use is good until %s", leaf.Subject, leaf.NotAfter.UTC(), time.Unix(old, 0).UTC())
 	}
 	next.Time = c.now
 	c.notAfter.Store(leaf.NotAfter.Unix())
+	c.fingerprint.Store(identity.Fingerprint(leaf))
 	login := next.Clone()
 	login.ClientAuth = tls.NoClientCert
 	c.login.Store(login)
@@ -83,18 +89,34 @@ var clientAuth = map[string]tls.ClientAuthType{
 	"none": tls.NoClientCert, "requested": tls.VerifyClientCertIfGiven, "required": tls.RequireAndVerifyClientCert,
 }
 
-func readCertificates(s *config.Config) (*tls.Config, *x509.Certificate, error) {
+// shown is the certificate that listeners show, and its key: that of the files, or the board's own.
+func (c *certificates) shown(s *config.Config) (tls.Certificate, error) {
+	if s.OwnCertificate() {
+		i, err := c.own()
+		if err != nil {
+			return tls.Certificate{}, fmt.Errorf("the board's own certificate: %w", err)
+		}
+		return i.TLS(), nil
+	}
 	cert, err := readFile(s.Security.CertFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("tls.cert.file: %w", err)
+		return tls.Certificate{}, fmt.Errorf("tls.cert.file: %w", err)
 	}
 	key, err := readFile(s.Security.KeyFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("tls.key.file: %w", err)
+		return tls.Certificate{}, fmt.Errorf("tls.key.file: %w", err)
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s and %s: %w", s.Security.CertFile, s.Security.KeyFile, err)
+		return tls.Certificate{}, fmt.Errorf("%s and %s: %w", s.Security.CertFile, s.Security.KeyFile, err)
+	}
+	return pair, nil
+}
+
+func (c *certificates) read(s *config.Config) (*tls.Config, *x509.Certificate, error) {
+	pair, err := c.shown(s)
+	if err != nil {
+		return nil, nil, err
 	}
 	next := &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, ClientAuth: clientAuth[s.Broker.ClientAuth],

@@ -154,11 +154,12 @@ func (b *Broker) openCertificates() error {
 	if b.certificates != nil {
 		return nil
 	}
-	c := &certificates{now: b.config.Now, log: b.log.With("component", "tls")}
+	c := &certificates{now: b.config.Now, log: b.log.With("component", "tls"), own: b.ownIdentity}
 	if err := c.load(b.config.Settings); err != nil {
 		return err
 	}
 	b.certificates = c
+	c.log.Info("TLS listeners show a certificate", "sha256", c.fingerprint.Load(), "the board's own", b.config.Settings.OwnCertificate())
 	b.every(certificateCheck, c.check)
 	return nil
 }

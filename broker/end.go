@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -63,7 +64,7 @@ func (b *Broker) openEnd(context.Context) error {
 		b.log.Warn("how the last life ended is not known", "err", err)
 	}
 	b.end = endOf(last, err == nil, b.config.Boot, b.config.Reset)
-	life := lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.config.Now().UnixMilli()}
+	life := lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.clock.Now().UnixMilli()}
 	b.writeLife(life)
 	hung := func(why error) {
 		b.writeLife(lifeState{State: "hung", Why: why.Error(), Boot: life.Boot, BeganMS: life.BeganMS})
@@ -106,24 +107,11 @@ func endOf(last lifeState, known bool, boot, hardware string) End {
 }
 
 func readLife(fsys disk.FS, name string) (l lifeState, err error) {
-	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	body, err := readChecked(fsys, name, endMax)
 	if err != nil {
 		return l, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil {
-		return l, err
-	}
-	raw := make([]byte, min(info.Size(), endMax))
-	if _, err := f.ReadAt(raw, 0); err != nil {
-		return l, fmt.Errorf("%s: %w", name, err)
-	}
-	at := max(0, bytes.LastIndex(raw, []byte("checksum=")))
-	if body := raw[:at]; !bytes.Equal(raw, appendChecksum(bytes.Clone(body))) {
-		return l, fmt.Errorf("%s: the checksum does not fit the text", name)
-	}
-	if err := json.Unmarshal(raw[:at], &l); err != nil {
+	if err := json.Unmarshal(body, &l); err != nil {
 		return l, fmt.Errorf("%s: %w", name, err)
 	}
 	switch l.State {
@@ -133,13 +121,35 @@ func readLife(fsys disk.FS, name string) (l lifeState, err error) {
 	return l, fmt.Errorf("%s: state %q", name, l.State)
 }
 
+// readChecked reads a file of at most most bytes that ends in the checksum of what is before, which it returns.
+func readChecked(fsys disk.FS, name string, most int64) (body []byte, err error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	raw := make([]byte, min(info.Size(), most))
+	if _, err := f.ReadAt(raw, 0); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	body = raw[:max(0, bytes.LastIndex(raw, []byte("checksum=")))]
+	if !bytes.Equal(raw, appendChecksum(bytes.Clone(body))) {
+		return nil, fmt.Errorf("%s: the checksum does not fit the text", name)
+	}
+	return body, nil
+}
+
 // writeLife is quick to give up: the file explains, and nothing depends on it.
 func (b *Broker) writeLife(l lifeState) {
 	b.writingLife.Lock()
 	defer b.writingLife.Unlock()
 	text, err := json.Marshal(l)
 	if err == nil {
-		err = writeWhole(b.vitals.uncounted, filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
+		err = writeWhole(cmp.Or(b.vitals.unwatched, b.config.FS), filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
 	}
 	if err != nil {
 		b.log.Warn("the state of this life is not written: the next start will not know how it ended", "err", err)
@@ -163,7 +173,7 @@ func (b *Broker) openEvents(context.Context) error {
 	if b.end.How == EndClean || b.end.How == EndUnknown {
 		return nil
 	}
-	value, err := json.Marshal(event{"start", b.config.Now().UnixMilli(), b.meta.NodeID, b.config.Version, b.end})
+	value, err := json.Marshal(event{"start", b.clock.Now().UnixMilli(), b.meta.NodeID, b.config.Version, b.end})
 	if err != nil {
 		return err
 	}

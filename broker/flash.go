@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -8,6 +9,7 @@ import (
 
 	"millrace/broker/journal"
 	"millrace/broker/wear"
+	"millrace/hw/storage"
 	"millrace/platform/config"
 )
 
@@ -20,9 +22,9 @@ type flash struct {
 
 	mu       sync.Mutex
 	governor *wear.Governor
-	device   *wear.Device // nil: the broker's own bytes are the measure
-	written  int64        // the counter at the last step
-	from     int64        // at the first
+	device   *storage.Flash // nil: the broker's own bytes are the measure
+	written  int64          // the counter at the last step
+	from     int64          // at the first
 	interval time.Duration
 	strained bool
 }
@@ -38,16 +40,14 @@ func (b *Broker) openFlash() {
 	s := b.config.Settings
 	f := &flash{log: b.log.With("component", "flash"), journal: b.journal, governor: wear.NewGovernor(flashBudget(s))}
 	f.interval = f.governor.Interval()
-	var err error
-	if f.device, err = wear.DeviceOf(b.dir()); err != nil {
-		f.device = nil
-	}
+	device, err := storage.FlashOf(cmp.Or(b.config.sys, storage.Sys), b.dir())
+	f.device = device
 	level := slog.LevelInfo
 	if s.Flash.WriteBudget == 0 {
 		level = slog.LevelDebug
 	}
 	if f.device != nil {
-		f.log.Log(context.Background(), level, "bytes written are counted by the device", "file", f.device.String())
+		f.log.Log(context.Background(), level, "bytes written are counted by the device", "device", f.device.String())
 	} else {
 		f.log.Log(context.Background(), level, "the device tells no bytes written; the broker's own are counted, which are fewer", "err", err)
 	}
@@ -55,6 +55,7 @@ func (b *Broker) openFlash() {
 	f.written = f.from
 	f.governor.Step(f.elapsed(b.pulse.Now()), f.written)
 	b.flash = f
+	b.openLifetime(device)
 }
 
 func (*flash) elapsed(nowMS int64) time.Duration { return time.Duration(nowMS) * time.Millisecond }

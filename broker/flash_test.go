@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/broker/wear"
+	"millrace/hw/storage"
 	"millrace/platform/config"
 )
 
@@ -52,7 +53,7 @@ func TestABoardKeepsItsFlashBudget(t *testing.T) {
 	for _, line := range []string{
 		"millrace_journal_commit_interval_seconds 0.04",
 		`millrace_flash_written_bytes_per_day{measure="broker"} `,
-		"millrace_flash_budget_bytes_per_day 1.048576e+06",
+		"millrace_flash_budget_bytes_per_day 1048576",
 	} {
 		if !strings.Contains(text.String(), line) {
 			t.Errorf("no %s in\n%s", line, text.String())
@@ -86,7 +87,7 @@ func TestADeviceThatStopsTelling(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.mu.Lock()
-	f.device = new(wear.Device) // reads nothing
+	f.device = new(storage.Flash) // reads nothing
 	f.mu.Unlock()
 	f.step(3600 * 1000)
 	after := f.figures()

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"millrace/broker/boot"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/partition"
@@ -90,7 +91,10 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 		return nil, err
 	}
 	c.slots()
+	c.boots()
 	c.life()
+	c.wear()
+	c.identity()
 	if err := c.offline(); err != nil {
 		return nil, err
 	}
@@ -139,6 +143,14 @@ func (c *fsck) life() {
 	name := filepath.Join(c.Dir, endName)
 	if _, err := readLife(c.fs, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.found(Finding{Path: name, Text: err.Error() + "; the next start will not know how the last life ended, and writes it anew"})
+	}
+}
+
+// wear looks at the file that says what was written to the device.
+func (c *fsck) wear() {
+	name := filepath.Join(c.Dir, wearFile)
+	if _, err := readChecked(c.fs, name, wearFileMax); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: name, Text: err.Error() + "; the next start counts what is written to the device anew"})
 	}
 }
 
@@ -207,6 +219,18 @@ func (c *fsck) slots() {
 	// With one slot only, and that cut short, there never was a checkpoint, and the journal has everything.
 	if !c.checked && bad > 0 && absent == 0 {
 		c.found(Finding{Damage: true, Path: c.Dir, Text: "no checkpoint slot is valid; the next start walks all active segments"})
+	}
+}
+
+// boots looks at the boot table. A cut inside the writing of a file of it leaves one that is not whole, and the other holds.
+func (c *fsck) boots() {
+	bad, whole := boot.Check(c.fs, c.Dir)
+	for _, err := range bad {
+		text := err.Error() + "; the other file is used"
+		if !whole {
+			text = err.Error() + "; what the time was when records were stamped is not known any more"
+		}
+		c.found(Finding{Damage: !whole, Path: c.Dir, Text: text})
 	}
 }
 

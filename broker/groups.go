@@ -22,7 +22,7 @@ func (b *Broker) openGroups(context.Context) error {
 			Members: s.GroupMaxSize, Offsets: s.GroupMaxOffsets, Groups: s.GroupMaxCount,
 			RetentionMS: s.OffsetsRetention.Milliseconds(), SweepMS: s.OffsetsRetentionCheck.Milliseconds(),
 		},
-		Memory: b.memory.groups, Now: b.config.Now, NowMS: b.pulse.Now, Wake: b.pulse.Wake, NewID: RandomUUID,
+		Memory: b.memory.groups, Now: b.clock.Now, NowMS: b.pulse.Now, Wake: b.pulse.Wake, NewID: RandomUUID,
 		Logger: b.log.With("component", "group"),
 	})
 	b.pulse.Register(b.groups)

@@ -15,7 +15,7 @@ import (
 )
 
 // made creates a topic.
-func made(t *testing.T, b *Broker, name string, partitions int, settings map[string]string) {
+func made(t testing.TB, b *Broker, name string, partitions int, settings map[string]string) {
 	t.Helper()
 	c, err := catalog.NewTopic(b.Image(), name, catalog.NewTopicID(), partitions, 1, settings)
 	if err != nil {

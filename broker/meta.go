@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"strings"
 
+	"millrace/broker/boot"
 	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/record"
+	"millrace/platform/identity"
 )
 
 // FormatVersion is the version of everything under a data directory. A directory of a newer version is refused by
@@ -188,8 +190,23 @@ var ErrOccupied = errors.New("the directory is not empty and not a data director
 // an error, so that nobody's data changes hands by a typing mistake, and so is one with anything in it (ErrOccupied); but
 // what a broker has left there without its meta.properties gets one again where clusterID says whose it was.
 func Format(fsys disk.FS, dir, clusterID string, nodeID int32) (Meta, error) {
-	known := clusterID != ""
-	if !known {
+	switch pending, keep, err := resetting(fsys, dir); {
+	case err != nil:
+		return Meta{}, err
+	case pending:
+		if _, err := wipe(fsys, dir, keep); err != nil {
+			return Meta{}, err
+		}
+		if err := unmark(fsys, dir); err != nil {
+			return Meta{}, err
+		}
+	}
+	return format(fsys, dir, clusterID, nodeID, clusterID != "")
+}
+
+// format is Format where no reset is under way. known: what lies there is the cluster's.
+func format(fsys disk.FS, dir, clusterID string, nodeID int32, known bool) (Meta, error) {
+	if clusterID == "" {
 		clusterID = RandomUUID()
 	}
 	if err := ValidClusterID(clusterID); err != nil {
@@ -224,8 +241,9 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 	ours := ""
 	for _, e := range entries {
 		switch name := e.Name(); name {
-		case lockName, controlName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix:
-		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", endName, endName + tempSuffix:
+		case lockName, controlName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix, resetName, resetKeepName:
+		case identity.File, identity.Copy, identity.Beside, identity.File + tempSuffix, identity.Copy + tempSuffix:
+		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", boot.FileName(0), boot.FileName(1), endName, endName + tempSuffix, wearFile, wearFile + tempSuffix:
 			ours = name
 		default:
 			return fmt.Errorf("%s holds %s: %w; name another one", dir, name, ErrOccupied)

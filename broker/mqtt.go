@@ -33,7 +33,7 @@ func (b *Broker) openMQTT(ctx context.Context) error {
 		sysInterval = -1 // none, where the door means its default
 	}
 	if b.mqtt, err = mqtt.New(mqtt.Config{
-		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now,
+		Log: mqtt.FromBroker(b), Router: router, Logger: b.log.With("component", "mqtt"), Now: b.config.Now, Clock: b.clock,
 		Poller: b.poller, Connections: b.memory.connections, Inflight: b.memory.mqtt, Reading: b.memory.reading, ReadingSmall: b.memory.readingSmall, Output: b.memory.output, State: b.memory.state,
 		Users: b.users(), Mechanisms: mechanisms(s.Broker.Mechanisms), Damper: b.damper, Principal: rules.Principal, Authorizer: b.authorizer(),
 		MaxConnections: s.MQTT.MaxConnections, MaxSessions: s.MQTT.MaxSessions, Limits: mqttLimits(&s.MQTT.MQTTLimits),

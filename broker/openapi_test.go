@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -155,13 +154,11 @@ func user(t *testing.T, b *Broker, name string) {
 // adminSecret is the password that the first start has drawn.
 func adminSecret(t *testing.T, b *Broker) string {
 	t.Helper()
-	raw, err := os.ReadFile(b.dir() + "/" + adminFile)
-	if err != nil {
-		t.Fatal(err)
+	secret, ok := revealed.Load(b.dir())
+	if !ok {
+		t.Fatal("no secret was shown")
 	}
-	_, after, _ := strings.Cut(string(raw), `password="`)
-	password, _, _ := strings.Cut(after, `"`)
-	return password
+	return secret.(string)
 }
 
 // A certificate is as good as a login, an expired one ends the connection, and a new one is shown after a reload.

@@ -41,7 +41,7 @@ func (b *Broker) Reload(next *config.Config) (live, restart []string, err error)
 		if err := b.certificates.load(merged); err != nil {
 			b.log.Error("certificates not taken; the old ones stay", "err", err)
 		} else {
-			b.log.Info("certificates read")
+			b.log.Info("certificates read", "sha256", b.certificates.fingerprint.Load())
 		}
 	}
 	return live, restart, b.reconcile()

@@ -269,7 +269,7 @@ func restore(ctx context.Context, fsys disk.FS, open Archive, dir string, m *Man
 	if err != nil {
 		return meta, fmt.Errorf("what was restored does not start: %w", err)
 	}
-	return meta, place(fsys, temp, dir)
+	return meta, putInPlace(fsys, temp, dir)
 }
 
 // extract writes one file, durably but for its name.
@@ -278,7 +278,7 @@ func extract(fsys disk.FS, name string, r io.Reader, data bool) error {
 		return err
 	}
 	mode := os.FileMode(0o644)
-	if !data || slices.ContainsFunc(identityFiles, func(f string) bool {
+	if !data || slices.ContainsFunc(identityParts, func(f string) bool {
 		return strings.Contains(filepath.ToSlash(name)+"/", restoringName+"/"+f+"/")
 	}) {
 		mode = 0o600
@@ -294,8 +294,8 @@ func extract(fsys disk.FS, name string, r io.Reader, data bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// place moves what was restored out of temp, meta.properties last: with that the directory is a data directory.
-func place(fsys disk.FS, temp, dir string) error {
+// putInPlace moves what was restored out of temp, meta.properties last: with that the directory is a data directory.
+func putInPlace(fsys disk.FS, temp, dir string) error {
 	if err := syncTree(fsys, temp); err != nil {
 		return err
 	}

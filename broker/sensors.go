@@ -56,7 +56,7 @@ func (b *Broker) openFeed(ctx context.Context) error {
 	b.feed, err = feed.Start(feed.Config{
 		Sources: sources,
 		OpenBus: func(name string) (feed.Bus, error) { return b.buses.Open(name, busTimeout(buses, name)) },
-		Append:  b.appendKeyed, Pulse: b.pulse, Now: b.config.Now, Logger: b.log.With("component", "feed"),
+		Append:  b.appendKeyed, Pulse: b.pulse, Now: b.config.Now, Stamp: b.clock.Now, Logger: b.log.With("component", "feed"),
 	})
 	if err != nil {
 		return err

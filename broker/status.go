@@ -79,7 +79,7 @@ func (b *Broker) Status() Status {
 	if err := b.vitals.Check(); err != nil {
 		s.Dead = err.Error()
 	}
-	if err := b.takes(); err != nil {
+	if err := b.readiness(); err != nil {
 		s.NotReady = err.Error()
 	}
 	s.Listeners, s.LastEnd = b.addresses, b.end
@@ -100,12 +100,12 @@ func (b *Broker) Status() Status {
 	}
 	s.Queued = int64(b.journal.Stats().Queued)
 	s.Groups, _ = b.groups.Groups()
-	s.Lag = b.lag()
+	s.Lag = b.behind()
 	return s
 }
 
-// lag is how far consumer groups are behind, all together. What is not known yet counts nothing.
-func (b *Broker) lag() (n int64) {
+// behind is how far consumer groups are behind, all together. What is not known yet counts nothing.
+func (b *Broker) behind() (n int64) {
 	list, _ := b.groups.List() // while some are loading, the others
 	for _, g := range list {
 		offsets, err := b.groups.Offsets(g.ID, nil)

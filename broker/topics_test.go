@@ -16,13 +16,16 @@ import (
 )
 
 // board opens a whole broker on loopback with its data in dir; it is closed with the test.
-func board(t *testing.T, dir string, change func(*config.Config)) *Broker {
+func board(t testing.TB, dir string, change func(*config.Config)) *Broker {
 	t.Helper()
 	return boardOn(t, nil, dir, change)
 }
 
+// revealed are the secrets that boards have shown, by data directory.
+var revealed sync.Map
+
 // boardOn is board on a disk, nil for the machine's.
-func boardOn(t *testing.T, fs disk.FS, dir string, change func(*config.Config)) *Broker {
+func boardOn(t testing.TB, fs disk.FS, dir string, change func(*config.Config)) *Broker {
 	t.Helper()
 	s := config.Default()
 	s.Broker.LogDirs = dir
@@ -33,7 +36,10 @@ func boardOn(t *testing.T, fs disk.FS, dir string, change func(*config.Config)) 
 	if change != nil {
 		change(s)
 	}
-	b, err := Open(t.Context(), Config{Settings: s, FS: fs})
+	b, err := Open(t.Context(), Config{Settings: s, FS: fs, Reveal: func(_, secret string) error {
+		revealed.Store(dir, secret)
+		return nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

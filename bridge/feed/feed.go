@@ -67,7 +67,8 @@ type Config struct {
 	Append  Append
 	Pulse   *pulse.Pulse
 	Now     func() time.Time
-	Logger  *slog.Logger // nil: silent
+	Stamp   func() time.Time // what records are stamped with; nil: Now
+	Logger  *slog.Logger     // nil: silent
 }
 
 // Stats counts, since the start.
@@ -100,6 +101,9 @@ var senmlName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:./_-]*$`)
 // Start checks the sources and begins to read them. A bus or sensor that is not there now is no error: it is reported
 // and tried again.
 func Start(cfg Config) (*Feed, error) {
+	if cfg.Stamp == nil {
+		cfg.Stamp = cfg.Now
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

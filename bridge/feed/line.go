@@ -102,7 +102,7 @@ func (l *line) visit(ctx context.Context, p *probe) {
 		p.log.Info("sensor works again", "after", now.Sub(p.failed).Round(time.Second), "chip", p.dev.String())
 		p.failed, p.retry = time.Time{}, 0
 	}
-	l.record(ctx, p, now, reading)
+	l.record(ctx, p, l.feed.cfg.Stamp(), reading)
 }
 
 func (l *line) sense(ctx context.Context, p *probe) (sensor.Reading, error) {

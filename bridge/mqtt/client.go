@@ -225,7 +225,7 @@ func (c *client) publish(m *message, head packet.Publish, expiry uint32, ids []u
 		return blocked
 	}
 	if result == done {
-		c.s.traffic.publishSent.Add(1)
+		c.s.traffic.publishSent[head.QoS].Add(1)
 		c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
 	}
 	return result

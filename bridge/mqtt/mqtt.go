@@ -24,6 +24,7 @@ type Config struct {
 	Router *route.Router    // nil: the default rules
 	Logger *slog.Logger     // nil: discarded
 	Now    func() time.Time // nil: time.Now
+	Clock  Clock            // nil: one that believes Now
 	// After calls f in its own goroutine after d, unless stopped before. nil: time.AfterFunc.
 	After func(d time.Duration, f func()) (stop func() bool)
 	// Poller is where connections wait without a goroutine that have been silent for Silence, 0: 200 ms. nil: each keeps
@@ -79,6 +80,9 @@ func (c *Config) fill() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Clock == nil {
+		c.Clock = believer{c.Now}
 	}
 	if c.After == nil {
 		c.After = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }

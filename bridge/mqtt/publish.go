@@ -180,7 +180,7 @@ func (c *client) onPublish(p *packet.Publish, size int) error {
 			Why:    fmt.Sprintf("receive maximum is %d, and %d packet identifiers are not released", c.limits().ReceiveMaximum, unreleasedMax),
 		}
 	}
-	c.s.traffic.publishReceived.Add(1)
+	c.s.traffic.publishReceived[p.QoS].Add(1)
 	c.s.traffic.publishBytesReceived.Add(int64(len(p.Payload)))
 	n, ok := c.acks.begin(p.ID, p.QoS)
 	if !ok {
@@ -306,7 +306,7 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		body = []byte{} // an empty payload is not Kafka's null
 	}
 	rec := &w.records[0]
-	*rec = record.Record{Timestamp: s.cfg.Now().UnixMilli(), Key: w.target.Key, Value: body}
+	*rec = record.Record{Timestamp: s.cfg.Clock.Now().UnixMilli(), Key: w.target.Key, Value: body}
 	w.headers = w.headers[:0]
 	m.Headers(func(key string, value []byte) bool {
 		w.headers = append(w.headers, record.Header{Key: key, Value: value})

@@ -43,7 +43,7 @@ func restingCost(bytes string) int64 { return 64 + int64(len(bytes)) + int64(len
 // sleeper is what a resting session's bytes say of it, in their order after the client identifier.
 type sleeper struct {
 	end    int64 // when it ends, in ms since resting.begun, or of Unix time when wall; 0: never
-	wall   bool  // it was away when the server started: no clock of ours has counted since it went
+	wall   bool  // Config.Now has no monotonic reading
 	table  bool  // the log has a delivery table of it
 	owner  auth.Principal
 	ids    []uint16 // of unreleased, ascending

@@ -128,7 +128,7 @@ func (ss *session) offer(st *stream, m *message, subs []*subscription) outcome {
 // group that hands it out. Under ss.mu, with a client.
 func (ss *session) send(st *stream, m *message, head packet.Publish, ids []uint32, g *group) outcome {
 	qos := head.QoS
-	left, alive := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
+	left, alive := ss.s.remaining(st, m)
 	if !alive {
 		return done // [MQTT-3.3.2-5]
 	}
@@ -181,7 +181,7 @@ func (ss *session) parkPublish(m *message, head packet.Publish, expiry uint32, i
 		return unfit
 	}
 	ss.park(func([]byte) []byte { return p })
-	c.s.traffic.publishSent.Add(1)
+	c.s.traffic.publishSent[head.QoS].Add(1)
 	c.s.traffic.publishBytesSent.Add(int64(len(m.body)))
 	return done
 }
@@ -435,7 +435,7 @@ func (ss *session) redeliver(m *message) {
 		}
 	}
 	// It was sent: it does not expire any more [MQTT-4.3.3-7] [MQTT-4.3.3-13].
-	left, _ := m.props.Remaining(m.stamp, ss.s.cfg.Now().UnixMilli())
+	left, _ := ss.s.remaining(d.st, m)
 	switch ss.client.publish(m, head, max(left, 1), ids) {
 	case done:
 		d.sent = true

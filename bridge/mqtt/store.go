@@ -39,7 +39,7 @@ var arrivalValue = []byte{1}
 
 // arrival is the record of a packet identifier that came with QoS 2.
 func (o *store) arrival(ss *session, id uint16) record.Record {
-	return record.Record{Timestamp: o.s.cfg.Now().UnixMilli(), Key: arrivalKey(ss.id, id), Value: arrivalValue}
+	return record.Record{Timestamp: o.s.cfg.Clock.Now().UnixMilli(), Key: arrivalKey(ss.id, id), Value: arrivalValue}
 }
 
 func arrivalKey(client string, id uint16) []byte {
@@ -73,7 +73,7 @@ func (s *Server) snapshot(ss *session) (value []byte, n uint64, covered map[*str
 	ss.dirty = false
 	var away int64
 	if ss.client == nil {
-		away = s.cfg.Now().UnixMilli()
+		away = s.cfg.Clock.Now().UnixMilli()
 	}
 	handed := maps.Clone(ss.exact.handed)
 	covered = make(map[*stream]int64)
@@ -194,7 +194,7 @@ func (o *store) append(recs []record.Record, done func(error)) {
 		return
 	}
 	for i := range recs {
-		recs[i].Timestamp = o.s.cfg.Now().UnixMilli()
+		recs[i].Timestamp = o.s.cfg.Clock.Now().UnixMilli()
 	}
 	o.s.wg.Add(1)
 	p.AppendRecords(recs, true, func(_ int64, err error) {
@@ -252,7 +252,9 @@ func (o *store) load() error {
 		m := known[client]
 		switch {
 		case !beside:
-			m.session, m.owner = string(r.Value), ""
+			if m.session, m.owner, m.offset = string(r.Value), "", r.Offset; m.session == "" {
+				m.offset = 0
+			}
 			for _, h := range r.Headers {
 				if h.Key == ownerHeader {
 					m.owner = unique.Make(auth.Principal(h.Value)).Value() // few own many
@@ -279,7 +281,7 @@ func (o *store) load() error {
 	o.restoreGroups(groups)
 	for id, m := range known {
 		known[id] = remembered{} // what it held goes as what rests comes
-		o.restore(id, m)
+		o.restore(p, id, m)
 	}
 	o.settleGroups(groups)
 	for _, ss := range o.s.sessions {
@@ -294,6 +296,7 @@ func (o *store) load() error {
 // remembered is what the log has of one client. There is one for each while the log is read: it is small.
 type remembered struct {
 	session string // its record; empty: none
+	offset  int64  // of it
 	owner   auth.Principal
 	more    *besides // nil: nothing
 }
@@ -322,7 +325,7 @@ func (m *besides) arrival(id uint16, there bool) {
 }
 
 // restore makes the session again that the log remembers. Under life.
-func (o *store) restore(id string, m remembered) {
+func (o *store) restore(part Partition, id string, m remembered) {
 	more := m.beside()
 	ss := newSession(o.s, id)
 	ss.stored, ss.keeps, ss.owner = true, true, m.owner
@@ -363,7 +366,8 @@ func (o *store) restore(id string, m remembered) {
 	o.s.sessions[id] = ss
 	since := o.s.cfg.Now()
 	if away > 0 {
-		since = time.UnixMilli(away)
+		waited := o.s.cfg.Clock.AgeMS() - o.s.cfg.Clock.Arrived(part.ID(), part.Index(), m.offset, away)
+		since = since.Add(-time.Duration(max(0, waited)) * time.Millisecond)
 	}
 	o.s.expireLater(ss, since)
 	if !slices.ContainsFunc(ss.inflight, func(d delivery) bool { return d.group != nil }) {

@@ -39,15 +39,16 @@ func sysFilter(filter string) bool { return filter == "$SYS" || strings.HasPrefi
 // Traffic counts what went over all connections since the start: control packets, PUBLISHes of them, and bytes of packets
 // and of payloads.
 type Traffic struct {
-	Received, Sent, BytesReceived, BytesSent                             int64
-	PublishReceived, PublishSent, PublishBytesReceived, PublishBytesSent int64
-	PublishDropped                                                       int64 // QoS 0 that the log refused
+	Received, Sent, BytesReceived, BytesSent int64
+	PublishReceived, PublishSent             [3]int64 // by QoS
+	PublishBytesReceived, PublishBytesSent   int64
+	PublishDropped                           int64 // QoS 0 that the log refused
 }
 
 // traffic is Traffic as it grows.
 type traffic struct {
-	received, bytesReceived, publishReceived, publishBytesReceived atomic.Int64
-	publishSent, publishBytesSent, publishDropped                  atomic.Int64
+	received, bytesReceived, publishBytesReceived, publishBytesSent, publishDropped atomic.Int64
+	publishReceived, publishSent                                                    [3]atomic.Int64 // by QoS
 }
 
 // frame counts a packet that came.
@@ -59,11 +60,14 @@ func (t *traffic) frame(n int) {
 // Traffic is what went over all connections so far.
 func (s *Server) Traffic() Traffic {
 	t := &s.traffic
-	return Traffic{
+	all := Traffic{
 		Received: t.received.Load(), BytesReceived: t.bytesReceived.Load(), Sent: s.outlets.packets.Load(), BytesSent: s.outlets.sent.Load(),
-		PublishReceived: t.publishReceived.Load(), PublishBytesReceived: t.publishBytesReceived.Load(),
-		PublishSent: t.publishSent.Load(), PublishBytesSent: t.publishBytesSent.Load(), PublishDropped: t.publishDropped.Load(),
+		PublishBytesReceived: t.publishBytesReceived.Load(), PublishBytesSent: t.publishBytesSent.Load(), PublishDropped: t.publishDropped.Load(),
 	}
+	for qos := range all.PublishReceived {
+		all.PublishReceived[qos], all.PublishSent[qos] = t.publishReceived[qos].Load(), t.publishSent[qos].Load()
+	}
+	return all
 }
 
 // arm sees to it that ticks come. It is called, perhaps with life held, after a subscription under $SYS is in the index.
@@ -182,28 +186,11 @@ func (y *sys) greet(sub *subscription) {
 // figures are those of now. Under y.mu.
 func (y *sys) figures() []figure {
 	s := y.s
-	var clients, connected, subscriptions, shared int64
-	s.life.Lock()
-	clients, subscriptions, shared = int64(len(s.resting.all)), s.resting.subs, s.resting.shared
-	for _, ss := range s.sessions {
-		clients++
-		ss.mu.Lock()
-		if ss.client != nil {
-			connected++
-		}
-		n := int64(len(ss.shared()))
-		shared += n
-		subscriptions += int64(len(ss.subs)) - n
-		ss.mu.Unlock()
-	}
-	s.life.Unlock()
-	s.retained.mu.RLock()
-	kept := int64(len(s.retained.byTopic))
-	s.retained.mu.RUnlock()
+	now := s.Census()
 	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(heap)
 	used := int64(heap[0].Value.Uint64())
-	y.highest.clients, y.highest.heap = max(y.highest.clients, connected), max(y.highest.heap, used)
+	y.highest.clients, y.highest.heap = max(y.highest.clients, int64(now.Connected)), max(y.highest.heap, used)
 	t := s.Traffic()
 	list := []figure{
 		{"version", "millrace version " + s.cfg.Version},
@@ -213,22 +200,22 @@ func (y *sys) figures() []figure {
 		name  string
 		value int64
 	}{
-		{"clients/total", clients},
-		{"clients/connected", connected},
-		{"clients/disconnected", clients - connected},
+		{"clients/total", int64(now.Sessions)},
+		{"clients/connected", int64(now.Connected)},
+		{"clients/disconnected", int64(now.Sessions - now.Connected)},
 		{"clients/maximum", y.highest.clients},
 		{"messages/received", t.Received},
 		{"messages/sent", t.Sent},
 		{"bytes/received", t.BytesReceived},
 		{"bytes/sent", t.BytesSent},
-		{"publish/messages/received", t.PublishReceived},
-		{"publish/messages/sent", t.PublishSent},
+		{"publish/messages/received", total(t.PublishReceived)},
+		{"publish/messages/sent", total(t.PublishSent)},
 		{"publish/messages/dropped", t.PublishDropped},
 		{"publish/bytes/received", t.PublishBytesReceived},
 		{"publish/bytes/sent", t.PublishBytesSent},
-		{"subscriptions/count", subscriptions},
-		{"shared_subscriptions/count", shared},
-		{"retained messages/count", kept},
+		{"subscriptions/count", int64(now.Subscriptions)},
+		{"shared_subscriptions/count", int64(now.Shared)},
+		{"retained messages/count", int64(now.Retained)},
 		{"heap/current", used},
 		{"heap/maximum", y.highest.heap},
 	} {
@@ -238,4 +225,45 @@ func (y *sys) figures() []figure {
 		list[i].topic = "$SYS/broker/" + list[i].topic
 	}
 	return list
+}
+
+// total is a count of all QoS.
+func total(byQoS [3]int64) int64 { return byQoS[0] + byQoS[1] + byQoS[2] }
+
+// Census counts what the door remembers.
+type Census struct {
+	Sessions, Connected   int // with or without a connection; with one
+	Resting               int // of Sessions, those that are one string in memory
+	Subscriptions, Shared int // of all sessions that are not shared; that are
+	Groups                int // shared subscriptions that differ
+	Retained              int // retained messages
+	Inflight              int // QoS 1 and 2 messages that are not acknowledged or completed, but those of resting sessions
+}
+
+// Census counts now. Each session is locked for a moment.
+func (s *Server) Census() (n Census) {
+	s.life.Lock()
+	n.Resting, n.Groups = len(s.resting.all), len(s.groups)
+	n.Sessions = len(s.sessions) + n.Resting
+	n.Subscriptions, n.Shared = int(s.resting.subs), int(s.resting.shared)
+	for _, ss := range s.sessions {
+		ss.mu.Lock()
+		if ss.client != nil {
+			n.Connected++
+		}
+		for _, sub := range ss.subs {
+			if sub.group != nil {
+				n.Shared++
+			} else {
+				n.Subscriptions++
+			}
+		}
+		n.Inflight += len(ss.inflight)
+		ss.mu.Unlock()
+	}
+	s.life.Unlock()
+	s.retained.mu.RLock()
+	defer s.retained.mu.RUnlock()
+	n.Retained = len(s.retained.byTopic)
+	return n
 }

@@ -212,10 +212,17 @@ func TestTrafficIsCounted(t *testing.T) {
 		synctest.Wait()
 		// CONNECT 15, SUBSCRIBE 8, PUBLISH 12, 10 and 6; CONNACK 4, SUBACK 5, PUBACK 4, PUBLISH 12 and 10.
 		want := mqtt.Traffic{
-			Received: 5, BytesReceived: 51, Sent: 5, BytesSent: 35, PublishReceived: 3, PublishBytesReceived: 11,
-			PublishSent: 2, PublishBytesSent: 10, PublishDropped: 1,
+			Received: 5, BytesReceived: 51, Sent: 5, BytesSent: 35, PublishReceived: [3]int64{2, 1}, PublishBytesReceived: 11,
+			PublishSent: [3]int64{1, 1}, PublishBytesSent: 10, PublishDropped: 1,
 		}
 		if got := w.s.Traffic(); got != want {
+			t.Errorf("got  %+v\nwant %+v", got, want)
+		}
+		w.log.Fail(nil)
+		b := w.connect(packet.V5, "b").send(sub(1, "$share/g/t", "u"), &packet.Publish{Topic: "r", Retain: true, Payload: []byte("1")})
+		b.wants("connack 0x00", "suback 1 [0x01 0x01]")
+		synctest.Wait()
+		if got, want := w.s.Census(), (mqtt.Census{Sessions: 2, Connected: 2, Subscriptions: 2, Shared: 1, Groups: 1, Retained: 1, Inflight: 1}); got != want {
 			t.Errorf("got  %+v\nwant %+v", got, want)
 		}
 	})

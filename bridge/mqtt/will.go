@@ -235,7 +235,7 @@ func (o *wills) send(w *will, back bool) {
 		done(err)
 		return
 	}
-	ends := record.Record{Timestamp: s.cfg.Now().UnixMilli(), Key: willKey(w.Client)}
+	ends := record.Record{Timestamp: s.cfg.Clock.Now().UnixMilli(), Key: willKey(w.Client)}
 	s.publish(s.ctx, &w.Message, w.body, &Part{p, []record.Record{ends}, func(int64, error) {}}, done)
 }
 

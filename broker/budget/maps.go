@@ -1,8 +1,8 @@
 package budget
 
 import (
-	"debug/elf"
 	"bufio"
+	"debug/elf"
 	"fmt"
 	"io"
 	"strconv"

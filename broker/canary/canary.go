@@ -162,7 +162,7 @@ func (c *Canary) fly(ctx context.Context) error {
 	began := c.cfg.NowMS()
 	song := fmt.Appendf(nil, "canary %d", began)
 	landed := make(chan partition.AppendResult, 1)
-	p.AppendRecords([]record.Record{{Timestamp: time.Now().UnixMilli(), Value: song}}, partition.AppendOptions{Epoch: -1, Internal: true},
+	p.AppendRecords([]record.Record{{Value: song}}, partition.AppendOptions{Epoch: -1, Internal: true},
 		func(r partition.AppendResult) { landed <- r })
 	var r partition.AppendResult
 	select {

@@ -22,7 +22,6 @@ type Partition interface {
 	Retain(nowMS int64) (partition.Retained, error)
 	DropOldest() (partition.Retained, error)
 	Oldest() (arrival int64, ok bool)
-	ShiftArrivals(stepMS, nowMS int64)
 	Scrub(maxBytes int) (checked int64, err error)
 	Log
 }
@@ -36,10 +35,6 @@ type Space interface {
 	Room(n int64) bool
 }
 
-// clockStepMS is by how much wall clock and elapsed time may drift apart between two passes before it counts as a clock
-// that was set: more than any oscillator's error over the longest sweep interval.
-const clockStepMS = 60_000
-
 const (
 	scrubBytes = 8 << 20         // checked again in a pass, of all partitions together: a GiB in half a day
 	scrubSlice = 1 << 20         // of one partition at a time, which a checkpoint may have to wait for
@@ -50,8 +45,11 @@ const (
 type Config struct {
 	Partitions func() iter.Seq[Partition]
 	Space      Space // nil: no limit to keep
-	Now        func() time.Time
-	// Elapsed is a clock that nobody sets: it tells a step of the other from time that passed.
+	// Now is a time that only runs, whatever happens to the board's clock: ages go by it.
+	Now func() time.Time
+	// Date is the date for what happens at such a time: tombstones carry it into later lives. nil: the same
+	Date func(time.Time) time.Time
+	// Elapsed is when Now began to run, or any other instant since.
 	Elapsed func() time.Duration
 	Logger  *slog.Logger
 	// Headroom is how far above the reserve a full disk is cleared, in bytes, so that it is not full again at once.
@@ -70,15 +68,11 @@ type Config struct {
 type Cleaner struct {
 	cfg      Config
 	wake     chan struct{}
-	wall     int64 // of the last pass, ms
-	since    time.Duration
-	ran      bool
 	scrubbed time.Duration // when the last scrub began
 
 	job          *job  // the compaction that the last pass did not come to the end of
 	spent        int64 // bytes of the pass's share of compaction
 	breath       int64 // at so many it looks whether somebody waits
-	skew         int64 // by how many ms the clock was set forward: no tombstone goes by that
 	unsaved      bool
 	checkpointed bool // for the sake of compaction, in this pass
 
@@ -93,6 +87,9 @@ type Cleaner struct {
 func New(cfg Config) *Cleaner {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Date == nil {
+		cfg.Date = func(now time.Time) time.Time { return now }
 	}
 	if cfg.Memory == 0 {
 		cfg.Memory = compactMemory
@@ -155,10 +152,8 @@ func (c *Cleaner) Pass(ctx context.Context) error {
 // makeWay is the part of a pass that cannot wait: retention, and room on a full disk. now is when it began, ms.
 func (c *Cleaner) makeWay() (now int64, err error) {
 	now = c.cfg.Now().UnixMilli()
-	step := c.clockStep(now)
 	var errs []error
 	for p := range c.cfg.Partitions() {
-		p.ShiftArrivals(step, now)
 		r, err := p.Retain(now)
 		errs = append(errs, err)
 		c.count(p, r, "retention")
@@ -198,22 +193,6 @@ func (c *Cleaner) scrub() error {
 		left -= n
 	}
 	return errors.Join(errs...)
-}
-
-// clockStep is by how many ms the clock was set since the last pass, 0 when it only ran.
-func (c *Cleaner) clockStep(now int64) int64 {
-	elapsed := c.cfg.Elapsed()
-	step := now - c.wall - (elapsed - c.since).Milliseconds()
-	first := !c.ran
-	c.wall, c.since, c.ran = now, elapsed, true
-	if first || step > -clockStepMS && step < clockStepMS {
-		return 0
-	}
-	if now-step >= clockTrusted {
-		c.skew += max(step, 0)
-	}
-	c.cfg.Logger.Warn("the clock was set; arrival times move with it", "by", time.Duration(step)*time.Millisecond)
-	return step
 }
 
 // makeRoom drops the oldest segments of all partitions that allow it, oldest first, while the disk is full.

@@ -11,15 +11,14 @@ import (
 
 type fake struct {
 	Log
-	arrival, shifted int64
-	kept             int
-	scrubbed         int64
-	config           catalog.TopicConfig
+	arrival  int64
+	kept     int
+	scrubbed int64
+	config   catalog.TopicConfig
 }
 
 func (f *fake) String() string                           { return "fake-0" }
 func (f *fake) Config() *catalog.TopicConfig             { return &f.config }
-func (f *fake) ShiftArrivals(step, _ int64)              { f.shifted += step }
 func (f *fake) Oldest() (int64, bool)                    { return f.arrival, f.kept > 1 }
 func (f *fake) Retain(int64) (partition.Retained, error) { return partition.Retained{}, nil }
 
@@ -58,26 +57,6 @@ func clean(space Space, now *time.Time, elapsed *time.Duration, fakes ...*fake) 
 		},
 		Space: space, Now: func() time.Time { return *now }, Elapsed: func() time.Duration { return *elapsed },
 	})
-}
-
-func TestAClockThatIsSetMovesArrivalsAndOneThatRunsDoesNot(t *testing.T) {
-	now, elapsed := time.UnixMilli(1000), time.Duration(0)
-	f := &fake{}
-	c := clean(nil, &now, &elapsed, f)
-	for _, tt := range []struct {
-		wall, ran time.Duration
-		want      int64
-	}{
-		{0, 0, 0},
-		{time.Hour, time.Hour, 0},
-		{time.Hour + 50*365*24*time.Hour, time.Hour, (50 * 365 * 24 * time.Hour).Milliseconds()},
-		{0, time.Hour, -time.Hour.Milliseconds()},
-	} {
-		now, elapsed, f.shifted = now.Add(tt.wall), elapsed+tt.ran, 0
-		if err := c.Pass(t.Context()); err != nil || f.shifted != tt.want {
-			t.Errorf("wall %v in %v: shifted by %d, want %d, %v", tt.wall, tt.ran, f.shifted, tt.want, err)
-		}
-	}
 }
 
 func TestAFullDiskDropsTheOldestOfThoseThatAllowIt(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"millrace/broker/partition"
 	"millrace/broker/record"
@@ -44,11 +45,11 @@ func planFor(p Partition, closed []partition.Closed, dirty, now int64) (plan, bo
 	var dirtyBytes, all int64
 	for _, s := range closed {
 		if s.Next > dirty {
-			if cfg.MinCompactionLagMS > 0 && !over(s.Arrival, now, cfg.MinCompactionLagMS) {
+			if cfg.MinCompactionLagMS > 0 && now-s.Arrival <= cfg.MinCompactionLagMS {
 				break
 			}
 			dirtyBytes += s.Size
-			w.due = w.due || over(s.Opened, now, cfg.MaxCompactionLagMS)
+			w.due = w.due || now-s.Opened > cfg.MaxCompactionLagMS
 		}
 		all += s.Size
 		w.sources = append(w.sources, s)
@@ -58,11 +59,6 @@ func planFor(p Partition, closed []partition.Closed, dirty, now int64) (plan, bo
 	}
 	w.ratio = float64(dirtyBytes) / float64(all)
 	return w, w.due || w.ratio > cfg.MinCleanableRatio
-}
-
-// over says whether what was then is longer ago than lag, by a clock that can be believed.
-func over(then, now, lag int64) bool {
-	return then >= clockTrusted && now >= clockTrusted && now-then > lag
 }
 
 // compact goes on with the log it was at, and then takes the dirtiest ones, until the pass's share is used up.
@@ -77,9 +73,7 @@ func (c *Cleaner) compact(ctx context.Context, now int64) error {
 	var errs []error
 	work := func(j *job) (on bool) {
 		v := &view{job: j, c: c, ctx: ctx, cfg: j.p.Config(), keys: keys, dead: dead}
-		if now >= clockTrusted {
-			v.now, v.wall = max(now-c.skew, 1), now
-		}
+		v.now, v.wall = now, c.cfg.Date(time.UnixMilli(now)).UnixMilli()
 		done, err := v.attempt()
 		c.job = nil
 		switch {

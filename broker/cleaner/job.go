@@ -11,9 +11,6 @@ import (
 	"millrace/broker/record"
 )
 
-// clockTrusted is 2020-01-01, ms: what a clock shows before it is nobody's time (broker/partition has the same).
-const clockTrusted = 1_577_836_800_000
-
 var (
 	// errNoRoom ends a job until there is space.
 	errNoRoom = errors.New("no room for a compacted segment")
@@ -46,8 +43,8 @@ type view struct {
 	c   *Cleaner
 	ctx context.Context
 	cfg *catalog.TopicConfig
-	// now says which tombstones have come to their time, and wall, the board's clock, dates them; ms, 0 while no clock can be
-	// trusted. now lags by what the clock was set forward in this life.
+	// now says which tombstones have come to their time, and wall dates them, ms: it is ahead where the board learned in this
+	// life that it had been off for a while.
 	now, wall int64
 	sources   []partition.Closed
 	limit     int64 // of a segment, in bytes
@@ -235,7 +232,7 @@ func (v *view) compare(w *window, s *source, upto int64) error {
 				size := int64(len(r.Key) + len(r.Value) + recordBytes)
 				if s.all += size; v.superfluous(w, n, r, horizon, dated) {
 					s.dead++
-				} else if s.live += size; r.Value == nil && !dated && v.now > 0 {
+				} else if s.live += size; r.Value == nil && !dated {
 					s.undated++
 					older = older || r.Offset < v.dirty
 				}
@@ -264,7 +261,7 @@ func (v *view) superfluous(w *window, n int, r record.Record, horizon int64, dat
 	if at < 0 || at >= v.dead.len() {
 		return false
 	}
-	late := r.Value == nil && dated && v.now >= horizon && v.now > 0 && !v.hold
+	late := r.Value == nil && dated && v.now >= horizon && !v.hold
 	return late || r.Key == nil || v.dead.get(at)
 }
 
@@ -375,7 +372,7 @@ func (v *view) pass(w *window, out *writer, b record.Batch, n int, kept *int) er
 			if at-w.skip < v.dead.len() {
 				*kept++
 			}
-			if r.Value == nil && !dated && v.now > 0 {
+			if r.Value == nil && !dated {
 				date = v.cfg.DeleteRetentionMS
 				if date > math.MaxInt64/2-v.wall {
 					date = math.MaxInt64/2 - v.wall

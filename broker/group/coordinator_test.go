@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -197,6 +198,57 @@ func TestStateIsReadBack(t *testing.T) {
 		}
 		if n, now := o.Groups(); n != 0 || now != 0 || o.memory.Used() != 0 {
 			t.Errorf("%d groups and %d bytes are left", n, now)
+		}
+	})
+}
+
+func TestHowFarGroupsHaveRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := open(t, &grouptest.Topic{N: 3}, limits(), 4<<20)
+		defer o.stop()
+		o.find("g")
+		o.gather("g", 2, nil)
+		for _, of := range []struct {
+			topic string
+			n     int32
+		}{{"b", 3}, {"a", 2}, {"c", 1}} {
+			e := group.Commit{Group: "s", Generation: -1}
+			for i := range of.n {
+				e.Offsets = append(e.Offsets, group.Committed{Place: group.Place{Topic: of.topic, Partition: of.n - 1 - i}, Offset: int64(of.n*10 + i)})
+			}
+			o.Commit(e, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		if names := o.Names([]string{"before"}); len(names) != 3 || names[0] != "before" || !slices.Contains(names, "g") || !slices.Contains(names, "s") {
+			t.Errorf("%v", names)
+		}
+		if _, _, _, ok := o.Progress("none", nil, 10); ok {
+			t.Error("a group that is not there")
+		}
+		if list, members, left, ok := o.Progress("g", nil, 10); len(list) != 0 || members != 2 || left != 0 || !ok {
+			t.Errorf("%v, %d members, %d left, %v", list, members, left, ok)
+		}
+		for room, want := range map[int]string{
+			10: "[a-0:21 a-1:20 b-0:32 b-1:31 b-2:30 c-0:10] 0", 6: "[a-0:21 a-1:20 b-0:32 b-1:31 b-2:30 c-0:10] 0",
+			5: "[a-0:21 a-1:20 b-0:32 b-1:31 b-2:30] 1",
+			4: "[a-0:21 a-1:20] 4", // whole topics, in order: c would fit
+			1: "[] 6", 0: "[] 6",
+		} {
+			list, members, left, ok := o.Progress("s", []group.Progress{{}}, room)
+			var got []string
+			for _, p := range list[1:] {
+				got = append(got, fmt.Sprintf("%s-%d:%d", p.Topic, p.Partition, p.Offset))
+			}
+			if text := fmt.Sprint(got, left); text != want || members != 0 || !ok {
+				t.Errorf("room for %d: %s, want %s", room, text, want)
+			}
+		}
+		if n, most := o.Timers(); n < 2 || most != limits().Groups+1 { // the members' sessions, and the sweep
+			t.Errorf("%d timers of %d", n, most)
 		}
 	})
 }

@@ -1,10 +1,12 @@
 package group
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -273,6 +275,63 @@ func (c *Coordinator) Groups() (n int, memory int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.groups), c.charged
+}
+
+// Names appends the ids of all groups to dst, in no order.
+func (c *Coordinator) Names(dst []string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, e := range c.groups {
+		if e.phase != Dead {
+			dst = append(dst, id)
+		}
+	}
+	return dst
+}
+
+// Progress is how far a group has read one partition.
+type Progress struct {
+	Place
+	Offset int64
+}
+
+// Progress appends to dst how far a group has read, in order, at most room partitions: of topics in their order as long as
+// each fits whole. left is how many partitions did not fit. ok is false where there is no such group.
+func (c *Coordinator) Progress(id string, dst []Progress, room int) (list []Progress, members, left int, ok bool) {
+	from := len(dst)
+	dst, members, left, ok = c.progress(id, dst, room)
+	slices.SortFunc(dst[from:], func(a, b Progress) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	return dst, members, left, ok
+}
+
+func (c *Coordinator) progress(id string, dst []Progress, room int) (list []Progress, members, left int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.groups[id]
+	if e == nil || e.phase == Dead {
+		return dst, 0, 0, false
+	}
+	for _, topic := range slices.Sorted(maps.Keys(e.offsets)) {
+		partitions := e.offsets[topic]
+		if left > 0 || len(partitions) > room {
+			left += len(partitions)
+			continue
+		}
+		room -= len(partitions)
+		for p, o := range partitions {
+			dst = append(dst, Progress{Place{topic, p}, o.at})
+		}
+	}
+	return dst, len(e.members), left, true
+}
+
+// Timers are how many groups wait for a time, and how many may.
+func (c *Coordinator) Timers() (n, most int) {
+	c.timerMu.Lock()
+	defer c.timerMu.Unlock()
+	return c.timers.Len(), c.timers.Cap()
 }
 
 // TopicName is the compacted topic that groups and their offsets are kept in.

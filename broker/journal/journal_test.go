@@ -67,6 +67,20 @@ func TestEveryGroupIsAnsweredOnceInStagingOrder(t *testing.T) {
 	}
 }
 
+func TestSyncsAreCountedByTheirTime(t *testing.T) {
+	var c counters
+	for _, took := range []time.Duration{0, time.Millisecond, time.Millisecond + 1, 7 * time.Millisecond, 5 * time.Second, time.Minute} {
+		c.synced(took)
+	}
+	s := c.stats()
+	if want := [len(SyncBounds) + 1]int64{0: 2, 1: 1, 3: 1, 9: 1, 10: 1}; s.SyncTimes != want || s.Syncs != 6 || s.SyncTime != 65*time.Second+9*time.Millisecond+1 {
+		t.Errorf("%v, %d syncs of %v", s.SyncTimes, s.Syncs, s.SyncTime)
+	}
+	if !slices.IsSorted(SyncBounds[:]) {
+		t.Errorf("bounds %v", SyncBounds)
+	}
+}
+
 func TestManyStagersKeepTheirOrder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "journal")
 	j := run(t, Options{Dir: dir, SegmentBytes: 64 << 10}, Mark{})

@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+// SyncBounds divide Stats.SyncTimes: a write that RAM or a controller's cache takes, a card as it should be, one that
+// erases, and one that keeps clients waiting.
+var SyncBounds = [...]time.Duration{
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, time.Second, 5 * time.Second,
+}
+
 // Stats are counters since Open; they only grow, but for FrontBytes, Segments and Queued.
 type Stats struct {
 	Commits      int64 // acknowledged commits, one frame each
@@ -15,8 +22,9 @@ type Stats struct {
 	ZeroBytes    int64 // zeros written ahead
 	Syncs        int64 // syncs of the journal's own file
 	SyncTime     time.Duration
-	Failures     int64 // commits that failed
-	Restarts     int64 // new files made after failures
+	SyncTimes    [len(SyncBounds) + 1]int64 // of Syncs, how many took at most each of SyncBounds and more than the one before; last: longer
+	Failures     int64                      // commits that failed
+	Restarts     int64                      // new files made after failures
 	Rolls        int64
 	Dropped      int64 // wal segments let go: unlinked, or kept to be used again
 	Reused       int64 // rolls that went on in one of those
@@ -33,10 +41,22 @@ type counters struct {
 	commits, groups, inline, pointed, frame, zero, syncs, syncNanos,
 	failures, restarts, rolls, dropped, reused, reopened,
 	fronted, drains, frontFailures, frontBytes atomic.Int64
+	syncTimes [len(SyncBounds) + 1]atomic.Int64
+}
+
+// synced counts a sync that took so long.
+func (c *counters) synced(took time.Duration) {
+	c.syncs.Add(1)
+	c.syncNanos.Add(int64(took))
+	at := 0
+	for at < len(SyncBounds) && took > SyncBounds[at] {
+		at++
+	}
+	c.syncTimes[at].Add(1)
 }
 
 func (c *counters) stats() Stats {
-	return Stats{
+	s := Stats{
 		Commits:      c.commits.Load(),
 		Groups:       c.groups.Load(),
 		InlineBytes:  c.inline.Load(),
@@ -56,4 +76,8 @@ func (c *counters) stats() Stats {
 		FrontFailed:  c.frontFailures.Load(),
 		FrontBytes:   c.frontBytes.Load(),
 	}
+	for i := range c.syncTimes {
+		s.SyncTimes[i] = c.syncTimes[i].Load()
+	}
+	return s
 }

@@ -162,8 +162,7 @@ func (t *tail) write(frames [][]byte, size int64) error {
 	if err := t.file.Sync(syncCommit); err != nil {
 		return err
 	}
-	t.stats.syncs.Add(1)
-	t.stats.syncNanos.Add(int64(t.files.o.Now().Sub(begin)))
+	t.stats.synced(t.files.o.Now().Sub(begin))
 	return nil
 }
 

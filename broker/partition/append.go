@@ -50,7 +50,7 @@ type AppendResult struct {
 // A batch of an idempotent producer must come alone. A duplicate is answered with the offset of the first and shares
 // its fate. Errors: those of record.Batch.Check and Validate, and this package's.
 func (p *Partition) Append(batches []byte, o AppendOptions, done func(AppendResult)) {
-	now := p.store.nowMS()
+	now := p.store.stampMS()
 	c := newCommit(p, o, now, done)
 	cfg := p.config.Load()
 	if o.InSync > 0 && int64(o.InSync) < cfg.MinInSyncReplicas {
@@ -77,7 +77,8 @@ func (p *Partition) Append(batches []byte, o AppendOptions, done func(AppendResu
 type commit struct {
 	p       *Partition
 	o       AppendOptions
-	now     int64
+	now     int64 // for stamps
+	age     int64 // for all else
 	batches []byte
 	taken   int64        // of Config.Recompressed, for batches that are not the caller's
 	first   record.Batch // aliases batches
@@ -104,7 +105,7 @@ func newCommit(p *Partition, o AppendOptions, now int64, done func(AppendResult)
 		c = new(commit)
 		c.fn, c.sync, c.sum = c.finish, c.syncPiece, c.checksum // made once: a method value is an allocation
 	}
-	c.p, c.o, c.now, c.done = p, o, now, done
+	c.p, c.o, c.now, c.age, c.done = p, o, now, p.store.nowMS(), done
 	c.result = AppendResult{Base: -1, AppendTime: -1}
 	return c
 }
@@ -225,7 +226,7 @@ func (p *Partition) appendLocked(c *commit) (answer, error) {
 	}
 	cfg := p.config.Load()
 	if c.first.ProducerID() >= 0 && !c.first.Control() {
-		was, dup, err := p.producers.admit(c.first, c.now, p.store.cfg.ProducerExpireMS)
+		was, dup, err := p.producers.admit(c.first, c.age, p.store.cfg.ProducerExpireMS)
 		if err != nil {
 			return answer{}, err
 		}
@@ -233,7 +234,7 @@ func (p *Partition) appendLocked(c *commit) (answer, error) {
 			return p.join(c, was)
 		}
 	}
-	if err := p.admit(int64(len(c.batches)), c.o.Internal, c.now); err != nil {
+	if err := p.admit(int64(len(c.batches)), c.o.Internal, c.age); err != nil {
 		return answer{}, err
 	}
 	if err := p.write(c, cfg); err != nil {
@@ -275,7 +276,7 @@ func (p *Partition) writable(o AppendOptions) error {
 // as it was before. Holds mu.
 func (p *Partition) write(c *commit, cfg *catalog.TopicConfig) error {
 	base := p.end.Load()
-	if err := p.rollFor(int64(len(c.batches)), c.records, c.now, cfg); err != nil {
+	if err := p.rollFor(int64(len(c.batches)), c.records, c.age, cfg); err != nil {
 		return diskError(err)
 	}
 	epoch := p.epoch.Load()
@@ -300,8 +301,8 @@ func (p *Partition) write(c *commit, cfg *catalog.TopicConfig) error {
 		}
 		return diskError(err)
 	}
-	active.opened.CompareAndSwap(0, c.now)
-	active.arrival.Store(c.now)
+	active.opened.CompareAndSwap(0, c.age)
+	active.arrival.Store(c.age)
 	if c.first.ProducerID() >= 0 && !c.first.Control() {
 		p.remember(c)
 	}
@@ -315,7 +316,7 @@ func (p *Partition) remember(c *commit) {
 	p.state.Lock()
 	durable := p.durable
 	p.state.Unlock()
-	if grown := p.producers.add(c.first, c.now, durable); grown > 0 {
+	if grown := p.producers.add(c.first, c.now, c.age, durable); grown > 0 {
 		if p.store.producers.Add(1) > int64(p.store.cfg.ProducerMax) && p.producers.evict(c.first.ProducerID()) {
 			p.store.producers.Add(-1)
 		}

@@ -116,6 +116,7 @@ func (s *Store) checkpoint(o *offline, back *Partition) error {
 	if err := s.journal.Drop(slot.Mark); err != nil {
 		return fmt.Errorf("drop the journal's front: %w", err)
 	}
+	s.cfg.OnCheckpoint()
 	return s.removeSnapshots()
 }
 

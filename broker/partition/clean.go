@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"time"
 
 	"millrace/broker/journal"
 	"millrace/broker/record"
@@ -252,7 +251,7 @@ func (p *Partition) swapIn(run []Closed, made *segment.Segment) error {
 		next.opened.Store(min(next.opened.Load(), c.piece.opened.Load()))
 		next.arrival.Store(max(next.arrival.Load(), c.piece.arrival.Load()))
 	}
-	if err := made.Ready(len(run) > 1, time.UnixMilli(next.arrival.Load())); err != nil {
+	if err := made.Ready(len(run) > 1, p.store.cfg.Clock.Date(next.arrival.Load())); err != nil {
 		return err
 	}
 	next.flushed.Store(made.Size())

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"millrace/broker/catalog"
 	"millrace/broker/journal"
 )
 
@@ -62,6 +63,9 @@ func (c *commit) finish(err error) {
 	if err != nil {
 		c.fail(err)
 		return
+	}
+	if !catalog.InternalName(p.topic.Name) {
+		p.store.written.Add(int64(len(c.batches)))
 	}
 	p.state.Lock()
 	p.durable, p.durablePiece, p.durablePos = c.next, c.piece, c.pos

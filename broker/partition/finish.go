@@ -29,8 +29,25 @@ func (l *log) finish() *Partition {
 		}
 		return nil
 	}
+	l.p.dateFiles()
 	l.p.recovering.Store(false)
 	return l.p
+}
+
+// dateFiles turns the dates of segments' files, by a clock that may have been wrong, into ages.
+func (p *Partition) dateFiles() {
+	for i, s := range p.pieces {
+		if s.Size() == 0 {
+			continue
+		}
+		next := p.end.Load()
+		if i+1 < len(p.pieces) {
+			next = p.pieces[i+1].Base()
+		}
+		at := p.store.cfg.Clock.FileAge(p.topic.ID, p.index, next-1, s.arrival.Load())
+		s.arrival.Store(at)
+		s.opened.Store(at)
+	}
 }
 
 // giveUp leaves a partition out whose files cannot be used: one bad file keeps no other from starting.
@@ -178,7 +195,7 @@ func (l *log) restoreProducers(end int64) (int64, error) {
 		if err != nil {
 			return -1, err
 		}
-		p.store.producers.Add(int64(p.producers.restore(states)))
+		p.store.producers.Add(int64(p.producers.restore(states, p.store.nowMS())))
 		p.snapshot = o
 		return o, nil
 	}

@@ -44,7 +44,7 @@ func (p *Partition) AppendRecords(recs []record.Record, o AppendOptions, done fu
 	refuse := func(err error) {
 		done(AppendResult{Base: -1, AppendTime: -1, Start: p.Start(), Err: fmt.Errorf("append to %s: %w", p, err)})
 	}
-	now := p.store.nowMS()
+	now := p.store.stampMS()
 	size, err := p.measure(recs, o, now)
 	if err != nil {
 		refuse(err)
@@ -98,7 +98,7 @@ func (p *Partition) gatherLocked(recs []record.Record, size, now int64, o Append
 	if g := p.gathering; g != nil && int64(g.builder.Len())+size > min(gatherMax, cfg.MaxMessageBytes) {
 		failed = p.sealLocked()
 	}
-	if err := p.admit(size, o.Internal, now); err != nil {
+	if err := p.admit(size, o.Internal, p.store.nowMS()); err != nil {
 		return failed, err
 	}
 	g := p.gathering

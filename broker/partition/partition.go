@@ -45,8 +45,8 @@ type Topic struct {
 // piece is one segment and what the partition knows about it. The last piece is the active one.
 type piece struct {
 	*segment.Segment
-	// arrival is when the segment last grew, in ms since 1970 by the board's clock. After a restart it is the log file's
-	// modification time. Retention goes by it and never by the records' own timestamps.
+	// arrival is when the segment last grew, an age, ms. After a restart it is what Clock.FileAge makes
+	// of the log file's modification time. Retention goes by it and never by the records' own timestamps.
 	arrival atomic.Int64
 	// opened is when its first batch came, by the same clock, 0 while it is empty: segment.ms counts from it.
 	opened atomic.Int64

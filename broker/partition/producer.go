@@ -17,7 +17,7 @@ const producerBatches = 5
 // producedBatch is one batch of an idempotent producer.
 type producedBatch struct {
 	base  int64 // offset of its first record
-	at    int64 // when it was appended, ms since 1970
+	at    int64 // when it was appended, by the stamps of that time, ms since 1970
 	first int32 // sequence number of its first record
 	delta int32 // records after the first
 	epoch int16
@@ -30,7 +30,11 @@ func (b producedBatch) last() int32 { return int32((int64(b.first) + int64(b.del
 
 // producer is what a partition remembers of one producer id: its last batches, oldest first, never empty. More than five
 // are kept only while that is needed to have a durable one to fall back to.
-type producer struct{ batches []producedBatch }
+type producer struct {
+	batches []producedBatch
+	// seen is the age, ms, at which the newest came. After a restart the silence counts anew.
+	seen int64
+}
 
 func (p *producer) newest() producedBatch { return p.batches[len(p.batches)-1] }
 
@@ -47,13 +51,13 @@ type producers struct {
 //   - an older epoch is fenced, a newer one starts at sequence 0;
 //   - one of the last five batches again is a duplicate;
 //   - a producer that is not known (new, expired, evicted or lost with its records) may start anywhere (KIP-360).
-func (s *producers) admit(b record.Batch, nowMS, expireMS int64) (first producedBatch, dup bool, err error) {
+func (s *producers) admit(b record.Batch, ageMS, expireMS int64) (first producedBatch, dup bool, err error) {
 	p := s.byID[b.ProducerID()]
 	if p == nil {
 		return producedBatch{}, false, nil
 	}
 	newest := p.newest()
-	if expireMS > 0 && nowMS-newest.at > expireMS {
+	if expireMS > 0 && ageMS-p.seen > expireMS {
 		return producedBatch{}, false, nil
 	}
 	epoch, seq := b.ProducerEpoch(), b.BaseSequence()
@@ -79,13 +83,13 @@ func (s *producers) admit(b record.Batch, nowMS, expireMS int64) (first produced
 
 // add remembers b, already numbered. durable is the end that a failed commit falls back to. It returns by how many
 // producers the table grew.
-func (s *producers) add(b record.Batch, nowMS, durable int64) int {
+func (s *producers) add(b record.Batch, nowMS, ageMS, durable int64) int {
 	return s.remember(b.ProducerID(), producedBatch{
 		base: b.BaseOffset(), at: nowMS, first: b.BaseSequence(), delta: b.LastOffsetDelta(), epoch: b.ProducerEpoch(),
-	}, durable)
+	}, ageMS, durable)
 }
 
-func (s *producers) remember(id int64, b producedBatch, durable int64) int {
+func (s *producers) remember(id int64, b producedBatch, ageMS, durable int64) int {
 	s.dirty = true
 	p, grown := s.byID[id], 0
 	if p == nil {
@@ -98,7 +102,7 @@ func (s *producers) remember(id int64, b producedBatch, durable int64) int {
 	for len(p.batches) >= producerBatches && p.batches[1].next() <= durable {
 		p.batches = append(p.batches[:0], p.batches[1:]...)
 	}
-	p.batches = append(p.batches, b)
+	p.batches, p.seen = append(p.batches, b), ageMS
 	return grown
 }
 
@@ -121,9 +125,9 @@ func (s *producers) rollback(end int64) (gone int) {
 }
 
 // expire forgets producers that have been silent for longer than expireMS, and returns how many.
-func (s *producers) expire(nowMS, expireMS int64) (gone int) {
+func (s *producers) expire(ageMS, expireMS int64) (gone int) {
 	for id, p := range s.byID {
-		if nowMS-p.newest().at > expireMS {
+		if ageMS-p.seen > expireMS {
 			delete(s.byID, id)
 			s.dirty = true
 			gone++
@@ -142,10 +146,10 @@ func (s *producers) forget() int {
 // evict makes room by forgetting the producer that has been silent longest, but not id. It is the price of a bounded
 // table: that producer starts anew as KIP-360 lets it.
 func (s *producers) evict(id int64) bool {
-	victim, oldest := int64(-1), int64(math.MaxInt64)
+	victim, oldest := int64(-1), (*producer)(nil)
 	for other, p := range s.byID {
-		if at := p.newest().at; other != id && at < oldest {
-			victim, oldest = other, at
+		if other != id && (oldest == nil || cmp.Or(cmp.Compare(p.seen, oldest.seen), cmp.Compare(p.newest().at, oldest.newest().at)) < 0) {
+			victim, oldest = other, p
 		}
 	}
 	if victim < 0 {
@@ -178,7 +182,7 @@ func (s *producers) snapshot(end int64) []segment.ProducerState {
 }
 
 // restore takes over a snapshot, and returns how many producers it has.
-func (s *producers) restore(states []segment.ProducerState) int {
+func (s *producers) restore(states []segment.ProducerState, ageMS int64) int {
 	s.byID = nil
 	n := 0
 	for _, st := range states {
@@ -189,7 +193,7 @@ func (s *producers) restore(states []segment.ProducerState) int {
 			base: st.LastOffset - int64(st.OffsetDelta), at: st.LastTime,
 			first: int32((int64(st.LastSequence) - int64(st.OffsetDelta)) & math.MaxInt32),
 			delta: st.OffsetDelta, epoch: st.Epoch,
-		}, math.MaxInt64)
+		}, ageMS, math.MaxInt64)
 	}
 	s.dirty = false
 	return n

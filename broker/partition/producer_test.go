@@ -179,3 +179,30 @@ func TestIdleProducersAreForgotten(t *testing.T) {
 		}
 	}
 }
+
+// What clients date their records to says nothing about when a producer was last heard: a crash must not make a retry a
+// second record.
+func TestAProducerOfOldRecordsIsKnownAfterACrash(t *testing.T) {
+	w := partitiontest.New(t).Start()
+	p := w.Create("a")
+	old := func() record.Batch {
+		b := record.NewBuilder(record.None)
+		b.Add(1_000, nil, []byte("of 1970"), nil)
+		batch, err := b.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		batch.SetProducer(5, 0, 0, false)
+		return batch
+	}
+	if _, err := partitiontest.AppendBatch(p, old()); err != nil {
+		t.Fatal(err)
+	}
+	w.Kill()
+	w.Start()
+	w.Store.Tick(w.Clock.UnixMilli())
+	p = w.Partition("a")
+	if base, err := partitiontest.AppendBatch(p, old()); err != nil || base != 0 || p.End() != 1 {
+		t.Errorf("the batch again: %d, %v; end %d", base, err, p.End())
+	}
+}

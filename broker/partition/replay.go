@@ -185,7 +185,7 @@ func (l *log) noteProducer(b record.Batch) {
 	}
 	l.producersFrom = b.NextOffset()
 	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 {
-		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), math.MaxInt64)))
+		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), l.p.store.nowMS(), math.MaxInt64)))
 	}
 }
 

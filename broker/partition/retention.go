@@ -9,10 +9,6 @@ import (
 	"millrace/broker/journal"
 )
 
-// clockTrusted is 2020-01-01, ms. A board without a battery clock starts in 1970: arrival times before this are of a
-// clock that nobody had set, and nothing is ever expired by one.
-const clockTrusted = 1_577_836_800_000
-
 // Retained says what one pass of retention did.
 type Retained struct {
 	Segments int   // removed
@@ -20,8 +16,8 @@ type Retained struct {
 	From, To int64 // offsets that went: From is the old start, To the new; equal when the start did not move
 }
 
-// Retain removes the oldest segments that the topic's cleanup.policy=delete lets go: by retention.ms since they arrived
-// (not by the records' own timestamps), by retention.bytes, and those wholly below the start that DeleteRecords moved.
+// Retain, told the time as an age, removes the oldest segments that the topic's cleanup.policy=delete lets go: by
+// retention.ms since they arrived (not by the records' own timestamps), by retention.bytes, and those wholly below the start that DeleteRecords moved.
 // The active segment is rolled first when it has expired itself. The new start is journalled and synced before anything
 // is removed. Blocks for a commit; do not call it from a done.
 func (p *Partition) Retain(nowMS int64) (Retained, error) {
@@ -45,7 +41,7 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 			if next > high {
 				break
 			}
-			old := cfg.RetentionMS >= 0 && expired(s.arrival.Load(), nowMS, cfg.RetentionMS)
+			old := cfg.RetentionMS >= 0 && nowMS-s.arrival.Load() > cfg.RetentionMS
 			big := cfg.RetentionBytes >= 0 && left-s.Size() >= cfg.RetentionBytes
 			if !old && !big && next > start {
 				break
@@ -102,35 +98,6 @@ func (p *Partition) Oldest() (arrival int64, ok bool) {
 	return p.pieces[0].arrival.Load(), true
 }
 
-// expired says whether what arrived then is older than keep by a clock that can be believed.
-func expired(arrival, now, keep int64) bool {
-	return arrival >= clockTrusted && now >= clockTrusted && now-arrival > keep
-}
-
-// ShiftArrivals moves the arrival times by the step of a clock that was set, ms, so that the step expires nothing and
-// keeps nothing for longer. A time of an unset clock becomes now once the clock can be trusted.
-func (p *Partition) ShiftArrivals(stepMS, nowMS int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.state.Lock()
-	defer p.state.Unlock()
-	for _, s := range p.pieces {
-		if s.Size() == 0 {
-			continue
-		}
-		s.opened.Add(stepMS)
-		switch at := s.arrival.Add(stepMS); {
-		case nowMS < clockTrusted:
-		case at < clockTrusted:
-			s.arrival.Store(nowMS)
-			s.opened.Store(nowMS)
-		case at > nowMS: // stamped in an earlier life, by a clock that was right: the step is not its own
-			s.arrival.Store(nowMS)
-			s.opened.Store(min(s.opened.Load(), nowMS))
-		}
-	}
-}
-
 // rollExpired begins a new segment when the active one is due by time, though nobody appends.
 func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
 	p.mu.Lock()
@@ -139,8 +106,8 @@ func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
 	if p.gone.Load() || p.cutting || p.broken != nil || active.Size() == 0 {
 		return nil
 	}
-	old := cfg.CleanupDelete && cfg.RetentionMS >= 0 && expired(active.arrival.Load(), now, cfg.RetentionMS)
-	due := active.opened.Load() >= clockTrusted && now-active.opened.Load() >= p.segmentMS(active, cfg)
+	old := cfg.CleanupDelete && cfg.RetentionMS >= 0 && now-active.arrival.Load() > cfg.RetentionMS
+	due := active.opened.Load() > 0 && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !old && !due {
 		return nil
 	}

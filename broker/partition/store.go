@@ -39,7 +39,10 @@ type Config struct {
 	// Space keeps the reserve. [no limit]
 	Space  *disk.Space
 	Now    func() time.Time // [time.Now]
+	Clock  Clock            // [one that believes Now]
 	Logger *slog.Logger     // [discard]
+	// OnCheckpoint is called after each checkpoint: something was written just now.
+	OnCheckpoint func()
 	// OnAdvance is called from the journal's committer after a high watermark moved. It must be quick and not block.
 	OnAdvance func(*Partition)
 	// OnOnline is called after a partition has come back that was offline when Open returned. No checkpoint is made
@@ -72,6 +75,7 @@ type Store struct {
 	producers atomic.Int64 // remembered in all partitions
 	queued    atomic.Int64 // bytes that wait for the journal
 	groups    atomic.Int64 // appends that wait for the journal
+	written   atomic.Int64 // bytes of batches that became durable in topics that are not the board's own
 	touched   atomic.Bool  // something was committed since the last checkpoint
 
 	deleting  sync.RWMutex // held shared from a deletion's entry until its directories are renamed for good
@@ -114,6 +118,12 @@ func (c *Config) fill() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Clock == nil {
+		c.Clock = believer{c.Now}
+	}
+	if c.OnCheckpoint == nil {
+		c.OnCheckpoint = func() {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -211,7 +221,7 @@ func (s *Store) wake() {
 	}
 }
 
-// Tick is the slow timer: it asks for a checkpoint when the last one is long past and something was committed since,
+// Tick is the slow timer, told the time as Clock.AgeMS has it: it asks for a checkpoint when the last one is long past and something was committed since,
 // has partitions tried again that are offline, and forgets silent producers. It does not block on the disk.
 func (s *Store) Tick(nowMS int64) {
 	if s.anyDue(nowMS) {
@@ -240,48 +250,9 @@ func (s *Store) committed() {
 
 func (s *Store) advanced(p *Partition) { s.cfg.OnAdvance(p) }
 
-func (s *Store) nowMS() int64 { return s.cfg.Now().UnixMilli() }
-
-// admitBytes takes room in the queue, and on the disk.
-func (s *Store) admitBytes(n, groups int64, internal bool, now int64) error {
-	if err := s.queue(n, groups, internal); err != nil {
-		return err
-	}
-	if err := s.admitDisk(n, internal, now); err != nil {
-		s.pending(-n, -groups)
-		return err
-	}
-	return nil
-}
-
-// queue takes room in the journal's queue, as far as the store counts it.
-func (s *Store) queue(n, groups int64, internal bool) error {
-	queued, waiting := s.queued.Add(n), s.groups.Add(groups)
-	// Internal entries may use the half of the journal's queue that clients may not.
-	if !internal && (queued > appendMax || waiting > appendsMax) || queued > journal.MaxQueue*7/8 {
-		s.pending(-n, -groups)
-		return fmt.Errorf("%d bytes in %d appends: %w", queued-n, waiting-groups, ErrOverloaded)
-	}
-	return nil
-}
-
-// admitDisk takes room on the disk.
-func (s *Store) admitDisk(n int64, internal bool, now int64) error {
-	if s.cfg.Space == nil {
-		return nil
-	}
-	if err := s.cfg.Space.Admit(n, internal, now); err != nil {
-		s.cfg.OnDiskFull()
-		return fmt.Errorf("%w: %w", ErrDiskFull, err)
-	}
-	return nil
-}
-
-// pending counts what waits for the journal.
-func (s *Store) pending(bytes, groups int64) {
-	s.queued.Add(bytes)
-	s.groups.Add(groups)
-}
+// Written is how many bytes of batches became durable since Open in topics that are not the board's own: what clients,
+// sensors and bridges wrote, as it is stored.
+func (s *Store) Written() int64 { return s.written.Load() }
 
 // Create makes partition index of topic t, or finds it and gives it cfg. It is not synced yet: the first commit that
 // needs it carries it in the journal. One that is offline is ErrOffline until it has come back by itself.

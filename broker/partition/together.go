@@ -37,7 +37,7 @@ func appendTogether(parts []Part, o AppendOptions) error {
 		return nil
 	}
 	store := parts[0].Partition.store
-	now := store.nowMS()
+	now := store.stampMS()
 	sizes := make([]int64, len(parts))
 	for i, part := range parts {
 		var err error

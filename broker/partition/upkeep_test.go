@@ -40,18 +40,6 @@ func TestDropOldestGivesUpTheOnlySegment(t *testing.T) {
 	}
 }
 
-// A board starts in 1970 with segments of its last life, and then learns the time: they did not arrive in 2080.
-func TestAClockThatIsSetDatesNothingIntoTheFuture(t *testing.T) {
-	w := partitiontest.New(t).Start()
-	p := w.Create("a")
-	partitiontest.Fill(t, p, 2)
-	now := w.Clock.UnixMilli()
-	p.ShiftArrivals((56 * 365 * 24 * time.Hour).Milliseconds(), now)
-	if at, ok := p.Oldest(); !ok || at > now {
-		t.Errorf("arrived at %d, it is %d", at, now)
-	}
-}
-
 // slow is a disk on which something happens while a partition's directory is made durable.
 type slow struct {
 	disk.OS

@@ -223,6 +223,13 @@ func (p *Poller) run() {
 	}
 }
 
+// Len is how many wait with a deadline, and how many may.
+func (p *Poller) Len() (n, most int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wheel.Len(), p.wheel.Cap()
+}
+
 // Next is the time to call Advance at; ok is false when nobody waits with a deadline.
 func (p *Poller) Next() (atMS int64, ok bool) {
 	p.mu.Lock()

@@ -62,6 +62,8 @@ type Purgatory[K comparable] struct {
 	keys   int   // Invariant: the number of nodes in all lists, <= config.Keys.
 	cost   int64 // Invariant: the sum of the waiting operations' costs, <= config.Cost.
 	closed bool
+
+	expired int64 // operations that were completed by their deadline, since New
 }
 
 // parked is an operation in the purgatory.
@@ -163,10 +165,20 @@ func (p *Purgatory[K]) Len() int {
 }
 
 // Cost is the number of bytes waiting operations hold.
-func (p *Purgatory[K]) Cost() int64 {
+func (p *Purgatory[K]) Cost() int64 { return p.Figures().Cost }
+
+// Figures are what a purgatory holds, what it may hold, and how many operations their deadline has completed since New.
+type Figures struct {
+	Ops, MaxOps, Keys, MaxKeys int
+	Cost, MaxCost              int64 // bytes
+	Expired                    int64
+}
+
+// Figures reads them all at one moment.
+func (p *Purgatory[K]) Figures() Figures {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.cost
+	return Figures{p.wheel.Len(), p.wheel.Cap(), p.keys, p.config.Keys, p.cost, p.config.Cost, p.expired}
 }
 
 // Next is the time to call Advance at; ok is false when nothing waits.
@@ -186,6 +198,7 @@ func (p *Purgatory[K]) Advance(nowMS int64) {
 		for _, o := range due[:n] {
 			p.unlist(o)
 		}
+		p.expired += int64(n)
 		p.mu.Unlock()
 		for i, o := range due[:n] {
 			o.op.Complete(true)

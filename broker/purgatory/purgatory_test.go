@@ -135,6 +135,9 @@ func TestExpiresAtItsDeadline(t *testing.T) {
 	p.Advance(1050)
 	o.want(t, 1, 1)
 	later.want(t, 0, 0)
+	if f := p.Figures(); f.Ops != 1 || f.Keys != 1 || f.Expired != 1 || f.MaxOps != p.wheel.Cap() || f.MaxKeys != p.config.Keys || f.MaxCost != p.config.Cost {
+		t.Errorf("%+v", f)
+	}
 }
 
 // What an operation waits for may happen after the first check and before it is watched: nobody would wake it.

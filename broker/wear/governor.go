@@ -1,6 +1,6 @@
 // Package wear keeps what a board writes to its flash in a day within a budget: commits wait a little longer for company,
-// and fewer of them take the blocks and the metadata that each costs. It is a control loop without a clock, and a reading
-// of what the device under a directory has written.
+// and fewer of them take the blocks and the metadata that each costs. It is a control loop without a clock. And it
+// tells how long flash and free space will last, of what was written to the device and what the device says of itself.
 package wear
 
 import (

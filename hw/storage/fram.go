@@ -1,5 +1,6 @@
-// Package storage drives small non-volatile memories beside the card: a write is durable when the transfer is over, and
-// costs no wear worth counting.
+// Package storage is what a board keeps data in. It drives small non-volatile memories beside the card, where a write is
+// durable when the transfer is over and costs no wear worth counting; and it reads what the kernel knows of the block device
+// under a directory: what it is, what was written to it, how far it is worn.
 package storage
 
 import (

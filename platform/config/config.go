@@ -28,6 +28,7 @@ type Config struct {
 	Journal Journal
 	Memory  Memory
 	Flash   Flash
+	Clock   Clock
 	// Topics are the patterns in the order of the file, with "*", the defaults of all topics, first.
 	Topics   []Topic
 	MQTT     MQTT
@@ -43,6 +44,7 @@ type Config struct {
 // Broker holds the keys of Kafka's server.properties.
 type Broker struct {
 	NodeID              int32
+	ClusterID           string // of a directory that is formatted; "": a random one, and whichever a formatted one has
 	ClusterAlias        string
 	Listeners           []string // "PLAINTEXT://127.0.0.1:9092"; SSL, SASL_PLAINTEXT and SASL_SSL too
 	AdvertisedListeners []string // empty: what the client connected to
@@ -84,8 +86,8 @@ type Broker struct {
 
 // Security names the files that secrets and certificates lie in.
 type Security struct {
-	AdminScramFile string // how the first admin logs in; "": a secret is drawn and written to the data directory
-	CertFile       string // PEM, the chain of this board's certificate
+	AdminScramFile string // how the first admin logs in; "": a secret is drawn and shown once
+	CertFile       string // PEM, the chain of this board's certificate; "": the one it has made itself
 	KeyFile        string // PEM, its key
 	ClientCAFile   string // PEM, who signs the certificates of clients
 }
@@ -114,6 +116,18 @@ type Flash struct {
 	// Invariant: WriteBudget == 0 or CommitIntervalMax >= Journal.CommitInterval.
 	WriteBudget       int64
 	CommitIntervalMax time.Duration
+	// Endurance is how many bytes can be written to the device in its whole life, by its maker's word; 0: unknown.
+	Endurance int64
+}
+
+// Clock says who is believed about the time.
+type Clock struct {
+	RTC    string // a path below /dev, or a chip: "ds3231"; empty: there is none
+	RTCBus string // the I2C bus of the chip
+	NTP    bool   // the kernel, where it says that its clock is disciplined
+	SetRTC bool   // where NTP knows the time
+	// SetSystemTime has the system's clock set from the RTC at the start.
+	SetSystemTime bool
 }
 
 // Topic is one [topic."PATTERN"] table.
@@ -269,6 +283,7 @@ func Default() *Config {
 		},
 		Journal: Journal{BytesMax: 32 * mib},
 		Memory:  Memory{Limit: 48 * mib},
+		Clock:   Clock{RTCBus: "I2C1", NTP: true, SetRTC: true},
 		MQTT: MQTT{
 			Listeners: []string{"tcp://127.0.0.1:1883"}, AllowAnonymous: true,
 			MaxConnectionRate: 1000, MaxSessions: 10_000,

@@ -25,7 +25,7 @@ func mqttAddress(s string) error {
 	name, socket := SocketPath(s)
 	switch {
 	case !socket:
-		if err := address(append(mqttSchemes, "unix")...)(s); err != nil {
+		if err := bare(append(mqttSchemes, "unix")...)(s); err != nil {
 			return err
 		}
 		_, err := splitAddress(HostPort(s))
@@ -201,8 +201,6 @@ func (c *Config) mqttTrouble() (list []trouble) {
 			err = errors.New("needs a url")
 		case (socket || !strings.HasSuffix(l.URL, ":0")) && seen[HostPort(l.URL)]:
 			err = fmt.Errorf("%q is there twice", l.URL)
-		case l.TLS() && (c.Security.CertFile == "" || c.Security.KeyFile == ""):
-			err = fmt.Errorf("%q needs tls.cert.file and tls.key.file in [security]", l.URL)
 		case !slices.Contains(append(mqttSchemes, "unix"), strings.ToLower(Protocol(l.URL))):
 			err = fmt.Errorf("%q is no URL of an MQTT listener", l.URL)
 		default:

@@ -260,6 +260,7 @@ func (p *parse) finish() {
 			}
 		}
 	}
+	p.complete()
 	for _, t := range p.security() {
 		p.problem(max(t.line, p.lines[t.key], 1), t.key, "%s", t.text)
 	}

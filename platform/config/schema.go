@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -39,6 +40,17 @@ var tables = []struct {
 			{"reserve.bytes", size(&c.Flash.ReserveBytes, 0, math.MaxInt64), false},
 			{"write.budget", perDay(&c.Flash.WriteBudget, mib, 1<<50), true},
 			{"commit.interval.max.ms", millis(&c.Flash.CommitIntervalMax, time.Millisecond, minute), true},
+			{"endurance.bytes", size(&c.Flash.Endurance, 0, 1<<60), false},
+		}
+	}},
+	{"clock", func(c *Config) []setting {
+		k := &c.Clock
+		return []setting{
+			{"rtc", text(&k.RTC, realTimeClock), false},
+			{"rtc_bus", text(&k.RTCBus, filled), false},
+			{"ntp", flag(&k.NTP), false},
+			{"set_rtc", flag(&k.SetRTC), false},
+			{"set_system_time", flag(&k.SetSystemTime), false},
 		}
 	}},
 	{"mqtt", func(c *Config) []setting {
@@ -70,13 +82,10 @@ var tables = []struct {
 		h := &c.HTTP
 		return []setting{
 			{"listener", text(&h.Listener, func(s string) error {
-				switch {
-				case s == "":
+				if s == "" {
 					return nil
-				case strings.Contains(s, "://"):
-					return address("http", "https")(s)
 				}
-				return address("http")("http://" + s)
+				return bare("http", "https")(s)
 			}), false},
 			{"authentication", choice(&h.Authentication, "auto", "basic", "none"), false},
 			{"max_connections", number(&h.MaxConnections, 8, 10_000), false},
@@ -109,8 +118,9 @@ func brokerSettings(c *Config) []setting {
 	b := &c.Broker
 	return []setting{
 		{"node.id", number(&b.NodeID, 0, math.MaxInt32), false},
+		{"cluster.id", text(&b.ClusterID, clusterID), false},
 		{"cluster.alias", text(&b.ClusterAlias, filled), false},
-		{"listeners", texts(&b.Listeners, address(protocols...)), false},
+		{"listeners", texts(&b.Listeners, bare(protocols...)), false},
 		{"advertised.listeners", texts(&b.AdvertisedListeners, address(protocols...)), false},
 		{"log.dirs", text(&b.LogDirs, filled), false},
 		{"num.partitions", number(&b.NumPartitions, 1, 1000), false},
@@ -274,6 +284,14 @@ func filled(s string) error {
 	return nil
 }
 
+// realTimeClock checks what [clock] rtc may be.
+func realTimeClock(s string) error {
+	if s == "" || s == "ds3231" || strings.HasPrefix(s, "/dev/") {
+		return nil
+	}
+	return fmt.Errorf(`%q is neither a device like "/dev/rtc0" nor a chip there is a driver for, "ds3231"`, s)
+}
+
 // principal checks the name of one, which is all this package can know of it.
 func principal(s string) error {
 	if name, ok := strings.CutPrefix(s, "User:"); !ok || name == "" || name == "*" {
@@ -297,6 +315,24 @@ func address(schemes ...string) func(string) error {
 		}
 		return nil
 	}
+}
+
+// bare checks an address that may do without its scheme: Config.complete gives it one.
+func bare(schemes ...string) func(string) error {
+	return func(s string) error {
+		if !strings.Contains(s, "://") {
+			s = schemes[0] + "://" + s
+		}
+		return address(schemes...)(s)
+	}
+}
+
+// clusterID checks 16 bytes in base64url, or nothing.
+func clusterID(s string) error {
+	if raw, err := base64.RawURLEncoding.Strict().DecodeString(s); s != "" && (err != nil || len(raw) != 16) {
+		return fmt.Errorf("%q is not 22 characters of base64url; `millrace random-uuid` prints some", s)
+	}
+	return nil
 }
 
 // HostPort is the address without its scheme: "PLAINTEXT://127.0.0.1:9092" gives "127.0.0.1:9092".

@@ -44,11 +44,69 @@ func (b *Broker) tells() bool {
 	})
 }
 
+// complete gives the listeners that name no protocol theirs: a plain one on this machine alone; elsewhere one that encrypts
+// and asks who clients are.
+func (c *Config) complete() {
+	of := func(listener, plain, secure string) string {
+		switch _, err := splitAddress(listener); {
+		case err != nil || strings.Contains(listener, "://"): // what is no address is told as it was written
+			return listener
+		case Loopback(listener) == nil:
+			return plain + listener
+		}
+		return secure + listener
+	}
+	kafka := "SASL_SSL://"
+	if c.Broker.ClientAuth == "required" {
+		kafka = "SSL://"
+	}
+	c.Broker.Listeners = slices.Clone(c.Broker.Listeners)
+	for i, l := range c.Broker.Listeners {
+		c.Broker.Listeners[i] = of(l, "PLAINTEXT://", kafka)
+	}
+	c.MQTT.Listeners, c.MQTT.Places = slices.Clone(c.MQTT.Listeners), slices.Clone(c.MQTT.Places)
+	for i, l := range c.MQTT.Listeners {
+		c.MQTT.Listeners[i] = of(l, "tcp://", "tls://")
+	}
+	for i, l := range c.MQTT.Places {
+		c.MQTT.Places[i].URL = of(l.URL, "tcp://", "tls://")
+	}
+	c.HTTP.Listener = of(c.HTTP.Listener, "", "https://")
+}
+
+// OwnCertificate says whether TLS listeners show the certificate that the board has made for itself.
+func (c *Config) OwnCertificate() bool { return c.Security.CertFile == "" }
+
+// Hosts are the names and addresses that the configuration has for this board: those of its listeners, and those it
+// advertises.
+func (c *Config) Hosts() (hosts []string) {
+	all := slices.Concat(c.Broker.Listeners, c.Broker.AdvertisedListeners, []string{c.HTTP.Listener})
+	for _, l := range c.MQTT.All() {
+		all = append(all, l.URL)
+	}
+	for _, l := range all {
+		if _, socket := SocketPath(l); socket {
+			continue
+		}
+		if host, err := splitAddress(HostPort(l)); err == nil && !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
+// Logins says whether a door asks for passwords, so that there must be somebody who has one.
+func (c *Config) Logins() bool {
+	return slices.ContainsFunc(c.Broker.Listeners, func(l string) bool { return strings.HasPrefix(Protocol(l), "SASL_") }) ||
+		c.HTTP.Listener != "" && c.HTTPLogin() ||
+		slices.ContainsFunc(c.MQTT.All(), func(l MQTTListener) bool { return !c.MQTTAnonymous(&l) })
+}
+
 // HTTPLogin says whether the HTTP door asks for a login of who shows no certificate. "auto" does as soon as a Kafka
-// listener can tell who somebody is.
+// listener can tell who somebody is, and where others can reach the door.
 func (c *Config) HTTPLogin() bool {
 	if c.HTTP.Authentication == "auto" {
-		return c.Broker.tells()
+		return c.Broker.tells() || c.HTTPS() && !c.Broker.Insecure && c.Broker.ClientAuth != "required" && Loopback(HostPort(c.HTTP.Listener)) != nil
 	}
 	return c.HTTP.Authentication == "basic"
 }
@@ -71,8 +129,6 @@ func (c *Config) httpTrouble() string {
 		return err.Error()
 	}
 	switch local := Loopback(HostPort(l)) == nil; {
-	case c.HTTPS() && (c.Security.CertFile == "" || c.Security.KeyFile == ""):
-		return "https:// needs tls.cert.file and tls.key.file in [security]"
 	case local || c.Broker.Insecure:
 	case !c.HTTPS():
 		return fmt.Sprintf("%q is not loopback and does not encrypt what HTTP sends with every request, the password: use https://, or, "+
@@ -90,9 +146,7 @@ func (c *Config) security() (list []trouble) {
 		list = append(list, trouble{key: key, text: fmt.Sprintf(format, args...)})
 	}
 	b, s := &c.Broker, &c.Security
-	tls := false
 	for _, l := range b.Listeners {
-		tls = tls || strings.HasSuffix(Protocol(l), "SSL")
 		if _, err := splitAddress(HostPort(l)); err != nil {
 			add("broker.listeners", "%v", err)
 			continue
@@ -108,8 +162,11 @@ func (c *Config) security() (list []trouble) {
 	if len(b.Listeners) == 0 {
 		add("broker.listeners", "needs one at least")
 	}
-	if tls && (s.CertFile == "" || s.KeyFile == "") {
-		add("broker.listeners", "a listener with SSL needs tls.cert.file and tls.key.file in [security]")
+	switch {
+	case s.CertFile != "" && s.KeyFile == "":
+		add("security.tls.cert.file", "needs tls.key.file beside it; without both the board shows a certificate of its own")
+	case s.CertFile == "" && s.KeyFile != "":
+		add("security.tls.key.file", "needs tls.cert.file beside it; without both the board shows a certificate of its own")
 	}
 	if b.ClientAuth != "none" && s.ClientCAFile == "" {
 		add("broker.ssl.client.auth", "%q needs client.ca.file in [security]", b.ClientAuth)
@@ -123,8 +180,10 @@ func (c *Config) security() (list []trouble) {
 	return append(list, c.mqttTrouble()...)
 }
 
-// CheckListeners says what is wrong with the listeners, for whoever changed them after Parse.
+// CheckListeners says what is wrong with the listeners, for whoever changed them after Parse, and gives those that name no
+// protocol theirs.
 func (c *Config) CheckListeners() error {
+	c.complete()
 	var errs []error
 	for _, t := range c.security() {
 		errs = append(errs, errors.New(t.text))

@@ -26,22 +26,25 @@ const (
 	metadata    kind = "partition.metadata"
 	walFile     kind = "journal"
 	slot        kind = "checkpoint slot"
+	bootTable   kind = "boot table"
 	raftLog     kind = "catalog log"
 	vote        kind = "vote"
 	catalogSnap kind = "catalog snapshot"
 	meta        kind = "meta.properties"
 	metaCopy    kind = "meta.properties.copy"
 	life        kind = "life.json"
+	key         kind = "identity.pem"
+	keyCopy     kind = "identity.pem.copy"
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, raftLog, vote, catalogSnap, meta, metaCopy, life}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
 	dir, name := filepath.Split(path)
 	switch {
-	case name == ".lock":
+	case name == ".lock", name == "wear.json": // the latter is there when the device was written to, by whoever
 		return ""
 	case name == "meta.properties":
 		return meta
@@ -49,8 +52,14 @@ func kindOf(path string) kind {
 		return metaCopy
 	case name == "life.json":
 		return life
+	case name == "identity.pem":
+		return key
+	case name == "identity.pem.copy":
+		return keyCopy
 	case strings.HasPrefix(name, "checkpoint."):
 		return slot
+	case strings.HasPrefix(name, "clock."):
+		return bootTable
 	case strings.HasPrefix(dir, "journal/"):
 		return walFile
 	case strings.HasPrefix(dir, "quorum/log/"):

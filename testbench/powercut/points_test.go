@@ -59,6 +59,8 @@ func sceneProof(name string) proof {
 
 // points lists every sync of the broker and the proof that fails without it.
 var points = map[disk.Point]proof{
+	"boot.directory":       sceneProof("timed"),
+	"boot.file":            sceneProof("timed"),
 	"checkpoint.directory": sceneProof("checkpointed"),
 	"checkpoint.slot":      sceneProof("checkpointed"),
 	"journal.commit":       belowProof,
@@ -82,6 +84,7 @@ var points = map[disk.Point]proof{
 	"quorum.snapshot":      sceneProof("snapshotted"),
 	"quorum.snapshot.dir":  sceneProof("snapshotted"),
 	"quorum.vote":          belowProof,
+	"reset.directory":      sceneProof("reset"),
 	"segment.cleaned":      sceneProof("compacted"),
 	"segment.dir":          belowProof,
 	"segment.epochs":       sceneProof("led"),

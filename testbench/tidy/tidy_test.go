@@ -33,7 +33,7 @@ var lines = map[string]int{
 
 	"broker/partition": 3, "broker/purgatory": 3, "hw/sensor": 3, "hw/gpio": 3, "bridge/mqtt/packet": 3,
 
-	"broker/journal": 2, "broker/segment": 2, "broker/poll": 2, "broker/wire": 2, "broker/catalog": 2, "bridge/route": 2,
+	"broker/journal": 2, "broker/segment": 2, "broker/poll": 2, "broker/wire": 2, "broker/boot": 2, "broker/catalog": 2, "bridge/route": 2,
 	"hw/storage": 2, "hw/watchdog": 2, "hw/clock": 2, "hw/board": 2,
 
 	"broker/disk": 1, "broker/record": 1, "broker/wheel": 1, "broker/budget": 1, "broker/auth": 1, "broker/wear": 1, "bridge/payload": 1, "hw/bus/...": 1,

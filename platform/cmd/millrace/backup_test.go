@@ -73,6 +73,10 @@ func restored(t *testing.T, was broker.Meta, data string) {
 	if err != nil || is.ClusterID != was.ClusterID || is.NodeID != was.NodeID || is.DirectoryID == was.DirectoryID {
 		t.Errorf("%+v was %+v, %v: want another directory id and nothing else", is, was, err)
 	}
+	// The board's key comes along, for nobody else to read.
+	if info, err := os.Stat(filepath.Join(data, "identity.pem")); err != nil || info.Mode() != 0o600 || info.Size() == 0 {
+		t.Errorf("the board's identity: %v, %v", info, err)
+	}
 	config := filepath.Join(filepath.Dir(data), "restored.toml")
 	raw, err := os.ReadFile(filepath.Join(data, "restored", "millrace.toml"))
 	if err := errors.Join(err, os.WriteFile(config, raw, 0o600)); err != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"millrace/platform/identity"
 )
 
 // secretMax bounds the files that passwords and properties come from, in bytes.
@@ -26,7 +28,7 @@ const secretMax = 64 << 10
 type login struct {
 	user, passwordFile, mechanism string
 	secure                        bool
-	ca, cert, key                 string
+	ca, cert, key, fingerprint    string
 	properties                    string
 
 	password string
@@ -40,6 +42,7 @@ func (l *login) flags(f *pflag.FlagSet) {
 	f.StringVar(&l.mechanism, "sasl-mechanism", "SCRAM-SHA-512", "SCRAM-SHA-256, SCRAM-SHA-512 or PLAIN")
 	f.BoolVar(&l.secure, "tls", false, "use TLS; the other --tls flags imply it")
 	f.StringVar(&l.ca, "tls-ca", "", "PEM file of who signed the broker's certificate; default: the system's")
+	f.StringVar(&l.fingerprint, "tls-fingerprint", "", "SHA-256 of the one broker certificate to believe, as cert show prints it")
 	f.StringVar(&l.cert, "tls-cert", "", "PEM file of a certificate to show")
 	f.StringVar(&l.key, "tls-key", "", "PEM file of its key")
 	f.StringVar(&l.properties, "command-config", "", "client properties file, as Apache Kafka's tools read it")
@@ -70,7 +73,7 @@ func (l *login) options(changed func(string) bool) ([]kgo.Opt, error) {
 		}
 		opts = append(opts, kgo.SASL(m))
 	}
-	if l.secure || l.ca != "" || l.cert != "" || l.key != "" {
+	if l.secure || l.fingerprint != "" || l.ca != "" || l.cert != "" || l.key != "" {
 		config, err := l.tls()
 		if err != nil {
 			return nil, coded{err, exitUsage}
@@ -113,6 +116,19 @@ func (l *login) tls() (*tls.Config, error) {
 			}
 			_, err := s.PeerCertificates[0].Verify(o)
 			return err
+		}
+	}
+	if l.fingerprint != "" { // neither name, dates nor who signed it matter
+		if l.ca != "" {
+			return nil, errors.New("--tls-ca and --tls-fingerprint exclude each other")
+		}
+		config.InsecureSkipVerify = true
+		want := strings.ReplaceAll(l.fingerprint, ":", "")
+		config.VerifyConnection = func(s tls.ConnectionState) error {
+			if have := identity.Fingerprint(s.PeerCertificates[0]); !strings.EqualFold(strings.ReplaceAll(have, ":", ""), want) {
+				return fmt.Errorf("the broker's certificate is %s, and not that of --tls-fingerprint", have)
+			}
+			return nil
 		}
 	}
 	if (l.cert == "") != (l.key == "") {

@@ -43,6 +43,16 @@ func TestScripts(t *testing.T) {
 			// paste NAME [without mosquitto]: runs the line `serve --sim` prints under the name.
 			"paste": pasted,
 
+			// secret FILE PROTOCOL: writes the first admin's login, which the broker has shown, as client properties.
+			"secret": secret,
+
+			// fingerprint VARIABLE DIR: that of the certificate there.
+			"fingerprint": fingerprint,
+
+			// nobodys DIR: makes all there another user's, where the test may. owned DIR: wants all there to be of one user.
+			"nobodys": nobodys,
+			"owned":   owned,
+
 			"serve": serveInBackground,
 			"halt":  halt,
 			"hup":   hup,

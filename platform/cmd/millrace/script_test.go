@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,6 +74,61 @@ func halt(ts *testscript.TestScript, _ bool, secrets []string) {
 			ts.Fatalf("%q is in the log, or there is none:\n%s", secret, said)
 		}
 	}
+}
+
+// secret waits for the secret of the first admin and writes a client's properties with it.
+func secret(ts *testscript.TestScript, _ bool, args []string) {
+	b := boards[ts]
+	var shown struct{ User, Secret, Shown string }
+	for shown.Shown != "once" {
+		line, err := b.log.ReadString('\n')
+		ts.Check(err)
+		b.said.WriteString(line)
+		ts.Check(json.Unmarshal([]byte(line), &shown))
+	}
+	ts.Setenv("secret", shown.Secret)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), fmt.Appendf(nil, "security.protocol=%s\nsasl.mechanism=SCRAM-SHA-512\n"+
+		"sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required username=\"%s\" password=\"%s\";\n", args[1], shown.User, shown.Secret), 0o600))
+}
+
+// fingerprint sets a variable to that of the certificate in a data directory.
+func fingerprint(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command(program(ts), "cert", "show", "-o", "json", "--data", args[1])
+	cmd.Dir = ts.Getenv("WORK")
+	out, err := cmd.Output()
+	ts.Check(err)
+	var said struct{ SHA256 string }
+	ts.Check(json.Unmarshal(out, &said))
+	ts.Setenv(args[0], said.SHA256)
+}
+
+const nobody = 65534
+
+// nobodys gives a directory and all below it to a user who is nobody, where root runs the test.
+func nobodys(ts *testscript.TestScript, _ bool, args []string) {
+	if os.Geteuid() == 0 {
+		ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(name string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Chown(name, nobody, nobody))
+		}))
+	}
+}
+
+// owned wants all below a directory to be of the user whose it is.
+func owned(ts *testscript.TestScript, _ bool, args []string) {
+	want := os.Geteuid()
+	if want == 0 {
+		want = nobody
+	}
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.Sys().(*syscall.Stat_t).Uid != uint32(want) {
+			err = fmt.Errorf("%s is of user %d, not %d", name, info.Sys().(*syscall.Stat_t).Uid, want)
+		}
+		return err
+	}))
 }
 
 // hup makes the broker read its configuration again and wants the text in its log.

@@ -43,9 +43,9 @@ func (c *command) serve() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.data, "data", "", "data directory; default: log.dirs")
 	flags.StringVar(&f.file, "config", "", "configuration file")
-	flags.StringVar(&f.kafka, "kafka", "", "Kafka address, or PROTOCOL://address; default: 127.0.0.1:9092")
-	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address, or tcp://, tls://, ws://, wss://address, or unix:///path; default: 127.0.0.1:1883")
-	flags.StringVar(&f.http, "http", "", "HTTP address for records, health and figures, or https://address; default: 127.0.0.1:8080; empty: none")
+	flags.StringVar(&f.kafka, "kafka", "", "Kafka address, or PROTOCOL://address; others than loopback get SASL_SSL; default: 127.0.0.1:9092")
+	flags.StringVar(&f.mqtt, "mqtt", "", "MQTT address, or tcp://, tls://, ws://, wss://address, or unix:///path; others than loopback get tls; default: 127.0.0.1:1883")
+	flags.StringVar(&f.http, "http", "", "HTTP address for records, health and figures, or https://address; others than loopback get https; default: 127.0.0.1:8080; empty: none")
 	flags.StringVar(&f.level, "log-level", "info", "debug, info, warn or error; default: level in [log]")
 	flags.BoolVar(&f.sim, "sim", false, "read a simulated sensor into sensors.climate")
 	flags.BoolVar(&f.forget, "forget-front", false, "once: go on without the records that a missing or foreign FRAM acknowledged")
@@ -69,18 +69,12 @@ func (f *serveFlags) settings() (*config.Config, error) {
 	}
 	if f.changed("kafka") {
 		cfg.Broker.Listeners = []string{f.kafka}
-		if !strings.Contains(f.kafka, "://") {
-			cfg.Broker.Listeners[0] = "PLAINTEXT://" + f.kafka
-		}
 		if err := cfg.CheckListeners(); err != nil {
 			return nil, fail(exitUsage, "--kafka: %w", err)
 		}
 	}
 	if f.changed("mqtt") {
 		cfg.MQTT.Listeners = []string{f.mqtt}
-		if !strings.Contains(f.mqtt, "://") {
-			cfg.MQTT.Listeners[0] = "tcp://" + f.mqtt
-		}
 		if err := cfg.CheckListeners(); err != nil {
 			return nil, fail(exitUsage, "--mqtt: %w", err)
 		}
@@ -122,7 +116,7 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 	}()
 	b, err := broker.Open(ctx, broker.Config{
 		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Boot: bootID(), Reset: dogs.reset(),
-		Watchdogs: dogs.all, Logger: logger, Logs: book,
+		Watchdogs: dogs.all, Logger: logger, Logs: book, Reveal: c.reveal,
 	})
 	if err != nil {
 		return err

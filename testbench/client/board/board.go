@@ -18,6 +18,8 @@ type Board struct {
 	change []func(*config.Config)
 	kafka  string // where to listen
 	log    *slog.Logger
+	// secrets are those of first admins that were shown: one, whatever happens.
+	secrets []string
 	// settings are those the broker was opened with.
 	settings *config.Config
 }
@@ -54,6 +56,15 @@ func (b *Board) Settings() *config.Config { return b.settings }
 // Dir is the data directory.
 func (b *Board) Dir() string { return b.dir }
 
+// AdminPassword is the secret that the first start has shown, once.
+func (b *Board) AdminPassword() string {
+	b.t.Helper()
+	if len(b.secrets) != 1 {
+		b.t.Fatalf("a first secret was shown %d times", len(b.secrets))
+	}
+	return b.secrets[0]
+}
+
 // Kafka is the address of the Kafka door.
 func (b *Board) Kafka() string { return b.Addresses().Kafka[0] }
 
@@ -68,7 +79,10 @@ func (b *Board) open() {
 		change(settings)
 	}
 	b.settings = settings
-	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings, Logger: b.log})
+	opened, err := broker.Open(b.t.Context(), broker.Config{Settings: settings, Logger: b.log, Reveal: func(_, secret string) error {
+		b.secrets = append(b.secrets, secret)
+		return nil
+	}})
 	if err != nil {
 		b.t.Fatalf("open the broker: %v", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -35,9 +34,7 @@ type Secure struct {
 	// Certs holds ca.crt, and NAME.crt, NAME.key and NAME.pem (both) for board, ann, late (expired) and stranger (of another
 	// authority).
 	Certs string
-	// AdminPassword is that of the first start.
-	AdminPassword string
-	log           *record
+	log   *record
 }
 
 // record is the board's log.
@@ -81,15 +78,6 @@ func StartSecure(t testing.TB, change func(*config.Config)) *Secure {
 			change(c)
 		}
 	})
-	raw, err := os.ReadFile(filepath.Join(s.Dir(), "admin.properties"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := regexp.MustCompile(`password="([^"]+)"`).FindSubmatch(raw)
-	if found == nil {
-		t.Fatal("admin.properties has no password")
-	}
-	s.AdminPassword = string(found[1])
 	s.people(t)
 	t.Cleanup(func() {
 		s.log.mu.Lock()
@@ -97,7 +85,7 @@ func StartSecure(t testing.TB, change func(*config.Config)) *Secure {
 		if s.log.b.Len() == 0 {
 			t.Error("there is no log to look for secrets in")
 		}
-		for _, secret := range []string{Password, s.AdminPassword, "PRIVATE KEY", "wrong password"} {
+		for _, secret := range []string{Password, s.AdminPassword(), "PRIVATE KEY", "wrong password"} {
 			if bytes.Contains(s.log.b.Bytes(), []byte(secret)) {
 				t.Errorf("%q is in the log:\n%s", secret, s.log.b.Bytes())
 			}
@@ -127,7 +115,7 @@ func (s *Secure) people(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(s.Address("SASL_PLAINTEXT")), kgo.SASL(scram.Auth{User: "admin", Pass: s.AdminPassword}.AsSha512Mechanism()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.Address("SASL_PLAINTEXT")), kgo.SASL(scram.Auth{User: "admin", Pass: s.AdminPassword()}.AsSha512Mechanism()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,6 @@ package franz
 import (
 	"context"
 	"errors"
-	"os"
-	"regexp"
 	"testing"
 	"time"
 
@@ -22,23 +20,6 @@ import (
 func withSASL(c *config.Config) {
 	c.Broker.Listeners = []string{"SASL_PLAINTEXT://127.0.0.1:0"}
 	c.Broker.FailureDelay = time.Millisecond
-}
-
-// admin is how the first admin of a board logs in.
-func admin(t *testing.T, b *board.Board) string {
-	t.Helper()
-	raw, err := os.ReadFile(b.Dir() + "/admin.properties")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(b.Dir() + "/admin.properties"); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("others may read the secret: %v, %v", info.Mode(), err)
-	}
-	found := regexp.MustCompile(`password="([^"]+)"`).FindSubmatch(raw)
-	if found == nil {
-		t.Fatal("no password in the file")
-	}
-	return string(found[1])
 }
 
 // mechanisms are ways to log in with the same name and password.
@@ -60,7 +41,7 @@ func login(t *testing.T, b *board.Board, m sasl.Mechanism) error {
 
 func TestLogins(t *testing.T) {
 	b := board.Start(t, withSASL)
-	secret := admin(t, b)
+	secret := b.AdminPassword()
 	boss := kadm.NewClient(client(t, b, kgo.SASL(mechanisms("admin", secret)["SCRAM-SHA-512"])))
 	ctx := within(t)
 	for _, m := range []kadm.ScramMechanism{kadm.ScramSha256, kadm.ScramSha512} {
@@ -91,7 +72,7 @@ func TestLogins(t *testing.T) {
 		}
 		if round == 0 {
 			b.Restart() // users and secret outlive it
-			if admin(t, b) != secret {
+			if b.AdminPassword() != secret {
 				t.Fatal("the secret was drawn anew")
 			}
 		}
@@ -120,7 +101,7 @@ func TestReauthentication(t *testing.T) {
 	logins := 0
 	m := scram.Sha256(func(context.Context) (scram.Auth, error) {
 		logins++
-		return scram.Auth{User: "admin", Pass: admin(t, b)}, nil
+		return scram.Auth{User: "admin", Pass: b.AdminPassword()}, nil
 	})
 	c := client(t, b, kgo.SASL(m), kgo.DefaultProduceTopic("t"), kgo.AllowAutoTopicCreation(), kgo.RequestRetries(0))
 	ctx := within(t)

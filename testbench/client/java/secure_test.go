@@ -43,7 +43,7 @@ func login(protocol, mechanism, user, password string) []string {
 func TestUsersAndACLs(t *testing.T) {
 	tools := kafka.OpenTools(t)
 	b := board.StartSecure(t, nil)
-	boss := as(t, tools, b, login("SASL_PLAINTEXT", "SCRAM-SHA-512", "admin", b.AdminPassword)...)
+	boss := as(t, tools, b, login("SASL_PLAINTEXT", "SCRAM-SHA-512", "admin", b.AdminPassword())...)
 	user := []string{"--entity-type", "users", "--entity-name", "bob"}
 	boss.says("", configs, append([]string{"--alter", "--add-config", "SCRAM-SHA-256=[iterations=8192,password=bobs-secret]"}, user...), "Completed updating config for user bob.")
 	boss.says("", configs, append([]string{"--alter", "--add-config", "SCRAM-SHA-512=[password=bobs-secret]"}, user...), "Completed updating config for user bob.")

@@ -73,6 +73,6 @@ func TestLoginsAndPermissions(t *testing.T) {
 		}
 	}
 	// The admin may do everything, and make topics.
-	admin := with("", "admin", b.AdminPassword)
+	admin := with("", "admin", b.AdminPassword())
 	admin.post("new", jsonType, object{"value": 1})
 }
