@@ -42,9 +42,9 @@ func alwaysKept(topic string) bool {
 	return strings.HasPrefix(topic, "__mqtt_") || topic == group.TopicName
 }
 
-// ownFiles are what makes a data directory this board's, beside its meta.properties: files, or directories with all
+// identityParts are what makes a data directory this board's, beside its meta.properties: files, or directories with all
 // that is in them.
-var ownFiles = []string{oldAdminFile, identity.File, identity.Copy, boot.FileName(0), boot.FileName(1)}
+var identityParts = []string{identity.File, identity.Copy, identity.Beside}
 
 // Manifest says what a backup holds.
 type Manifest struct {
@@ -104,6 +104,7 @@ func Backup(ctx context.Context, cfg Config, o BackupOptions, to *tar.Writer) (*
 		return nil, err
 	}
 	settings.Broker.NodeID = meta.NodeID
+	settings.Clock.RTC, settings.Clock.SetSystemTime = "", false // nobody's time is set here
 	b, slot, err := settled(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -132,7 +133,7 @@ func settled(ctx context.Context, cfg Config) (_ *Broker, slot partition.Slot, e
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openClock, b.openCatalog, b.openPulse, b.openFront, b.openStore, b.beginClock); err != nil {
+	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openClock, b.openCatalog, b.openPulse, b.openFront, b.openStore); err != nil {
 		return nil, slot, err
 	}
 	if off := b.store.OfflinePartitions(); len(off) > 0 {
@@ -172,7 +173,7 @@ func (w *backup) write() error {
 	if err := w.named(); err != nil {
 		return err
 	}
-	for _, name := range append([]string{"quorum"}, ownFiles...) {
+	for _, name := range append([]string{"quorum", boot.FileName(0), boot.FileName(1)}, identityParts...) {
 		if err := w.tree(name); err != nil {
 			return err
 		}

@@ -91,11 +91,11 @@ type Broker struct {
 	buses    *bus.Registry
 	memories memories
 	vitals   vitals
+	since    time.Time // of the start; with the monotonic clock
+	control  control
 	identity *identity.Identity // as it was at the start
 	// resetting: this start began with what a factory reset has left.
 	resetting bool
-	since     time.Time // of the start; with the monotonic clock
-	control   control
 
 	end         End                         // of the last life
 	hung        atomic.Pointer[func(error)] // writes down why this one is about to end

@@ -182,7 +182,7 @@ func (f *few) Accept() (net.Conn, error) {
 	case <-f.closed:
 		return nil, errors.Join(net.ErrClosed, c.Close())
 	}
-	return &admitted{Conn: c, done: sync.OnceFunc(func() { <-f.open })}, nil
+	return &taken{Conn: c, done: sync.OnceFunc(func() { <-f.open })}, nil
 }
 
 // Close implements net.Listener.
@@ -191,13 +191,13 @@ func (f *few) Close() error {
 	return f.Listener.Close()
 }
 
-type admitted struct {
+type taken struct {
 	net.Conn
 	done func()
 }
 
 // Close implements net.Conn.
-func (c *admitted) Close() error {
+func (c *taken) Close() error {
 	defer c.done()
 	return c.Conn.Close()
 }

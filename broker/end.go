@@ -148,7 +148,7 @@ func (b *Broker) writeLife(l lifeState) {
 	defer b.writingLife.Unlock()
 	text, err := json.Marshal(l)
 	if err == nil {
-		err = writeWhole(b.vitals.uncounted, filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
+		err = writeWhole(cmp.Or(b.vitals.unwatched, b.config.FS), filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
 	}
 	if err != nil {
 		b.log.Warn("the state of this life is not written: the next start will not know how it ended", "err", err)

@@ -24,9 +24,9 @@ type vitals struct {
 	*health.Monitor
 	canary *canary.Canary
 	path   *health.Part // beats for the canary
-	// uncounted is the disk for what shows no progress: that the board stands still is written down with it.
-	uncounted disk.FS
-	steps     atomic.Int64 // operations of the disk, where a watchdog waits
+	steps  atomic.Int64 // operations of the disk, where a watchdog waits
+	// unwatched is the disk that counts none: to write down what stands still is no progress of it.
+	unwatched disk.FS
 	still     time.Duration
 	doors     []net.Listener
 	ends      []func() // of the doors as parts
@@ -49,7 +49,6 @@ func (b *Broker) openVitals(context.Context) error {
 		Interval: b.config.Settings.Watchdog.Interval, Alive: func() { b.vitals.path.Beat() },
 		NowMS: func() int64 { return b.pulse.Now() }, Logger: b.log.With("component", "canary"),
 	})
-	b.vitals.uncounted = b.config.FS
 	if len(b.config.Watchdogs) == 0 {
 		b.vitals.started, b.vitals.stop = func() {}, func() {}
 		return nil

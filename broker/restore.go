@@ -278,7 +278,7 @@ func extract(fsys disk.FS, name string, r io.Reader, data bool) error {
 		return err
 	}
 	mode := os.FileMode(0o644)
-	if !data || slices.ContainsFunc(ownFiles, func(f string) bool {
+	if !data || slices.ContainsFunc(identityParts, func(f string) bool {
 		return strings.Contains(filepath.ToSlash(name)+"/", restoringName+"/"+f+"/")
 	}) {
 		mode = 0o600

@@ -39,7 +39,7 @@ func (c *command) backup() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := owned(cfg.Broker.LogDirs); err != nil {
+			if err := ownersOwn(cfg.Broker.LogDirs); err != nil {
 				return err
 			}
 			o.File = at.file
@@ -76,9 +76,9 @@ func (c *command) backup() *cobra.Command {
 	return cmd
 }
 
-// owned refuses a data directory of another user: what a start without doors writes there would be this user's, and the
+// ownersOwn refuses a data directory of another user: what a start without doors writes there would be this user's, and the
 // broker could not write it any more.
-func owned(dir string) error {
+func ownersOwn(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return coded{err, exitMissing}
