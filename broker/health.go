@@ -53,6 +53,7 @@ func (b *Broker) openVitals(context.Context) error {
 		b.vitals.started, b.vitals.stop = func() {}, func() {}
 		return nil
 	}
+	b.vitals.unwatched = b.config.FS
 	b.config.FS = disk.Watch(b.config.FS, &b.vitals.steps)
 	b.vitals.started = sync.OnceFunc(b.hasSteps("the start"))
 	ctx, stop := context.WithCancel(context.Background())

@@ -114,7 +114,7 @@ func (r restBoard) Watch(op purgatory.Op, id catalog.TopicID, index int32, waitM
 func (b *Broker) health(w http.ResponseWriter, _ *http.Request) { b.answer(w, b.vitals.Check()) }
 
 // ready says whether records are taken now: a disk that cannot be asked, or that is down to its reserve, takes none.
-func (b *Broker) ready(w http.ResponseWriter, _ *http.Request) { b.answer(w, b.readiness()) }
+func (b *Broker) ready(w http.ResponseWriter, _ *http.Request) { b.answer(w, b.takes()) }
 
 // takes is nil while records are taken.
 func (b *Broker) takes() error {

@@ -79,7 +79,7 @@ func (b *Broker) Status() Status {
 	if err := b.vitals.Check(); err != nil {
 		s.Dead = err.Error()
 	}
-	if err := b.readiness(); err != nil {
+	if err := b.takes(); err != nil {
 		s.NotReady = err.Error()
 	}
 	s.Listeners, s.LastEnd = b.addresses, b.end
