@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X main.version=$(VERSION)
-SIZE_MAX := 20000000# bytes of one cross-built binary: 20 MB
+SIZE_MAX := 20000000# bytes of the binary of a board: 20 MB
 DATA ?= ./data
 BOARD ?= qemu-arm64# of the device image; image/boards lists them
 IMAGE := bin/image/$(BOARD)
@@ -114,14 +114,14 @@ fuzz: go ## every fuzz target for FUZZTIME=20s
 bench: go ## the table of testbench/bench, beside the peers that are installed (BENCH=-quick: 90 seconds)
 	@go run ./testbench/bench $(BENCH)
 
-cross: go ## static bin/millrace-linux-{arm,arm64,amd64}, each at most 20 MB
+cross: go ## static bin/millrace-linux-{arm,arm64,amd64}, those of boards at most 20 MB
 	@mkdir -p bin
 	for arch in arm arm64 amd64; do
 		out=bin/millrace-linux-$$arch
 		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=7 go build -trimpath -ldflags "-s -w $(LDFLAGS)" -o $$out ./platform/cmd/millrace
 		size=$$(stat -c %s $$out)
 		printf '%s\t%d bytes\n' $$out $$size
-		[ $$size -le $(SIZE_MAX) ] || { echo "$$out is over $(SIZE_MAX) bytes" >&2; exit 1; }
+		[ $$arch = amd64 ] || [ $$size -le $(SIZE_MAX) ] || { echo "$$out is over $(SIZE_MAX) bytes" >&2; exit 1; }
 	done
 
 image: go ## the device image of BOARD=qemu-arm64 in bin/image; the first time it downloads 150 MB of Debian
