@@ -61,6 +61,9 @@ type Config struct {
 	// Boot names this run of the kernel, and Reset what its watchdog device says of the machine's last reset; "" for what is
 	// not known. They tell how the last life ended.
 	Boot, Reset string
+	// Sockets are listeners that are open already: the one of a listener's address is used in its place. The board closes them
+	// with its doors; one that no listener has the address of is an error of Open.
+	Sockets []net.Listener
 	// Watchdogs are fed from the beginning of the start to the end of Close, while the start, the running board and the stop
 	// go on. They stay the caller's.
 	Watchdogs []health.Watchdog
@@ -91,6 +94,7 @@ type Broker struct {
 	buses    *bus.Registry
 	memories memories
 	vitals   vitals
+	sockets  sockets
 	since    time.Time // of the start; with the monotonic clock
 	control  control
 	identity *identity.Identity // as it was at the start
@@ -149,7 +153,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	}()
 	began := b.config.Now()
 	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse,
-		b.openFront, b.openStore, b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openFeed, b.openEvents,
+		b.openFront, b.openStore, b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openSockets, b.openFeed, b.openEvents,
 		b.openCanary); err != nil {
 		return nil, err
 	}
@@ -174,7 +178,7 @@ func unopened(cfg Config) *Broker {
 	}
 	return &Broker{topics: &topics{
 		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
-	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses), since: time.Now()}
+	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses), since: time.Now(), sockets: sockets{left: cfg.Sockets}}
 }
 
 // steps opens one thing after the other.
@@ -198,7 +202,8 @@ func (b *Broker) Close() error {
 	}
 	b.closers = nil
 	b.serving.Wait()
-	return errors.Join(errs...)
+	_, err := b.sockets.close()
+	return errors.Join(append(errs, err)...)
 }
 
 // Addresses tells where the board listens.

@@ -74,7 +74,7 @@ func (b *Broker) openKafka() error {
 	b.kafka = server.New(server.Config{
 		Handler: handler, Bodies: b.memory.bodies, Copies: b.memory.copies, Connections: b.memory.connections, Poller: b.poller,
 		RequestMax: s.Broker.RequestMaxBytes, MaxConnections: s.Broker.MaxConnections, Idle: s.Broker.ConnectionsMaxIdle,
-		AllowRemote: s.Broker.Insecure, Watch: func(l net.Listener) net.Listener { return b.watched(l, "Kafka") },
+		AllowRemote: s.Broker.Insecure, Open: b.listenTCP, Watch: func(l net.Listener) net.Listener { return b.watched(l, "Kafka") },
 		Now: b.config.Now, Logger: b.log.With("component", "kafka"),
 	})
 	b.owns(b.kafka.Close)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 
 	"millrace/broker/api"
@@ -41,7 +40,7 @@ func (b *Broker) openHTTP() error {
 	if config.Loopback(address) != nil && !s.Broker.Insecure && !(s.HTTPS() && s.HTTPAsks()) {
 		return listening("HTTP", address, "--http", "listener in [http]", server.ErrNotLoopback)
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := b.listenTCP(address)
 	if err != nil {
 		return listening("HTTP", address, "--http", "listener in [http]", err)
 	}

@@ -78,9 +78,11 @@ func (b *Broker) serveMQTT(ctx context.Context, l *config.MQTTListener) error {
 	address := listenAddress(l.URL)
 	var err error
 	if path, ok := config.SocketPath(l.URL); ok {
-		of.Listener, err = listenUnix(ctx, path, fs.FileMode(s.MQTT.Mode()))
+		if of.Listener = b.sockets.take("unix", path); of.Listener == nil {
+			of.Listener, err = listenUnix(ctx, path, fs.FileMode(s.MQTT.Mode()))
+		}
 	} else {
-		of.Listener, err = net.Listen("tcp", address)
+		of.Listener, err = b.listenTCP(address)
 	}
 	if err != nil {
 		return listening("MQTT", address, "--mqtt", "listeners in [mqtt]", err)

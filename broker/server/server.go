@@ -107,6 +107,8 @@ type Config struct {
 	Handshakes int
 	// AllowRemote permits listeners that ask nobody who they are on addresses that are not loopback.
 	AllowRemote bool
+	// Open opens a TCP listener, whose connections are *net.TCPConn. nil: net.Listen does.
+	Open func(address string) (net.Listener, error)
 	// Watch stands between a listener and its accept loop, to see that the loop goes on. nil: nobody watches.
 	Watch func(net.Listener) net.Listener
 	// Now tells the time for deadlines of the network; default time.Now.
@@ -147,6 +149,9 @@ type Server struct {
 func New(c Config) *Server {
 	if c.Handler == nil || c.Bodies == nil || c.Copies == nil {
 		panic("server: config without handler or budgets")
+	}
+	if c.Open == nil {
+		c.Open = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 	}
 	if c.Watch == nil {
 		c.Watch = func(l net.Listener) net.Listener { return l }
@@ -211,7 +216,7 @@ func (s *Server) Listen(l Listener) (net.Addr, error) {
 	if s.closed {
 		return nil, ErrClosed
 	}
-	opened, err := net.ListenTCP("tcp", tcp)
+	opened, err := s.config.Open(tcp.String())
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +280,7 @@ func (s *Server) accept(l net.Listener, of *Listener) {
 			continue
 		}
 		pause = 5 * time.Millisecond
-		c, err := s.open(nc.(*net.TCPConn), of) // of ListenTCP
+		c, err := s.open(nc.(*net.TCPConn), of) // of Open
 		if err != nil {
 			s.refused.Add(1)
 			s.complain("connection refused", nc.RemoteAddr(), errors.Join(err, nc.Close()))

@@ -3,12 +3,15 @@
 package systemd
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +33,26 @@ func Reloading() error {
 
 // Stopping says that a clean stop has begun.
 func Stopping() error { return notify(daemon.SdNotifyStopping) }
+
+// Sockets are the listeners the service manager has opened (the .socket units of the service), none where it was started by hand.
+// They are asked for once: children do not see them. One that cannot be listened at is an error that names it.
+func Sockets() ([]net.Listener, error) {
+	var listeners []net.Listener
+	for _, f := range activation.Files(true) {
+		l, err := net.FileListener(f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			for _, l := range listeners {
+				err = errors.Join(err, l.Close())
+			}
+			return nil, fmt.Errorf("socket %s of the service manager: %w: a .socket unit of a broker has ListenStream= and Accept=no", f.Name(), err)
+		}
+		if unix, ok := l.(*net.UnixListener); ok {
+			unix.SetUnlinkOnClose(false) // it is the manager's, for the next start
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
 
 // Watchdog is the service manager's (WatchdogSec in the unit): it ends the service that does not feed it, and with
 // FailureAction reboots the board. While the service starts or stops each feed also puts off the limit of that

@@ -1,8 +1,10 @@
 package systemd
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -88,5 +90,62 @@ func TestWithoutAManagerNothingIsSaid(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "nobody"))
 	if err := Stopping(); err == nil {
 		t.Error("a manager that does not listen was not reported")
+	}
+}
+
+// The manager hands in descriptors from 3 on, and says so in the environment of the process it means.
+func TestSocketsOfTheManager(t *testing.T) {
+	if os.Getenv("LISTEN_FDS") != "" {
+		listeners, err := Sockets()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range listeners {
+			fmt.Println("socket", l.Addr().Network(), l.Addr())
+		}
+		if again, err := Sockets(); err != nil || len(again) != 0 {
+			t.Errorf("asked again: %v, %v", again, err)
+		}
+		return
+	}
+	if listeners, err := Sockets(); err != nil || len(listeners) != 0 {
+		t.Errorf("by hand: %v, %v", listeners, err)
+	}
+	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	unix, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close()
+	datagram, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagram.Close()
+	run := func(sockets ...interface{ File() (*os.File, error) }) (string, error) {
+		child := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run TestSocketsOfTheManager`, os.Args[0])
+		for _, s := range sockets {
+			f, err := s.File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			child.ExtraFiles = append(child.ExtraFiles, f)
+		}
+		child.Env = append(os.Environ(), fmt.Sprint("LISTEN_FDS=", len(sockets)))
+		out, err := child.CombinedOutput()
+		return string(out), err
+	}
+	out, err := run(tcp, unix)
+	want := fmt.Sprintf("socket tcp %s\nsocket unix %s\n", tcp.Addr(), unix.Addr())
+	if err != nil || !strings.HasPrefix(out, want) {
+		t.Errorf("%v\n%s\nwant %s", err, out, want)
+	}
+	if out, err = run(datagram); err == nil || !strings.Contains(out, "ListenStream") {
+		t.Errorf("a datagram socket was taken: %s", out)
 	}
 }

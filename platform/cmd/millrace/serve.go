@@ -114,9 +114,13 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 			err = errors.Join(err, dogs.disarm())
 		}
 	}()
+	sockets, err := systemd.Sockets()
+	if err != nil {
+		return err
+	}
 	b, err := broker.Open(ctx, broker.Config{
 		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Boot: bootID(), Reset: dogs.reset(),
-		Watchdogs: dogs.all, Logger: logger, Logs: book, Reveal: c.reveal,
+		Watchdogs: dogs.all, Logger: logger, Logs: book, Reveal: c.reveal, Sockets: sockets,
 	})
 	if err != nil {
 		return err
