@@ -358,6 +358,9 @@ func (r *recorder) list(path string) (map[string]*node, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !info.IsDir() && !info.Mode().IsRegular() {
+			continue // a socket says who runs, and is nothing that is kept
+		}
 		_, known := r.nodes[info.Sys().(*syscall.Stat_t).Ino]
 		n := r.node(info)
 		entries[e.Name()] = n
