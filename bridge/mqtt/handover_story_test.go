@@ -1,6 +1,7 @@
 package mqtt_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,11 +15,10 @@ import (
 
 func TestAConnectionThatEndsUnderARedeliveryLosesNothing(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
-		var before func()
+		var before atomic.Pointer[func()]
 		w.cfg.Now = func() time.Time {
-			if fn := before; fn != nil {
-				before = nil
-				fn()
+			if fn := before.Swap(nil); fn != nil {
+				(*fn)()
 			}
 			return time.Now()
 		}
@@ -30,17 +30,18 @@ func TestAConnectionThatEndsUnderARedeliveryLosesNothing(t *testing.T) {
 		synctest.Wait()
 
 		// The last time somebody asks for between the look for room and the bytes.
-		ended := make(chan error)
+		ended, next := make(chan error), make(chan *peer, 1)
 		w.log.AfterRead(func(string, int64) {
 			w.log.AfterRead(nil)
 			synctest.Wait() // so that it is the redelivery that asks
-			before = func() {
+			fn := func() {
 				go func() { ended <- w.s.Close() }()
-				for range a.got { // until the connection is closed
+				for range (<-next).got { // until the connection is closed
 				}
 			}
+			before.Store(&fn)
 		})
-		a = w.connect(v, "a", keep)
+		next <- w.connect(v, "a", keep)
 		if err := <-ended; err != nil {
 			t.Fatal(err)
 		}
