@@ -26,8 +26,8 @@ func (j *Journal) openFront() error {
 	case err == nil:
 	case errors.Is(err, errFrontBlank) && f.mark == 0: // a new one
 		err = nil
-	case errors.Is(err, ErrForeign) && f.virgin && !c.foreign():
-		err = nil // neither side has anything to lose: a cut in the first start leaves this too
+	case errors.Is(err, ErrForeign) && f.mark == 0 && !c.foreign():
+		err = nil // neither side has anything to lose: a cut in the first start leaves this, and a restored backup
 	case f.mark == 0 && !errors.Is(err, ErrForeign) && !errors.Is(err, ErrInvalid):
 		o.Logger.Error("journal: the front does not answer; nothing was in it, and commits go to the disk", "err", err)
 		c.mem, err = nil, nil

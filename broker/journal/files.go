@@ -35,12 +35,11 @@ const (
 
 // files are the wal's segments on disk.
 type files struct {
-	o      *Options
-	id     uint64
-	after  uint64 // index of the checkpoint's mark; set by open
-	next   uint64 // index of the first frame to be written; set by open
-	mark   uint64 // id of the journal whose last life may have left frames in a front, 0 for none; set by open
-	virgin bool   // the directory has never had a frame, a checkpoint or a front; set by open
+	o     *Options
+	id    uint64
+	after uint64 // index of the checkpoint's mark; set by open
+	next  uint64 // index of the first frame to be written; set by open
+	mark  uint64 // id of the journal whose last life may have left frames in a front, 0 for none; set by open
 
 	walNext uint64       // next, as the wal alone says
 	spare   []frontFrame // see scanner
@@ -127,7 +126,6 @@ func (f *files) own(s *scanner, list []walFile, after Mark) error {
 	if f.id == 0 {
 		f.id = f.mark
 	}
-	f.virgin = f.id == 0
 	for f.id == 0 {
 		f.id = rand.Uint64()
 	}
