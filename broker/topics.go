@@ -192,6 +192,7 @@ var internalTopics = map[string]map[string]string{
 	"__mqtt_retained": internalSettings,
 	group.TopicName:   internalSettings,
 	canary.TopicName:  canary.Settings,
+	canary.BesideName: canary.Settings,
 	EventsTopic: {
 		"cleanup.policy": "delete", "segment.bytes": "1048576", "retention.bytes": "1048576", "retention.ms": "-1",
 		"flush.messages": "1", "compression.type": "producer",

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"millrace/broker/partition"
@@ -18,6 +19,9 @@ import (
 // TopicName is the topic the canary's own records lie in. Settings keep its space on the disk whatever else is full, and
 // bound it: a segment and the one before.
 const TopicName = "__canary"
+
+// BesideName is the topic for when that one is damaged.
+const BesideName = "__canary_beside"
 
 // Settings are what the topic is made with.
 var Settings = map[string]string{
@@ -61,7 +65,7 @@ func New(cfg Config) *Canary { return &Canary{cfg: cfg} }
 
 // Advanced says that a high watermark has moved. It costs a store.
 func (c *Canary) Advanced(p *partition.Partition) {
-	if p.Topic() != TopicName {
+	if p.Topic() != TopicName && p.Topic() != BesideName {
 		c.rode.Store(p)
 	}
 }
@@ -111,7 +115,7 @@ func (c *Canary) look(ctx context.Context) bool {
 	switch {
 	case err == nil:
 		c.flown.Add(1)
-	case errors.Is(err, partition.ErrDiskFull):
+	case errors.Is(err, partition.ErrDiskFull), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		c.full.Add(1)
 		err = nil
 	case ctx.Err() != nil:
