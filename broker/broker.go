@@ -101,9 +101,10 @@ type Broker struct {
 	// resetting: this start began with what a factory reset has left.
 	resetting bool
 
-	end         End                         // of the last life
-	hung        atomic.Pointer[func(error)] // writes down why this one is about to end
+	end         End                   // of the last life
+	why         atomic.Pointer[error] // what stands still now; nil, or to nil: nothing does
 	writingLife sync.Mutex
+	life        lifeState // as it is written down; under writingLife
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal  *journal.Journal

@@ -53,6 +53,8 @@ type lifeState struct {
 	Why     string `json:"why,omitempty"`
 	Boot    string `json:"boot"`
 	BeganMS int64  `json:"began"`
+	// Untold is how the life before ended, until that is published.
+	Untold *End `json:"untold,omitempty"`
 }
 
 // openEnd finds out how the last life ended, and begins this one. A file that is not there, or not readable, says nothing
@@ -64,16 +66,17 @@ func (b *Broker) openEnd(context.Context) error {
 		b.log.Warn("how the last life ended is not known", "err", err)
 	}
 	b.end = endOf(last, err == nil, b.config.Boot, b.config.Reset)
-	life := lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.clock.Now().UnixMilli()}
-	b.writeLife(life)
-	hung := func(why error) {
-		b.writeLife(lifeState{State: "hung", Why: why.Error(), Boot: life.Boot, BeganMS: life.BeganMS})
+	if b.end.How == EndClean && last.Untold != nil {
+		b.end = *last.Untold // a start in between did not come as far as to publish it
 	}
-	b.hung.Store(&hung)
+	b.changeLife(func(l *lifeState) {
+		*l = lifeState{State: "running", Boot: b.config.Boot, BeganMS: b.clock.Now().UnixMilli()}
+		if b.end.How != EndClean && b.end.How != EndUnknown {
+			l.Untold = &b.end
+		}
+	})
 	b.owns(func() error {
-		b.hung.Store(nil)
-		life.State = "stopped"
-		b.writeLife(life)
+		b.changeLife(func(l *lifeState) { l.State = "stopped" })
 		return nil
 	})
 	switch b.end.How {
@@ -143,10 +146,24 @@ func readChecked(fsys disk.FS, name string, most int64) (body []byte, err error)
 	return body, nil
 }
 
-// writeLife is quick to give up: the file explains, and nothing depends on it.
-func (b *Broker) writeLife(l lifeState) {
+// changeLife changes the state of this life, and writes it down. What fails is logged: the file explains, and nothing
+// depends on it. A life that is over, or has not begun, is not changed by what hangs.
+func (b *Broker) changeLife(change func(*lifeState)) {
 	b.writingLife.Lock()
 	defer b.writingLife.Unlock()
+	if change(&b.life); b.life.State == "" {
+		return
+	}
+	if b.life.State != "stopped" {
+		b.life.State, b.life.Why = "running", ""
+		if why := b.why.Load(); why != nil && *why != nil {
+			b.life.State, b.life.Why = "hung", (*why).Error()
+		}
+	}
+	b.writeLife(b.life)
+}
+
+func (b *Broker) writeLife(l lifeState) {
 	text, err := json.Marshal(l)
 	if err == nil {
 		err = writeWhole(cmp.Or(b.vitals.unwatched, b.config.FS), filepath.Join(b.dir(), endName), appendChecksum(append(text, '\n')), 0o644)
@@ -187,6 +204,7 @@ func (b *Broker) openEvents(context.Context) error {
 			select {
 			case err := <-done:
 				if err == nil {
+					b.changeLife(func(l *lifeState) { l.Untold = nil })
 					return
 				}
 				b.log.Warn("an event is not published; tried again", "topic", EventsTopic, "err", err, "after", retryEvent)

@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/json"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,4 +138,64 @@ func TestWhyABoardHungIsWrittenDown(t *testing.T) {
 	}
 	close(block)
 	timer.Close()
+	for began := time.Now(); state.State != "running"; time.Sleep(5 * time.Millisecond) { // it goes on, after all
+		var err error
+		if state, err = readLife(l.fs, filepath.Join(l.b.dir(), endName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatalf("%+v", state)
+		}
+	}
+}
+
+// A start that does not come as far as to publish how the last life ended leaves that to the next.
+func TestHowALifeEndedOutlivesAStartThatFails(t *testing.T) {
+	dir := t.TempDir()
+	b := born(t, dir, "one", "")
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.writeLife(lifeState{State: "hung", Boot: "one", Why: "the committer"})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	s := config.Default()
+	s.Broker.LogDirs, s.Broker.ClusterAlias = dir, "test"
+	s.Broker.Listeners, s.MQTT.Listeners, s.HTTP.Listener = []string{"PLAINTEXT://" + taken.Addr().String()}, []string{"tcp://127.0.0.1:0"}, ""
+	for range 2 {
+		if _, err := Open(t.Context(), Config{Settings: s, Boot: "two"}); err == nil {
+			t.Fatal("it has taken the address of somebody else")
+		}
+	}
+	b = born(t, dir, "two", "")
+	if e := b.End(); e.How != EndHung || e.Why != "the committer" {
+		t.Errorf("%+v", e)
+	}
+	if e := lastEvent(t, b); e.Last != b.End() {
+		t.Errorf("published %+v", e)
+	}
+	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) { // it is told: once is enough
+		l, err := readLife(b.config.FS, filepath.Join(dir, endName))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err == nil && l.Untold == nil {
+			break
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatalf("%+v", l)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if b = born(t, dir, "two", ""); b.End().How != EndClean {
+		t.Errorf("and then %+v", b.End())
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,9 @@ func (b *Broker) openVitals(context.Context) error {
 	b.vitals.canary = canary.New(canary.Config{
 		Log: func(ctx context.Context) (*partition.Partition, error) {
 			list, err := b.Ensure(ctx, canary.TopicName)
+			if errors.Is(err, partition.ErrOffline) { // one bad file is no reason to reset a board that serves
+				list, err = b.Ensure(ctx, canary.BesideName)
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -69,11 +73,10 @@ func (b *Broker) openVitals(context.Context) error {
 	return nil
 }
 
-// tellHung writes down why the board is about to be reset, if the disk still takes it.
+// tellHung writes down why the board is about to be reset, if the disk still takes it; nil: it is not, after all.
 func (b *Broker) tellHung(why error) {
-	if hung := b.hung.Load(); hung != nil {
-		(*hung)(why)
-	}
+	b.why.Store(&why)
+	b.changeLife(func(*lifeState) {})
 }
 
 // hasSteps adds a part that goes on while operations of the disk end; it returns how to take it out again.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 
 	"millrace/broker/canary"
 	"millrace/broker/disk"
+	"millrace/broker/disk/disktest"
 	"millrace/broker/partition"
 	"millrace/hw/bus"
 	"millrace/platform/config"
@@ -377,4 +379,42 @@ func TestAStartIsFedWhileItMakesProgress(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// What is wrong with the canary's own topic is wrong with one topic, and no reason to reset a board that serves the others.
+func TestADamagedCanaryDoesNotBite(t *testing.T) {
+	failing := func(c *Config, with error) {
+		c.FS = &disktest.Failing{FS: disk.OS{}, Fault: func(op, name string) error {
+			if strings.Contains(name, canary.TopicName+"-0") {
+				return fmt.Errorf("%s %s: %w", op, name, with)
+			}
+			return nil
+		}}
+	}
+	t.Run("it cannot be read", func(t *testing.T) {
+		dir := inMemory(t)
+		b := boardOn(t, nil, dir, func(c *config.Config) { c.Watchdog.Interval = 20 * time.Millisecond })
+		for b.vitals.canary.Figures().Flown == 0 {
+			time.Sleep(5 * time.Millisecond)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l := newLife(t, func(c *Config) {
+			c.Settings.Broker.LogDirs = dir
+			failing(c, syscall.EIO)
+		})
+		l.lives(3, "it is offline")
+		if f := l.b.vitals.canary.Figures(); f.Flown == 0 || f.Failed > 0 {
+			t.Errorf("%+v", f)
+		}
+	})
+	t.Run("there is no room to make it", func(t *testing.T) {
+		l := newLife(t, func(c *Config) { failing(c, syscall.ENOSPC) })
+		l.lives(3, "it is not there")
+		if f := l.b.vitals.canary.Figures(); f.Full == 0 || f.Failed > 0 {
+			t.Errorf("%+v", f)
+		}
+		appendOne(t, l.b, "other", "x")
+	})
 }

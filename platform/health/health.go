@@ -91,9 +91,9 @@ func (m *Monitor) Check() error {
 // feeds is how often a watchdog is fed within its timeout: a feed that comes late by half of it is still in time.
 const feeds = 4
 
-// Feed feeds the watchdogs while Check is nil, until ctx ends; it returns at once where there are none. still is told
-// once, from a goroutine of its own that Feed does not wait for, when the feeding stops: the disk it may want to write to
-// is perhaps what stands still.
+// Feed feeds the watchdogs while Check is nil, until ctx ends; it returns at once where there are none. still is told why
+// when the feeding stops, and nil when it goes on, each from a goroutine of its own that Feed does not wait for: the disk
+// it may want to write to is perhaps what stands still. Who is told twice may hear it in the wrong order.
 func (m *Monitor) Feed(ctx context.Context, dogs []Watchdog, still func(error)) {
 	if len(dogs) == 0 {
 		return
@@ -110,6 +110,7 @@ func (m *Monitor) Feed(ctx context.Context, dogs []Watchdog, still func(error)) 
 		case err == nil && hungry:
 			hungry = false
 			m.log.Warn("the watchdogs are fed again")
+			go still(nil)
 			fallthrough
 		case err == nil:
 			for _, d := range dogs {
