@@ -154,7 +154,7 @@ func (b *Broker) openCertificates() error {
 	if b.certificates != nil {
 		return nil
 	}
-	c := &certificates{now: b.config.Now, log: b.log.With("component", "tls"), own: b.ownIdentity}
+	c := &certificates{now: b.clock.Now, log: b.log.With("component", "tls"), own: b.ownIdentity}
 	if err := c.load(b.config.Settings); err != nil {
 		return err
 	}
