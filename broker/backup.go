@@ -227,6 +227,9 @@ func (w *backup) named() error {
 			continue
 		}
 		raw, err := readFile(name)
+		if errors.Is(err, fs.ErrNotExist) && name == w.b.config.Settings.Security.AdminScramFile {
+			continue // it may be taken away once its users are in the catalog
+		}
 		if err != nil {
 			return fmt.Errorf("a file that the configuration names: %w", err)
 		}

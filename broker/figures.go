@@ -32,6 +32,10 @@ func (s *start) recovered(r partition.Report, took time.Duration) {
 
 // scrape serves the figures of this moment.
 func (b *Broker) scrape(w http.ResponseWriter, _ *http.Request) {
+	if !b.control.serving() { // what is told of is still being made, or is gone
+		http.Error(w, "the board does not serve yet, or no more", http.StatusServiceUnavailable)
+		return
+	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	if err := b.writeMetrics(w); err != nil {
 		b.log.Debug("a scrape was not taken", "err", err)

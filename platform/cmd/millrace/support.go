@@ -244,7 +244,7 @@ func listing(dir string) ([]byte, error) {
 var (
 	privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)`)
 	// secretValue is a name that says that its value is a secret, and the value; names of files are none.
-	secretValue = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|salt|stored_?key|server_?key|jaas\.config)["']?\s*[=:]\s*)("(?:[^"\\\n]|\\.)*"|[^\s,;\]}]+)`)
+	secretValue = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|salt|stored_?key|server_?key|jaas\.config)["']?(?:\s*[=:]\s*|[ \t]{2,}))("(?:[^"\\\n]|\\.)*"|[^\s,;\]}]+)`)
 )
 
 // redacted hides what looks like a secret. Nothing that holds one is read, so there should be none: this is the second
