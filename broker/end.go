@@ -151,6 +151,9 @@ func readChecked(fsys disk.FS, name string, most int64) (body []byte, err error)
 func (b *Broker) changeLife(change func(*lifeState)) {
 	b.writingLife.Lock()
 	defer b.writingLife.Unlock()
+	if b.life.State == "stopped" {
+		return // who comes late must not write over what the next life says
+	}
 	if change(&b.life); b.life.State == "" {
 		return
 	}

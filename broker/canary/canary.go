@@ -43,7 +43,7 @@ type Config struct {
 	Interval time.Duration
 	// Alive is called after each look that found the data path alive. A full disk counts as alive: no reset makes room.
 	Alive func()
-	// Now is the time in milliseconds since some fixed moment; it never goes back.
+	// NowMS is the time in milliseconds since some fixed moment; it never goes back.
 	NowMS func() int64
 	// Logger is told what fails.
 	Logger *slog.Logger
