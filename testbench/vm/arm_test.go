@@ -3,7 +3,6 @@ package vm
 import (
 	"bufio"
 	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -19,11 +18,7 @@ func TestA32BitBrokerServes(t *testing.T) {
 	t.Parallel()
 	emulator := lane.Need(t, "qemu-arm-static")[0]
 	binary := filepath.Join(t.TempDir(), "millrace")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "millrace/platform/cmd/millrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	lane.Build(t, binary, "-trimpath", "GOOS=linux", "GOARCH=arm", "GOARM=7")
 	kafka, mqtt, dir := lane.FreeAddress(t), lane.FreeAddress(t), filepath.Join(t.TempDir(), "data")
 	l := newLedger()
 	for _, life := range []string{"first", "second"} {
