@@ -122,6 +122,7 @@ type Broker struct {
 	damper   *auth.Damper // of every door where users log in
 	feed     *feed.Feed
 	closers  []func() error
+	doors    []*door
 	// certificates is nil without a listener that has TLS.
 	certificates *certificates
 	serving      sync.WaitGroup
@@ -155,7 +156,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	began := b.config.Now()
 	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse,
 		b.openFront, b.openStore, b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openSockets, b.openFeed, b.openEvents,
-		b.openCanary); err != nil {
+		b.openCanary, b.openGates); err != nil {
 		return nil, err
 	}
 	b.start.took = b.config.Now().Sub(began)
@@ -197,6 +198,9 @@ func (b *Broker) steps(ctx context.Context, all ...func(context.Context) error) 
 func (b *Broker) Close() error {
 	defer b.closing()()
 	b.control.turn(Stopping)
+	for _, d := range b.doors {
+		d.begin()
+	}
 	var errs []error
 	for i := len(b.closers) - 1; i >= 0; i-- {
 		errs = append(errs, b.closers[i]())
