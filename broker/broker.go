@@ -32,6 +32,7 @@ import (
 	"millrace/broker/rest"
 	"millrace/broker/server"
 	"millrace/hw/bus"
+	"millrace/hw/clock"
 	"millrace/platform/config"
 	"millrace/platform/health"
 	"millrace/platform/identity"
@@ -79,6 +80,8 @@ type Config struct {
 	Reveal func(user, secret string) error
 	still  time.Duration // in place of stillMax, for tests
 	sys    string        // in place of storage.Sys, for tests
+	// setWall is in place of clock.SetSystem, for tests.
+	setWall func(time.Time) error
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -177,6 +180,9 @@ func unopened(cfg Config) *Broker {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.setWall == nil {
+		cfg.setWall = clock.SetSystem
 	}
 	return &Broker{topics: &topics{
 		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
