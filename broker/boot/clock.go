@@ -45,8 +45,7 @@ type Config struct {
 	FS   disk.FS          // nil: disk.OS
 	Dir  string           // the data directory
 	Wall func() time.Time // reads the system's clock; nil: time.Now
-	// SetWall sets the system's clock; nil: it keeps its time. Open calls it, once, with the time of a real-time clock that
-	// it believes.
+	// SetWall sets it; nil: nobody does. Open calls it, once, with the time of a real-time clock that it believes.
 	SetWall func(time.Time) error
 	// Elapsed is a clock that nobody sets. It is read for every stamp. nil: the monotonic part of time.Now
 	Elapsed func() time.Duration
@@ -149,13 +148,12 @@ func Open(cfg Config, first Reading) *Clock {
 // setWall has the system's clock go right too: files are dated by it, and other programs go by it. What was not believed
 // never gets there.
 func (c *Clock) setWall(r Reading) {
-	if r.Source != RTC || c.cfg.SetWall == nil {
-		return
+	if r.Source == RTC && c.cfg.SetWall != nil {
+		if err := c.cfg.SetWall(r.Time); err != nil {
+			c.cfg.Logger.Error("the system's clock keeps its time", "err", err)
+		}
+		c.wall = c.cfg.Wall().UnixMilli()
 	}
-	if err := c.cfg.SetWall(r.Time); err != nil {
-		c.cfg.Logger.Error("the system's clock keeps its time", "err", err)
-	}
-	c.wall = c.cfg.Wall().UnixMilli()
 }
 
 func (c *Clock) build() int64 {
