@@ -89,6 +89,19 @@ func boardSettings(dir string) *config.Config {
 	return s
 }
 
+// stoppedBoard is the directory of a board with one record, which does not run.
+func stoppedBoard(t *testing.T) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "origin")
+	b, err := Open(t.Context(), Config{Settings: boardSettings(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendOne(t, b, "climate", "21.5")
+	closed(t, b)
+	return dir
+}
+
 // backedUp is a backup of a board with all its records.
 func backedUp(t *testing.T, dir string) (Archive, *Manifest) {
 	t.Helper()
@@ -106,14 +119,7 @@ func backedUp(t *testing.T, dir string) (Archive, *Manifest) {
 // However far a restore came, nothing starts on half of it, and it can be done again.
 func TestARestoreThatIsCutShort(t *testing.T) {
 	root := t.TempDir()
-	origin := filepath.Join(root, "origin")
-	b, err := Open(t.Context(), Config{Settings: boardSettings(origin)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	appendOne(t, b, "climate", "21.5")
-	closed(t, b)
-	archive, _ := backedUp(t, origin)
+	archive, _ := backedUp(t, stoppedBoard(t))
 	cuts, begun := 0, 0
 	for after := 0; ; after += 2 {
 		dir := filepath.Join(root, "copy")
@@ -161,12 +167,7 @@ func looksWhole(t *testing.T, dir string) {
 // What a board knows of the flash it writes to, and how its last life ended, is that board's: a copy has other flash, and no
 // last life.
 func TestABackupHasNoWearAndNoLife(t *testing.T) {
-	origin := filepath.Join(t.TempDir(), "origin")
-	b, err := Open(t.Context(), Config{Settings: boardSettings(origin)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed(t, b)
+	origin := stoppedBoard(t)
 	if err := os.WriteFile(filepath.Join(origin, wearFile), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +184,7 @@ func TestABackupHasNoWearAndNoLife(t *testing.T) {
 	if _, _, err := Restore(t.Context(), disk.OS{}, archive, dir); err != nil {
 		t.Fatal(err)
 	}
-	b, err = Open(t.Context(), Config{Settings: boardSettings(dir), Boot: "another"})
+	b, err := Open(t.Context(), Config{Settings: boardSettings(dir), Boot: "another"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,14 +200,8 @@ func TestRootRestoresForTheOwnerOfTheDirectory(t *testing.T) {
 		t.Skip("only root can give a file away")
 	}
 	const user, group = 64123, 64321
-	origin, dir := filepath.Join(t.TempDir(), "origin"), filepath.Join(t.TempDir(), "copy")
-	b, err := Open(t.Context(), Config{Settings: boardSettings(origin)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	appendOne(t, b, "climate", "21.5")
-	closed(t, b)
-	archive, _ := backedUp(t, origin)
+	dir := filepath.Join(t.TempDir(), "copy")
+	archive, _ := backedUp(t, stoppedBoard(t))
 	if err := errors.Join(os.Mkdir(dir, 0o750), os.Chown(dir, user, group)); err != nil {
 		t.Fatal(err)
 	}
