@@ -150,14 +150,14 @@ func TestDebianPackagesAreWellMade(t *testing.T) {
 				}
 			}
 
-			again, err := os.ReadFile(pack(t, arch, built, "", quick))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if first, err := os.ReadFile(file); err != nil || !bytes.Equal(first, again) {
-				t.Errorf("packed again it is not the same: %v", err)
-			}
-			if arch == "armhf" {
+			if arch == "armhf" { // one for all
+				again, err := os.ReadFile(pack(t, arch, built, "", quick))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if first, err := os.ReadFile(file); err != nil || !bytes.Equal(first, again) {
+					t.Errorf("packed again it is not the same: %v", err)
+				}
 				emulator := lane.Need(t, "qemu-arm-static")[0]
 				if out := run(t, emulator, installed, "version"); !strings.Contains(out, "test") {
 					t.Errorf("it says %q", out)
@@ -267,7 +267,7 @@ func TestDebianPackageLivesUnderSystemd(t *testing.T) {
 	install := func(file string) string { return m.Do("dpkg -i /root/" + filepath.Base(file)) }
 
 	install(first)
-	process := m.serves(t, "first")
+	m.serves(t, "first")
 	m.well(t, "the installation")
 	m.Do("echo by hand | millrace produce lane")
 	if got := m.Do("millrace consume lane --until-end"); strings.TrimSpace(got) != "by hand" {
@@ -316,7 +316,7 @@ func TestDebianPackageLivesUnderSystemd(t *testing.T) {
 	}
 	whole("a restart")
 
-	process = m.serves(t, "first")
+	process := m.serves(t, "first")
 	if printed := install(second); strings.Contains(printed, "conffile") {
 		t.Errorf("the upgrade asks something:\n%s", printed)
 	}
