@@ -21,7 +21,7 @@ FUZZTIME ?= 20s
 RACE := ./broker/api ./broker/auth ./broker/group ./broker/journal ./broker/partition ./broker/poll ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
 	./broker/boot ./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/health ./platform/logbook ./platform/pulse
 
-.PHONY: run test test-long test-deps lint fuzz bench build cross image qemu flash clean help go
+.PHONY: run test test-long test-deps lint fuzz bench build cross deb image qemu flash clean help go
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,7 +78,7 @@ test-deps: go ## installs what the lanes need (Debian): kcat, mosquitto, Java, P
 	have java default-jre-headless; have mvn maven; have cc gcc; have git git; have python3 python3-venv
 	have node nodejs; have npm npm
 	have qemu-system-aarch64 qemu-system-arm; have mmdebstrap mmdebstrap; have mksquashfs squashfs-tools; have genimage genimage
-	have mcopy mtools; have mkfs.vfat dosfstools; have mkimage u-boot-tools; have depmod kmod; have cpio cpio; have zstd zstd; have xz xz-utils; have sfdisk fdisk; have systemd-analyze systemd
+	have mcopy mtools; have mkfs.vfat dosfstools; have mkimage u-boot-tools; have depmod kmod; have cpio cpio; have zstd zstd; have xz xz-utils; have sfdisk fdisk; have flock util-linux; have systemd-analyze systemd
 	if [ "$${#need[@]}" -gt 0 ]; then
 		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo
 		$$sudo apt-get update -q
@@ -123,6 +123,12 @@ cross: go ## static bin/millrace-linux-{arm,arm64,amd64}, those of boards at mos
 		size=$$(stat -c %s $$out)
 		printf '%s\t%d bytes\n' $$out $$size
 		[ $$arch = amd64 ] || [ $$size -le $(SIZE_MAX) ] || { echo "$$out is over $(SIZE_MAX) bytes" >&2; exit 1; }
+	done
+
+deb: cross ## bin/millrace_VERSION_{armhf,arm64,amd64}.deb, of what cross builds
+	@rm -f bin/millrace_*.deb
+	for arch in armhf:arm arm64:arm64 amd64:amd64; do
+		bash platform/systemd/debian/build.sh "$${arch%:*}" "bin/millrace-linux-$${arch#*:}" bin
 	done
 
 image: go ## the device image of BOARD=qemu-arm64 in bin/image; the first time it downloads 150 MB of Debian

@@ -142,14 +142,7 @@ func (b *Board) Wipe(first, size int64) {
 // run runs a program that must succeed and returns what it prints.
 func (b *Board) run(name string, args ...string) string {
 	b.t.Helper()
-	var complaints strings.Builder
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = &complaints
-	out, err := cmd.Output()
-	if err != nil {
-		b.t.Fatalf("%s %q: %v\n%s", name, args, err, complaints.String())
-	}
-	return string(out)
+	return run(b.t, name, args...)
 }
 
 // Start switches the board on, with more arguments for QEMU.
