@@ -47,18 +47,16 @@ const quick, emulated = "-Zxz -z0", "-Znone"
 func program(t *testing.T, arch, version string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "millrace")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", file, "millrace/platform/cmd/millrace")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architectures[arch].goarch, "GOARM=7")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	lane.Build(t, file, "-trimpath", "-ldflags", "-s -w -X main.version="+version, "GOOS=linux", "GOARCH="+architectures[arch].goarch, "GOARM=7")
 	return file
 }
 
 // pack packs a program, compressed as dpkg-deb is told to, with git's version where none is given, and returns the file.
 func pack(t *testing.T, arch, program, version, compression string) string {
 	t.Helper()
-	cmd := exec.Command("bash", filepath.Join("..", "..", "platform", "systemd", "debian", "build.sh"), arch, program, t.TempDir())
+	systemd := filepath.Join("..", "..", "platform", "systemd")
+	lane.Uses(t, systemd)
+	cmd := exec.Command("bash", filepath.Join(systemd, "debian", "build.sh"), arch, program, t.TempDir())
 	cmd.Env = append(os.Environ(), "VERSION="+version, "PACK="+compression)
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints

@@ -65,6 +65,7 @@ func NewMachine(t testing.TB, files ...string) *Machine {
 		}
 	})
 	begin := time.Now()
+	lane.Uses(t, "debian", filepath.Join("..", "..", "image"))
 	run(t, "bash", filepath.Join("debian", "build.sh"), dir)
 	written, packages, socket := filepath.Join(dir, "written.img"), filepath.Join(dir, "packages.tar"), filepath.Join(dir, "shell")
 	run(t, "truncate", "-s", fmt.Sprint(machineDisk), written)
