@@ -13,7 +13,7 @@ import (
 type qmp struct {
 	conn    net.Conn
 	answers chan answer
-	events  chan string // names
+	events  chan string  // names
 	bites   atomic.Int64 // of the hardware watchdog
 	ended   chan struct{}
 }
