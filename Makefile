@@ -13,7 +13,7 @@ DATA ?= ./data
 BOARD ?= qemu-arm64# of the device image; image/boards lists them
 IMAGE := bin/image/$(BOARD)
 KAFKA ?= 127.0.0.1:9092# where `make qemu` serves
-MQTT ?= 127.0.0.1:1883
+MQTT ?= 127.0.0.1:8883
 CUTS ?= 20000# power cuts of test-long
 FUZZTIME ?= 20s
 
@@ -136,9 +136,9 @@ image: go ## the device image of BOARD=qemu-arm64 in bin/image; the first time i
 	VERSION="$(VERSION)" bash image/build.sh "$(BOARD)" "$(IMAGE)"
 	echo "$(IMAGE)/disk.img took $$((SECONDS - begin)) s"
 
-qemu: go ## runs the image emulated, its doors at KAFKA=127.0.0.1:9092 and MQTT=127.0.0.1:1883; its data stay in bin/image
+qemu: go ## runs the image emulated, its doors at KAFKA=127.0.0.1:9092 and MQTT=127.0.0.1:8883; its data stay in bin/image
 	@[ -f "$(IMAGE)/disk.img" ] || $(MAKE) image
-	KAFKA="$(KAFKA)" MQTT="$(MQTT)" exec bash image/run.sh "$(IMAGE)"
+	KAFKA="$(KAFKA)" MQTT="$(MQTT)" SETTINGS="$(SETTINGS)" exec bash image/run.sh "$(IMAGE)"
 
 flash: ## writes the image to DEVICE=/dev/sdX, which must be removable
 	@bash image/flash.sh "$(IMAGE)/disk.img" "$(DEVICE)"

@@ -108,6 +108,7 @@ type Broker struct {
 	why         atomic.Pointer[error] // what stands still now; nil, or to nil: nothing does
 	writingLife sync.Mutex
 	life        lifeState // as it is written down; under writingLife
+	doom        error     // why this life is about to be ended, whatever goes on until then; under writingLife
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal  *journal.Journal

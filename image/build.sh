@@ -54,7 +54,7 @@ ln -sfn /usr/lib/systemd/system/multi-user.target "$units/default.target"
 ln -s /usr/lib/systemd/system/tmp.mount ../image-data.service "$units/local-fs.target.wants/"
 ln -s ../image-coldplug.service /usr/lib/systemd/system/systemd-journald.{socket,service} "$units/sysinit.target.wants/"
 ln -s ../image-config.service ../image-report.service /usr/lib/systemd/system/{millrace,systemd-timesyncd}.service "$units/multi-user.target.wants/"
-for applet in sh awk cat chmod cmp cp date find grep ip kill mkdir mv readlink sleep sort stat sync umount xargs; do
+for applet in sh awk cat chmod chown cmp cp date find grep ip kill mkdir mv readlink rm sleep sort stat sync umount xargs; do
 	[ -e "$root/usr/bin/$applet" ] || ln -s busybox "$root/usr/bin/$applet"
 done
 needed $MODULES | while read -r file; do
