@@ -287,10 +287,10 @@ func TestDebianPackageLivesUnderSystemd(t *testing.T) {
 	settings := m.Do("cat /etc/millrace/millrace.toml")
 	m.Do("millrace config check /etc/millrace/millrace.toml")
 	m.Do("systemctl restart millrace")
-	l := newLedger()
+	l, plain := newLedger(), door{kafka: m.Kafka, mqtt: m.MQTT}
 	load := func(life string) {
 		t.Helper()
-		client := connect(t.Context(), t, m.MQTT)
+		client := connect(t.Context(), t, plain)
 		defer client.Disconnect(0)
 		if err := publish(client, l, life, 100); err != nil {
 			t.Fatal(err)
@@ -301,7 +301,7 @@ func TestDebianPackageLivesUnderSystemd(t *testing.T) {
 	identity := m.Do(who)
 	whole := func(after string) {
 		t.Helper()
-		for _, fault := range l.verdict(read(t, m.Kafka)) {
+		for _, fault := range l.verdict(read(t, plain, topic)) {
 			t.Errorf("after %s: %s", after, fault)
 		}
 		if m.Do(who) != identity {
