@@ -124,7 +124,7 @@ func (m *model) retain(t *rapid.T) {
 }
 
 func (m *model) dropOldest(t *rapid.T) {
-	r, err := m.p.DropOldest()
+	r, err := m.p.DropOldest(partition.Delivered)
 	if err != nil {
 		t.Fatal(err)
 	}

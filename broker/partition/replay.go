@@ -18,6 +18,8 @@ type log struct {
 	saved   *SlotEntry // slot, as recovery found it
 	keeps   *keptFile  // what earlier lives kept of it outside the journal, nil for nothing
 	missing bool       // there is no directory
+	// vanished is set where there was one with records in it, by the checkpoint.
+	vanished bool
 	// complete is set when a slot was valid: the entries then have everything that came after it.
 	complete bool
 	gap      bool     // of what was kept, something is missing
