@@ -59,10 +59,10 @@ func (p *Partition) Offer() (o Offer, ok bool) {
 	if p.gone.Load() || next > p.high || next <= p.pieces[0].Base() {
 		return Offer{}, false
 	}
-	return Offer{Class: classOf(next, from, class), Arrival: p.pieces[0].arrival.Load()}, true
+	return Offer{Class: classOf(next, max(from, p.start), class), Arrival: p.pieces[0].arrival.Load()}, true
 }
 
-// classOf is the class of a segment that ends before offset next, where class is needed from an offset on.
+// classOf is the class of a segment that ends before offset next, where class is needed, and there, from an offset on.
 func classOf(next, from int64, class int) int {
 	if next <= from {
 		return Delivered
@@ -70,10 +70,10 @@ func classOf(next, from int64, class int) int {
 	return class
 }
 
-// needed says how much of what lies between the start and target is needed: the first such offset, and about how many
-// bytes of the segments, which are those that go.
-func needed(pieces []*piece, start, target, from int64) (first, bytes int64) {
-	if first = max(start, from); first >= target {
+// needed says how much of what lies below target is needed, from an offset on: the first that is, and about how many bytes
+// of the segments that go.
+func needed(pieces []*piece, from, target int64) (first, bytes int64) {
+	if first = from; first >= target {
 		return target, 0
 	}
 	for i, s := range pieces {

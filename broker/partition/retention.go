@@ -80,11 +80,12 @@ func (p *Partition) DropOldest(class int) (Retained, error) {
 		pieces, start, high = p.front()
 	}
 	from, is := p.Needed()
+	from = max(from, start)
 	if len(pieces) < 2 || pieces[1].Base() > high || classOf(pieces[1].Base(), from, is) < class {
 		return p.dropTo(start, segment.DiskFull) // nothing, but for what DeleteRecords has left
 	}
 	target := max(start, pieces[1].Base())
-	first, bytes := needed(pieces, start, target, from)
+	first, bytes := needed(pieces, from, target)
 	r, err := p.dropTo(target, segment.DiskFull)
 	r.Needed, r.NeededBytes = min(first, r.To), bytes
 	return r, err

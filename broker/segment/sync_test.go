@@ -43,6 +43,7 @@ func survives(t *testing.T, skip disk.Point) bool {
 	log, _ := logOf(t, 0, 30)
 	states := []ProducerState{{ID: 1, LastSequence: 5, LastOffset: 9, CoordinatorEpoch: -1, TxnFirstOffset: -1}}
 	epochs := []EpochStart{{0, 0}, {3, 17}}
+	causes := []CauseStart{{3, DiskFull}, {9, ByClient}}
 	topic := [16]byte{1, 2, 3}
 
 	// In order: the log last, as nothing after a skipped directory sync may make the entry durable by chance. Each
@@ -50,11 +51,13 @@ func survives(t *testing.T, skip disk.Point) bool {
 	check(fs.MkdirAll(filepath.Join(dir, "s"), 0o755))
 	check(fs.MkdirAll(filepath.Join(dir, "e"), 0o755))
 	check(fs.MkdirAll(filepath.Join(dir, "m"), 0o755))
+	check(fs.MkdirAll(filepath.Join(dir, "c"), 0o755))
 	check(fs.SyncDir(dir, "test"))
 	check(fs.SyncDir(root, "test"))
 	check(WriteSnapshot(fs, filepath.Join(dir, "s"), 30, states))
 	check(WriteEpochs(fs, filepath.Join(dir, "e"), epochs))
 	check(WriteMetadata(fs, filepath.Join(dir, "m"), topic))
+	check(WriteCauses(fs, filepath.Join(dir, "c"), causes))
 	s, err := Create(fs, dir, 0, Config{})
 	check(err)
 	_, err = s.Append(log)
@@ -78,6 +81,9 @@ func survives(t *testing.T, skip disk.Point) bool {
 		if got, err := ReadMetadata(disk.OS{}, filepath.Join(dir, "m")); err != nil || got != topic {
 			return false
 		}
+		if got, err := ReadCauses(disk.OS{}, filepath.Join(dir, "c")); err != nil || !reflect.DeepEqual(got, causes) {
+			return false
+		}
 	}
 	return true
 }
@@ -86,7 +92,9 @@ func TestEverySyncIsNeededAndEnough(t *testing.T) {
 	if !survives(t, "") {
 		t.Error("something synced was lost")
 	}
-	for _, point := range []disk.Point{syncLog, syncDir, syncSnapshot, syncSnapshotDir, syncEpochs, syncEpochsDir, syncMetadata, syncMetadataDir} {
+	for _, point := range []disk.Point{
+		syncLog, syncDir, syncSnapshot, syncSnapshotDir, syncEpochs, syncEpochsDir, syncMetadata, syncMetadataDir, syncCauses, syncCausesDir,
+	} {
 		t.Run(string(point), func(t *testing.T) {
 			if survives(t, point) {
 				t.Error("nobody misses this sync")
@@ -416,6 +424,33 @@ func TestCheckpointFilesRefuseNonsense(t *testing.T) {
 		put(MetadataName, text)
 		if _, err := ReadMetadata(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
 			t.Errorf("metadata %q: %v", text, err)
+		}
+	}
+	if err := WriteCauses(disk.OS{}, dir, []CauseStart{{0, Unknown}, {5, Retention}, {7, DiskFull}, {8, ByClient}, {1 << 60, Damage}}); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, CausesName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bit := range len(text) * 8 {
+		text[bit/8] ^= 1 << (bit % 8)
+		put(CausesName, string(text))
+		if _, err := ReadCauses(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
+			t.Fatalf("causes with bit %d flipped: %v", bit, err)
+		}
+		text[bit/8] ^= 1 << (bit % 8)
+	}
+	for n := range text {
+		put(CausesName, string(text[:n]))
+		if _, err := ReadCauses(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
+			t.Fatalf("%d bytes of causes: %v", n, err)
+		}
+	}
+	for _, lines := range []string{"", "0\n", "1\n0\n", "0\n2\n0 damage\n", "0\n1\n0 fate\n", "0\n1\n-1 damage\n", "0\n2\n1 damage\n1 unknown\n", "0\n1\nx damage\n"} {
+		put(CausesName, string(sumCauses([]byte(lines))))
+		if _, err := ReadCauses(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
+			t.Errorf("causes %q: %v", lines, err)
 		}
 	}
 	good := AppendSnapshot(nil, []ProducerState{{ID: 7}, {ID: 8, Epoch: 3}})
