@@ -138,7 +138,7 @@ func (r *recovery) run() error {
 	r.orphans()
 	s.loadCleaned()
 	r.report.Partitions = len(s.partitions)
-	s.touched.Store(r.report.Entries > 0)
+	s.touched.Store(r.report.Entries > 0 || r.report.Gaps > 0) // what was mended is written down
 	s.nextCheckpoint.Store(s.nowMS() + s.cfg.CheckpointIntervalMS)
 	if !s.slots.ok {
 		// The first life of the directory, or one whose slots are both lost: with a slot, and the directory's own entries
