@@ -426,33 +426,6 @@ func TestCheckpointFilesRefuseNonsense(t *testing.T) {
 			t.Errorf("metadata %q: %v", text, err)
 		}
 	}
-	if err := WriteCauses(disk.OS{}, dir, []CauseStart{{0, Unknown}, {5, Retention}, {7, DiskFull}, {8, ByClient}, {1 << 60, Damage}}); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, CausesName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for bit := range len(text) * 8 {
-		text[bit/8] ^= 1 << (bit % 8)
-		put(CausesName, string(text))
-		if _, err := ReadCauses(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
-			t.Fatalf("causes with bit %d flipped: %v", bit, err)
-		}
-		text[bit/8] ^= 1 << (bit % 8)
-	}
-	for n := range text {
-		put(CausesName, string(text[:n]))
-		if _, err := ReadCauses(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
-			t.Fatalf("%d bytes of causes: %v", n, err)
-		}
-	}
-	for _, lines := range []string{"", "0\n", "1\n0\n", "0\n2\n0 damage\n", "0\n1\n0 fate\n", "0\n1\n-1 damage\n", "0\n2\n1 damage\n1 unknown\n", "0\n1\nx damage\n"} {
-		put(CausesName, string(sumCauses([]byte(lines))))
-		if _, err := ReadCauses(disk.OS{}, dir); !errors.Is(err, ErrCheckpoint) {
-			t.Errorf("causes %q: %v", lines, err)
-		}
-	}
 	good := AppendSnapshot(nil, []ProducerState{{ID: 7}, {ID: 8, Epoch: 3}})
 	for bit := range len(good) * 8 {
 		good[bit/8] ^= 1 << (bit % 8)
