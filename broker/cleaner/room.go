@@ -105,9 +105,6 @@ func (c *Cleaner) makeRoom(now int64) error {
 
 // count counts what a partition gave up.
 func (r *relief) count(of *offered, gone partition.Retained) {
-	if gone.Segments == 0 {
-		return
-	}
 	r.c.dropped.Add(gone.To - gone.From)
 	r.c.count(of, gone, "disk full")
 	n := gone.To - gone.Needed

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -224,19 +225,25 @@ func TestAppendsUnderWayDoNotSaveASegment(t *testing.T) {
 		}
 		dropped <- r
 	}()
-	for p.End() == 3 { // it is on its way
-		select {
-		case r := <-dropped:
-			t.Fatalf("dropped before the commit: %+v", r)
-		default:
-		}
+	for rolled := false; !rolled; runtime.Gosched() { // then nothing can be offered until the commit
+		_, ok := p.Offer()
+		rolled = !ok
+	}
+	if len(dropped) > 0 {
+		t.Fatalf("dropped before the commit: %+v", <-dropped)
 	}
 	w.Journal.Release()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if r := <-dropped; r.Segments != 1 || r.To < 3 || r.Needed != 0 || p.Start() != r.To {
+	if r := <-dropped; r.Segments != 1 || r.To != 4 || r.Needed != 0 || p.Start() != r.To {
 		t.Errorf("%+v, start %d", r, p.Start())
+	}
+	w.Check()
+	partitiontest.Fill(t, p, 2)
+	w.Restart()
+	if got := values(t, w.Partition("a")); !slices.Equal(got, []string{"4=4", "5=5"}) {
+		t.Errorf("after a restart: %v", got)
 	}
 }
 

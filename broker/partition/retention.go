@@ -77,6 +77,7 @@ func (p *Partition) DropOldest(class int) (Retained, error) {
 		if err := p.waitMove(start, segment.DiskFull); err != nil {
 			return Retained{}, err
 		}
+		p.stepOver()
 		pieces, start, high = p.front()
 	}
 	from, is := p.Needed()
@@ -89,6 +90,16 @@ func (p *Partition) DropOldest(class int) (Retained, error) {
 	r, err := p.dropTo(target, segment.DiskFull)
 	r.Needed, r.NeededBytes = min(first, r.To), bytes
 	return r, err
+}
+
+// stepOver has the durable end lie in the active segment where everything before that is durable, as roll does: an older
+// one in which it lies stays.
+func (p *Partition) stepOver() {
+	p.state.Lock()
+	defer p.state.Unlock()
+	if active := p.active(); p.durable == active.Base() {
+		p.durablePiece, p.durablePos = active, 0
+	}
 }
 
 // front is the segments, and the offsets between which they are readable.
