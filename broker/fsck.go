@@ -286,6 +286,9 @@ func (c *fsck) partition(dir string) error {
 	if _, err := segment.ReadEpochs(c.fs, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.found(Finding{Path: filepath.Join(dir, segment.EpochsName), Text: err.Error() + "; they are read from the log anew"})
 	}
+	if _, err := segment.ReadCauses(c.fs, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: filepath.Join(dir, segment.CausesName), Text: err.Error() + "; why the oldest records went is not known any more"})
+	}
 	flushed := c.flushed(dir)
 	for base, end := range swaps { // what it was made from may be gone already, but for the first
 		bases = slices.DeleteFunc(bases, func(b int64) bool { return b > base && b < end })
@@ -381,7 +384,8 @@ func (c *fsck) segment(open opener, dir string, base, next int64, flushed partit
 	c.Bytes += s.Size()
 	end = base
 	below := next >= 0 && next <= flushed.Start // retention has let it go, and what is left of it is nobody's
-	if base == flushed.Segment && s.Size() < flushed.Position && !below {
+	// The same where it was the last: a recovery that was cut has left a new file of that name.
+	if base == flushed.Segment && s.Size() < flushed.Position && !below && flushed.Next > flushed.Start {
 		c.found(Finding{Damage: true, Path: s.Path(), Text: fmt.Sprintf("%d bytes, the checkpoint saw %d", s.Size(), flushed.Position)})
 	}
 	index, err := c.index(dir, base)

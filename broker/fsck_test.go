@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"millrace/broker/disk"
+	"millrace/broker/partition"
 	"millrace/broker/record"
 	"millrace/broker/segment"
 )
@@ -116,6 +117,27 @@ func TestFsckNamesALogsDamage(t *testing.T) {
 	}
 }
 
+// A recovery makes the segment anew that the checkpoint names, and may be cut before it removes it again.
+func TestFsckMissesNothingOfASegmentBelowTheStart(t *testing.T) {
+	for start := int64(19); start <= 20; start++ {
+		dir, s := stopped(t)
+		for n := range 2 {
+			slot := partition.Slot{Sequence: uint64(n + 1), Partitions: []partition.SlotEntry{{
+				Topic: [16]byte{1}, Position: s.Size(), Next: 20, Start: start, Snapshot: -1,
+			}}}
+			if err := os.WriteFile(partition.SlotPath(dir, n), slot.Encode(), 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Truncate(s.Path(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if r := checked(t, dir); r.Damaged() != (start < 20) {
+			t.Errorf("start %d: %+v", start, r.Findings)
+		}
+	}
+}
+
 func TestFsckRepairsAnIndexThatLies(t *testing.T) {
 	dir, s := stopped(t)
 	index := strings.TrimSuffix(s.Path(), segment.LogSuffix) + segment.IndexSuffix
@@ -201,6 +223,17 @@ func TestDumpSaysWhatIsThereAndWhereItEnds(t *testing.T) {
 		if n, _, err := count(epochs, false); n != 3 || !errors.Is(err, want) {
 			t.Errorf("leader epochs %q: %d lines, %v, want %v", text, n, err, want)
 		}
+	}
+	causes := filepath.Join(dir, segment.CausesName)
+	if err := segment.WriteCauses(disk.OS{}, dir, []segment.CauseStart{{Start: 3, Cause: segment.DiskFull}}); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := count(causes, false); n != 4 || err != nil {
+		t.Errorf("start causes: %d lines, %v", n, err)
+	}
+	flip(t, causes, 5)
+	if n, _, err := count(causes, false); n != 4 || !errors.Is(err, ErrDamage) {
+		t.Errorf("start causes, damaged: %d lines, %v", n, err)
 	}
 	odd := filepath.Join(t.TempDir(), "notes.txt")
 	if err := os.WriteFile(odd, nil, 0o600); err != nil {
