@@ -213,6 +213,9 @@ func (w *backup) wanted(topic string) bool {
 func (w *backup) named() error {
 	s := &w.b.config.Settings.Security
 	files := []string{s.AdminScramFile, s.CertFile, s.KeyFile, s.ClientCAFile}
+	for _, u := range w.b.config.Settings.Upstreams {
+		files = append(files, u.Files()...)
+	}
 	if w.o.File != "" {
 		raw, err := readFile(w.o.File)
 		if err != nil {

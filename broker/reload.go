@@ -11,7 +11,13 @@ func (b *Broker) configure(s *config.Config) error {
 	for i, t := range s.Topics {
 		patterns[i] = catalog.Pattern{Match: t.Pattern, Config: t.Config}
 	}
-	defaults, err := catalog.NewDefaults(patterns)
+	var links []string
+	for _, u := range s.Upstreams {
+		if u.Direction == config.Up {
+			links = append(links, u.Topics...)
+		}
+	}
+	defaults, err := catalog.NewDefaults(patterns, links)
 	if err != nil {
 		return err
 	}

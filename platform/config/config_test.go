@@ -397,6 +397,7 @@ func TestUnitsReadBack(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(string(DefaultFile()))
 	f.Add("[mqtt]\nroute=[{filter={a=1}}]\n[[sensor]]\n[sensor.deadband]\na.b=1")
+	f.Add("upstream=[{name='a',bootstrap.servers=['a:1'],topics=['*'],naming='{cluster}.{topic}',class=[{topics=['a'],window=[]}]}]\n[[upstream.class]]")
 	f.Add("[[topic]]\n[topic.a]\n[[broker.x]]")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Parse("m.toml", []byte(text), board, Checks{})
