@@ -33,6 +33,8 @@ type memory struct {
 	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
 	// retained messages.
 	mqtt, reading, readingSmall, output, state *budget.Share
+	// upstream is what links to other clusters read, and have on the way.
+	upstream *budget.Share
 	// http are requests and answers of the HTTP door.
 	http *budget.Share
 }

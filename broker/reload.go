@@ -43,6 +43,7 @@ func (b *Broker) Reload(next *config.Config) (live, restart []string, err error)
 		return nil, nil, err
 	}
 	b.settings = merged
+	b.links.apply(merged)
 	if b.certificates != nil { // the files may have changed where their names have not
 		if err := b.certificates.load(merged); err != nil {
 			b.log.Error("certificates not taken; the old ones stay", "err", err)

@@ -228,7 +228,7 @@ func ownOrNone(p *[]string, checks ...func(string) error) binding {
 	}}
 }
 
-var upstreamNames = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+var upstreamNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`) // it names files too
 
 func upstreamName(s string) error {
 	if !upstreamNames.MatchString(s) || len(s) > upstreamNameMax {
