@@ -173,7 +173,7 @@ func (w *backup) write() error {
 	if err := w.named(); err != nil {
 		return err
 	}
-	for _, name := range append([]string{"quorum", boot.FileName(0), boot.FileName(1)}, identityParts...) {
+	for _, name := range append([]string{"quorum", boot.FileName(0), boot.FileName(1), linksDir}, identityParts...) {
 		if err := w.tree(name); err != nil {
 			return err
 		}

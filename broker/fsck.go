@@ -94,6 +94,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 	c.boots()
 	c.life()
 	c.wear()
+	c.links()
 	c.identity()
 	if err := c.offline(); err != nil {
 		return nil, err
@@ -151,6 +152,14 @@ func (c *fsck) wear() {
 	name := filepath.Join(c.Dir, wearFile)
 	if _, err := readChecked(c.fs, name, wearFileMax); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.found(Finding{Path: name, Text: err.Error() + "; the next start counts what is written to the device anew"})
+	}
+}
+
+// links looks at the files of links to other clusters.
+func (c *fsck) links() {
+	name := filepath.Join(c.Dir, linksDir, heldFile)
+	if _, err := readChecked(c.fs, name, heldMax); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: name, Text: err.Error() + "; the next start does not know which links were paused: none is"})
 	}
 }
 

@@ -10,9 +10,6 @@ import (
 	"millrace/platform/config"
 )
 
-// secretMax bounds a file with a password or a token, in bytes.
-const secretMax = 64 << 10
-
 // line is what a link reaches its other end by, and what it may send there when.
 type line struct {
 	remote    upstream.Remote
@@ -45,19 +42,11 @@ func readable(name string) bool {
 
 // secretOf is the first line of a file. Its errors hold nothing of what is in it.
 func secretOf(name string) (string, error) {
-	f, err := os.Open(name)
+	raw, err := readFile(name)
 	if err != nil {
 		return "", err
 	}
-	raw := make([]byte, secretMax)
-	n, err := f.Read(raw)
-	if n > 0 {
-		err = nil
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", fmt.Errorf("read %s: %w", name, err)
-	}
-	first, _, _ := strings.Cut(string(raw[:n]), "\n")
+	first, _, _ := strings.Cut(string(raw), "\n")
 	if first = strings.TrimRight(first, "\r"); first == "" {
 		return "", fmt.Errorf("%s: its first line is empty", name)
 	}
