@@ -3,12 +3,48 @@ package upstream
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"time"
 )
 
 // Link is one way upstream. Its methods are safe for concurrent use.
 type Link struct {
 	cfg Config
 	env Env
+	log *slog.Logger
+	// by is this life of the link, in its cursors.
+	by string
+	// wake wakes the lanes and Run, which look then at everything there may be.
+	wake [lanes + 1]chan struct{}
+
+	news news
+
+	// mu guards what follows. The log is asked with it held, so nobody who holds a lock of the log takes it: see news.
+	mu    sync.Mutex
+	table table
+	// state and what follows are what Status says.
+	state       State
+	reason      string
+	since       time.Time
+	count       Counters
+	lastSuccess time.Time
+	rate        float64 // bytes a second while sending
+
+	paused, fenced bool
+	// fences counts in a row how often another process took over without a commit of ours in between.
+	fences int
+	// cursorTopic is the id of the cursor topic, read how far it was read: -1 before the first time in this life.
+	cursorTopic [16]byte
+	read        int64
+	// gapPartitions is how many partitions the gap topic has.
+	gapPartitions int32
+	decisions     []*decision
+	shares        shares
+	nextRetry     time.Time
+	lookedAt      time.Time // when jumps were last considered
 }
 
 // New makes a link that does nothing until Run. It returns ErrConfig.
@@ -17,59 +53,211 @@ func New(cfg Config, env Env) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Link{cfg: cfg, env: env}, nil
+	if env.Scheduler == nil {
+		env.Scheduler = plain{}
+	}
+	if env.Backoff == nil {
+		env.Backoff = new(doubling)
+	}
+	if env.Budget == nil {
+		env.Budget = unlimited{}
+	}
+	if env.Logger == nil {
+		env.Logger = slog.Default()
+	}
+	l := &Link{
+		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
+		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
+	}
+	l.news.cfg, l.news.ignored = &l.cfg, map[string]struct{}{}
+	for i := range l.wake {
+		l.wake[i] = make(chan struct{}, 1)
+	}
+	l.shares = shares{weight: [lanes]float64{Live: cfg.LiveShare, Backfill: 1 - cfg.LiveShare}}
+	return l, nil
 }
+
+// the index of Run's own channel in Link.wake.
+const runner = int(lanes)
+
+func (l *Link) kick(which int) {
+	select {
+	case l.wake[which] <- struct{}{}:
+	default:
+	}
+}
+
+// Kick makes a link try again, or look at the time and the contract again, now.
+func (l *Link) Kick() {
+	for i := range l.wake {
+		l.kick(i)
+	}
+}
+
+// Pause stops sending after the transaction that is under way. A link may be paused before Run.
+func (l *Link) Pause() {
+	l.mu.Lock()
+	l.paused = true
+	l.mu.Unlock()
+	l.Kick()
+}
+
+// Resume goes on after Pause, and after the link was fenced: then it takes over again, from where the cursors are.
+func (l *Link) Resume() {
+	l.mu.Lock()
+	l.paused = false
+	if l.fenced {
+		l.fenced, l.fences, l.read = false, 0, -1
+	}
+	l.mu.Unlock()
+	l.Kick()
+}
+
+func (l *Link) halted() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.paused || l.fenced
+}
+
+// setLocked is set, with the lock held.
+func (l *Link) setLocked(s State, reason string) {
+	if l.state != s {
+		l.since = l.env.Clock.Now()
+	}
+	l.state, l.reason = s, reason
+}
+
+func (l *Link) set(s State, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setLocked(s, reason)
+}
+
+var (
+	// errHalted ends a connection that is not wanted now.
+	errHalted = errors.New("link is paused or fenced")
+	// errEnded is what decisions get that nobody will carry out.
+	errEnded = errors.New("the link has ended")
+	// errForeign says that another process wrote a cursor in this life.
+	errForeign = errors.New("another process with this board's identity has sent in the meantime")
+)
+
+const (
+	// fencesMax is how often in a row a link takes over again after it was fenced by somebody who wrote nothing. A request
+	// of our own that a bad link held back looks like another process, and no person should have to come for it.
+	fencesMax = 5
+	// fencedWait is waited at least before, so that who took over has time to say so.
+	fencedWait = 5 * time.Second
+)
 
 // Run sends until ctx ends, and returns when everything it began has ended. It is called once. What goes wrong is waited
 // out, and in Status; there is no error that ends it.
-func (l *Link) Run(ctx context.Context) { <-ctx.Done() }
+func (l *Link) Run(ctx context.Context) {
+	cancel := l.env.Log.OnAdvance(func(topic string, partition int32) {
+		if l.news.advanced(topic, partition) {
+			l.kick(int(Live))
+		}
+	})
+	defer cancel()
+	defer l.end()
+	l.mu.Lock()
+	l.lookLocked() // so that Needed knows before there is a connection
+	l.mu.Unlock()
+	for ctx.Err() == nil {
+		if l.halted() {
+			l.idle()
+			l.sleep(ctx, -1)
+			continue
+		}
+		err := l.connect(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, errHalted) {
+			continue
+		}
+		l.sleep(ctx, l.failed(err))
+	}
+}
 
-// Pause stops sending after the transaction that is under way. A link may be paused before Run.
-func (l *Link) Pause() {}
+// end notes that Run has ended.
+func (l *Link) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setLocked(StateStopped, "")
+	for _, w := range l.decisions {
+		w.done <- errEnded
+	}
+	l.decisions = nil
+}
 
-// Resume goes on after Pause, and after the link was fenced.
-func (l *Link) Resume() {}
+// idle says why nothing is done.
+func (l *Link) idle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.fenced:
+		l.setLocked(StateFenced, l.reason)
+	case l.paused:
+		l.setLocked(StatePaused, "")
+	}
+}
 
-// Kick makes a link try again, or look at the time and the contract again, now.
-func (l *Link) Kick() {}
+// failed notes why a connection ended, and says how long to wait before the next.
+func (l *Link) failed(err error) (wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait = l.env.Backoff.Next()
+	l.log.Warn("link is down", "error", err, "again", wait)
+	var refused *RefusedError
+	switch {
+	case errors.Is(err, errForeign):
+		l.fenced, l.reason = true, err.Error()
+	case errors.Is(err, ErrFenced):
+		if l.fences++; l.fences >= fencesMax {
+			l.fenced, l.reason = true, "another process with this board's identity takes over again and again"
+			return wait
+		}
+		l.setLocked(StateConnecting, err.Error())
+		return max(wait, fencedWait)
+	case errors.Is(err, ErrNoTransactions):
+		l.setLocked(StateRefused, "exactly-once needs an upstream with transactions: "+err.Error())
+	case errors.Is(err, ErrVersion), errors.Is(err, errUnfit),
+		errors.As(err, &refused) && (refused.Topic == l.cfg.CursorTopic || refused.Topic == l.cfg.GapTopic):
+		l.setLocked(StateRefused, err.Error())
+	default:
+		l.setLocked(StateConnecting, err.Error())
+	}
+	return wait
+}
 
-// Status says how the link is.
-func (l *Link) Status() Status { return Status{} }
+// sleep waits, for a kick where wait is negative.
+func (l *Link) sleep(ctx context.Context, wait time.Duration) {
+	var due <-chan time.Time
+	if wait >= 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		due = t.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-due:
+	case <-l.wake[runner]:
+	}
+}
 
 // Needed is the lowest offset of a partition that the link still has to send, and the priority of its class: 0 is the
 // highest. needed is false for what it does not carry, or has delivered. A topic with another id is not carried.
-// What a stopped partition has not delivered is needed.
+// What a stopped partition has not delivered is needed. As long as the link has not read its cursors, all is.
 func (l *Link) Needed(topic string, id [16]byte, partition int32) (from int64, priority int, needed bool) {
-	return 0, 0, false
-}
-
-// Decision is what a person decides about a partition that stopped.
-type Decision struct {
-	// How is Accept, Earliest, Latest or At.
-	How How
-	// Offset is where to go on with At.
-	Offset int64
-}
-
-// How is the kind of a Decision.
-type How int
-
-const (
-	// Accept takes the topics as they are now, and goes on where it was.
-	Accept How = iota
-	// Earliest sends all that the log has.
-	Earliest
-	// Latest goes on with what is written from now on.
-	Latest
-	// At goes on at an offset.
-	At
-)
-
-// ErrUnknownPartition is returned by Resolve for a partition that the link does not carry.
-var ErrUnknownPartition = errors.New("the link does not carry that partition")
-
-// Resolve carries out a decision: it writes the cursor, and a gap record for what is skipped, in a transaction upstream,
-// and returns when that is committed, or ctx ends: then it may still happen. It works on partitions that go, too.
-func (l *Link) Resolve(ctx context.Context, topic string, partition int32, d Decision) error {
-	return ErrUnknownPartition
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.table.find(topic, partition)
+	if p == nil || p.id != id || p.log == nil {
+		return 0, 0, false
+	}
+	if p.verdict != LocalAnew && p.verdict != LocalOther {
+		from = p.needed()
+	}
+	return from, l.env.Scheduler.Priority(p.class), from < p.log.High()
 }

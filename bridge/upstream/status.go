@@ -69,3 +69,43 @@ type PartitionStatus struct {
 
 // Range is the offsets First to End-1.
 type Range struct{ First, End int64 }
+
+// Status says how the link is.
+func (l *Link) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := Status{
+		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Partitions: len(l.table.all), Left: l.table.left,
+		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
+	}
+	for stopped := range 2 { // these first
+		for _, p := range l.table.all {
+			if p.verdict.Stopped() != (stopped == 0) {
+				continue
+			}
+			records, bytes := p.lag()
+			s.Records += records
+			s.Bytes += bytes
+			switch {
+			case p.verdict.Stopped():
+				s.Stopped++
+			case p.verdict != Go:
+				s.Refused++
+			case records == 0:
+				continue
+			}
+			if records > 0 {
+				s.Behind++
+			}
+			if len(s.List) == PartitionsShown {
+				s.More++
+				continue
+			}
+			s.List = append(s.List, PartitionStatus{
+				Topic: p.topic, Partition: p.index, Verdict: p.verdict, Reason: p.reason, Next: p.lane[Live].cursor.Next,
+				Records: records, Ranges: p.open(),
+			})
+		}
+	}
+	return s
+}
