@@ -259,7 +259,7 @@ func (b *Broker) openDirectory(context.Context) error {
 		return fmt.Errorf("%s belongs to cluster %s, and cluster.id in [broker] is %s; set it to the former, or name another directory with --data",
 			b.dir(), b.meta.ClusterID, id)
 	}
-	if b.memory, err = shareOut(s.Memory.Limit); err != nil {
+	if b.memory, err = shareOut(s.Memory.Limit, lanesOf(s)); err != nil {
 		return err
 	}
 	if was := b.meta.Format; was < FormatVersion {

@@ -38,6 +38,7 @@ type links struct {
 	// changing is held while links are begun, ended, paused or resumed.
 	changing sync.Mutex
 	alias    string          // as the links have it
+	lanes    int             // of all links
 	held     map[string]bool // paused by a person, and written down
 	running  bool            // links that are made now run
 }
@@ -100,7 +101,7 @@ func (l *links) apply(s *config.Config) {
 			l.log.Info("a link has ended", "link", k.settings.Name)
 		}
 	}
-	l.alias = s.Broker.ClusterAlias
+	l.alias, l.lanes = s.Broker.ClusterAlias, lanesOf(s)
 	for i, k := range next {
 		if k != nil {
 			continue
@@ -111,6 +112,17 @@ func (l *links) apply(s *config.Config) {
 		}
 	}
 	l.all.Store(&next)
+}
+
+// lanesOf is how many streams of transactions the links of a configuration have.
+func lanesOf(s *config.Config) (n int) {
+	for i := range s.Upstreams {
+		n++
+		if s.Upstreams[i].Order == config.LiveFirst {
+			n++
+		}
+	}
+	return n
 }
 
 // make makes one. What is wrong with it is told by its status too: it is no reason not to serve.
@@ -155,6 +167,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 	c := upstream.Config{
 		Name: u.Name, Board: l.b.meta.ClusterID, Alias: l.alias, Topics: u.Topics, Naming: u.Naming,
 		Provenance: u.Provenance, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
+		TransactionBytes: l.b.memory.transactionBytes(l.lanes),
 	}
 	if u.Delivery == config.AtLeastOnce {
 		c.Delivery = upstream.AtLeastOnce
@@ -168,7 +181,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 func (l *links) env(k *link) upstream.Env {
 	return upstream.Env{
 		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.remote, Scheduler: k.scheduler, Backoff: k.backoff,
-		Budget: l.b.memory.upstream, Logger: l.log.With("link", k.settings.Name),
+		Budget: l.b.memory.upstream, Logger: l.log,
 	}
 }
 

@@ -74,6 +74,9 @@ func New(cfg Config, env Env) (*Link, error) {
 		l.wake[i] = make(chan struct{}, 1)
 	}
 	l.shares = shares{weight: [lanes]float64{Live: cfg.LiveShare, Backfill: 1 - cfg.LiveShare}}
+	l.mu.Lock()
+	l.lookLocked() // so that Needed knows, before Run and before there is a connection
+	l.mu.Unlock()
 	return l, nil
 }
 
@@ -160,9 +163,6 @@ func (l *Link) Run(ctx context.Context) {
 	})
 	defer cancel()
 	defer l.end()
-	l.mu.Lock()
-	l.lookLocked() // so that Needed knows before there is a connection
-	l.mu.Unlock()
 	for ctx.Err() == nil {
 		if l.halted() {
 			l.idle()

@@ -66,7 +66,7 @@ func (d *Defaults) static(topic string) map[string]string {
 	if Chosen(d.links, topic) {
 		layers = append(layers, ofLinks)
 	}
-	if at := slices.IndexFunc(d.patterns, func(p Pattern) bool { return matches(p.Match, topic) }); at >= 0 {
+	if at := slices.IndexFunc(d.patterns, func(p Pattern) bool { return Matches(p.Match, topic) }); at >= 0 {
 		layers = append(layers, d.patterns[at].Config)
 	}
 	if len(layers) == 1 {
@@ -83,7 +83,7 @@ func (d *Defaults) static(topic string) map[string]string {
 // is its name.
 func Chosen(patterns []string, topic string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
-		return p == topic || !InternalName(topic) && matches(p, topic)
+		return p == topic || !InternalName(topic) && Matches(p, topic)
 	})
 }
 
@@ -171,8 +171,8 @@ func describe(table []Setting, layers []layer) []Entry {
 	return out
 }
 
-// matches tells whether name fits pattern, in which `*` is any run of characters, also none.
-func matches(pattern, name string) bool {
+// Matches tells whether name fits pattern, in which `*` is any run of characters, also none.
+func Matches(pattern, name string) bool {
 	head, rest, star := strings.Cut(pattern, "*")
 	if !star {
 		return pattern == name
