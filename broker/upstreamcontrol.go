@@ -66,7 +66,7 @@ func (b *Broker) handleLinks(mux *http.ServeMux) {
 	decide("resume", func(_ context.Context, form url.Values) error {
 		return partly(b.links.Resume(form.Get("link")), "it goes on, and is paused again with the next start, for that could not be written")
 	})
-	decide("resolve", b.links.resolve)
+	decide("resolve", func(ctx context.Context, form url.Values) error { return b.links.resolve(ctx, form) }) // the links are made later
 }
 
 // partialError says that something was done, and what was not.
