@@ -34,14 +34,22 @@ type board struct {
 	done   chan struct{}
 }
 
-func start(t *testing.T, k *upstreamtest.Kafka, log *upstreamtest.Log, cfg upstream.Config) *board {
+func start(
+	t *testing.T, k *upstreamtest.Kafka, log *upstreamtest.Log, cfg upstream.Config, wrap ...func(upstream.Remote) upstream.Remote,
+) *board {
 	t.Helper()
 	b := &board{log: log, client: k.Client(), done: make(chan struct{})}
+	remote := upstream.Remote(b.client)
+	for _, w := range wrap {
+		if w != nil {
+			remote = w(remote)
+		}
+	}
 	if cfg.Name == "" {
 		cfg.Name, cfg.Board, cfg.Topics = "hq", "board1", []string{"s.*"}
 	}
 	link, err := upstream.New(cfg, upstream.Env{
-		Log: log, Clock: upstreamtest.Clock{}, Remote: b.client, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: log, Clock: upstreamtest.Clock{}, Remote: remote, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -209,6 +217,7 @@ type world struct {
 	cfg   upstream.Config
 	board *board
 	loses bool // retention and damage happen
+	wrap  func(upstream.Remote) upstream.Remote
 }
 
 func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
@@ -223,7 +232,7 @@ func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
 
 // run throws the world about.
 func (w *world) run(n int) {
-	w.board = start(w.t, w.kafka, w.log, w.cfg)
+	w.board = start(w.t, w.kafka, w.log, w.cfg, w.wrap)
 	for range n {
 		w.kafka.Fail(upstreamtest.Faults{
 			Lost: w.rng.Float64() * 0.1, Silent: w.rng.Float64() * 0.1, Late: w.rng.Float64() * 0.1, Bumped: w.rng.Float64() * 0.05,
@@ -237,7 +246,7 @@ func (w *world) run(n int) {
 		case 0, 1:
 			w.board.kill()
 			w.kafka.Arrive()
-			w.board = start(w.t, w.kafka, w.log, w.cfg)
+			w.board = start(w.t, w.kafka, w.log, w.cfg, w.wrap)
 		case 2:
 			w.board.client.Cut(true)
 			time.Sleep(time.Duration(w.rng.IntN(100)) * time.Second)
@@ -316,3 +325,5 @@ func TestNothingIsLostTwiceOrOutOfOrder(t *testing.T) {
 		})
 	}
 }
+
+func itoa(n int64) string { return fmt.Sprint(n) }
