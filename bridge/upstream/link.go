@@ -54,7 +54,7 @@ func New(cfg Config, env Env) (*Link, error) {
 		return nil, err
 	}
 	if env.Scheduler == nil {
-		env.Scheduler = plain{}
+		env.Scheduler = oneClass{}
 	}
 	if env.Backoff == nil {
 		env.Backoff = new(doubling)

@@ -21,14 +21,14 @@ type Scheduler interface {
 	Sent(now time.Time, lane Lane, class, bytes int)
 }
 
-// plain is the Scheduler of a link without a contract.
-type plain struct{}
+// oneClass is the Scheduler of a link without a contract.
+type oneClass struct{}
 
-func (plain) Classes() int                   { return 1 }
-func (plain) Class(string) int               { return 0 }
-func (plain) Priority(int) int               { return 0 }
-func (plain) Sent(time.Time, Lane, int, int) {}
-func (plain) Next(_ time.Time, _ Lane, ready []bool) (class, bytes int, wait time.Duration) {
+func (oneClass) Classes() int                   { return 1 }
+func (oneClass) Class(string) int               { return 0 }
+func (oneClass) Priority(int) int               { return 0 }
+func (oneClass) Sent(time.Time, Lane, int, int) {}
+func (oneClass) Next(_ time.Time, _ Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	return 0, 1 << 30, 0
 }
 

@@ -49,9 +49,11 @@ type Faults struct {
 type topic struct {
 	id         [16]byte
 	compacted  bool
-	partitions [][]entry
+	partitions []*replica
 	refuse     func(upstream.Record) error
 }
+
+type replica struct{ list []entry }
 
 // entry is a record upstream.
 type entry struct {
@@ -70,7 +72,7 @@ type holder struct {
 	txn   *txn
 	until time.Time
 	// parts are where the open transaction has written.
-	parts map[*[]entry]bool
+	parts map[*replica]bool
 }
 
 // NewKafka makes an empty cluster.
@@ -93,10 +95,17 @@ func (k *Kafka) Create(name string, partitions int, compacted bool) {
 }
 
 func (k *Kafka) create(name string, partitions int, compacted bool) *topic {
-	t := &topic{compacted: compacted, partitions: make([][]entry, partitions)}
+	t := &topic{compacted: compacted}
+	t.grow(partitions)
 	binary.BigEndian.PutUint64(t.id[:], k.rng.Uint64())
 	k.topics[name] = t
 	return t
+}
+
+func (t *topic) grow(n int) {
+	for len(t.partitions) < n {
+		t.partitions = append(t.partitions, new(replica))
+	}
 }
 
 // Refuse makes a topic refuse records that fn has an error for. Nil ends it.
@@ -127,7 +136,7 @@ func (k *Kafka) Committed(name string, partition int) (list []upstream.Record) {
 	if t == nil || partition >= len(t.partitions) {
 		return nil
 	}
-	for _, e := range t.partitions[partition] {
+	for _, e := range t.partitions[partition].list {
 		if !e.marker && (e.txn == nil || e.txn.committed) {
 			list = append(list, e.Record)
 		}
@@ -143,7 +152,8 @@ func (k *Kafka) Compact(name string) {
 	if t == nil {
 		return
 	}
-	for i, list := range t.partitions {
+	for _, p := range t.partitions {
+		list := p.list
 		latest := map[string]int64{}
 		for _, e := range list {
 			if !e.marker && (e.txn == nil || e.txn.committed) {
@@ -158,7 +168,7 @@ func (k *Kafka) Compact(name string) {
 				kept = append(kept, e)
 			}
 		}
-		t.partitions[i] = kept
+		p.list = kept
 	}
 }
 
@@ -170,15 +180,15 @@ func (k *Kafka) Hang(name string, partition int32) {
 	if t == nil || int(partition) >= len(t.partitions) {
 		return
 	}
-	h := &holder{txn: &txn{open: true}, until: time.Now().Add(k.Timeout), parts: map[*[]entry]bool{}}
+	h := &holder{txn: &txn{open: true}, until: time.Now().Add(k.Timeout), parts: map[*replica]bool{}}
 	k.holders[fmt.Sprint("other", k.rng.Uint64())] = h
-	k.append(h, &t.partitions[partition], upstream.Record{Topic: name, Partition: partition, Key: []byte("other"), Value: []byte("?")})
+	k.append(h, t.partitions[partition], upstream.Record{Topic: name, Partition: partition, Key: []byte("other"), Value: []byte("?")})
 }
 
-func (k *Kafka) append(h *holder, list *[]entry, r upstream.Record) {
+func (k *Kafka) append(h *holder, p *replica, r upstream.Record) {
 	var next int64
-	if n := len(*list); n > 0 {
-		next = (*list)[n-1].offset + 1
+	if n := len(p.list); n > 0 {
+		next = p.list[n-1].offset + 1
 	}
 	r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
 	headers := r.Headers
@@ -189,9 +199,9 @@ func (k *Kafka) append(h *holder, list *[]entry, r upstream.Record) {
 	e := entry{Record: r, offset: next}
 	if h != nil {
 		e.txn = h.txn
-		h.parts[list] = true
+		h.parts[p] = true
 	}
-	*list = append(*list, e)
+	p.list = append(p.list, e)
 }
 
 // end ends the open transaction of a holder.
@@ -200,8 +210,8 @@ func (k *Kafka) end(h *holder, commit bool) {
 		return
 	}
 	h.txn.open, h.txn.committed = false, commit
-	for list := range h.parts {
-		*list = append(*list, entry{offset: (*list)[len(*list)-1].offset + 1, marker: true})
+	for p := range h.parts {
+		p.list = append(p.list, entry{offset: p.list[len(p.list)-1].offset + 1, marker: true})
 	}
 	h.txn, h.parts = nil, nil
 }
@@ -360,9 +370,7 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 			if t == nil {
 				t = s.c.k.create(want.Name, int(want.Partitions), want.Configs["cleanup.policy"] == "compact")
 			}
-			for len(t.partitions) < int(want.Partitions) {
-				t.partitions = append(t.partitions, nil)
-			}
+			t.grow(int(want.Partitions))
 			want.ID, want.Have, want.Compacted, want.Err = t.id, int32(len(t.partitions)), t.compacted, nil
 		}
 		return nil
@@ -378,7 +386,7 @@ func (s *session) Cursors(
 		var list []entry
 		open := false
 		err := s.c.do(ctx, func() error {
-			all := s.c.k.topics[name].partitions[partition]
+			all := s.c.k.topics[name].partitions[partition].list
 			if end < 0 {
 				end = 0
 				if n := len(all); n > 0 {
@@ -478,10 +486,10 @@ func (s *session) produce(recs []upstream.Record) error {
 		}
 	}
 	if h != nil && h.txn == nil {
-		h.txn, h.until, h.parts = &txn{open: true}, time.Now().Add(k.Timeout), map[*[]entry]bool{}
+		h.txn, h.until, h.parts = &txn{open: true}, time.Now().Add(k.Timeout), map[*replica]bool{}
 	}
 	for _, r := range recs {
-		k.append(h, &k.topics[r.Topic].partitions[r.Partition], r)
+		k.append(h, k.topics[r.Topic].partitions[r.Partition], r)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package upstreamtest
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -259,6 +258,3 @@ func (Clock) Known() bool { return true }
 
 // Export leaves stamps as they are.
 func (Clock) Export(_ [16]byte, _ int32, _, stamp int64) (int64, bool) { return stamp, false }
-
-// Codec is any codec.
-func Codec(rng *rand.Rand) record.Codec { return record.Codec(rng.IntN(5)) }
