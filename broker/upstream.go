@@ -167,7 +167,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 	c := upstream.Config{
 		Name: u.Name, Board: l.b.meta.ClusterID, Alias: l.alias, Topics: u.Topics, Naming: u.Naming,
 		Provenance: u.Provenance, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
-		TransactionBytes: l.b.memory.transactionBytes(l.lanes),
+		TransactionBytes: l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
 	}
 	if u.Delivery == config.AtLeastOnce {
 		c.Delivery = upstream.AtLeastOnce

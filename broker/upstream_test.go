@@ -204,7 +204,10 @@ func TestAPauseIsDurable(t *testing.T) {
 	for range 2 {
 		p.stop()
 		p.start()
-		p.until("it is paused again", func() bool { s := p.one("hq"); return s.State == string(upstream.StatePaused) && s.Paused && s.Trouble == "" })
+		p.until("it is paused again", func() bool {
+			s := p.one("hq")
+			return s.State == string(upstream.StatePaused) && s.Paused && s.Trouble == ""
+		})
 	}
 	appendOne(t, p.Broker, "a", "1")
 	appendOne(t, p.Broker, "b", "1")

@@ -37,6 +37,10 @@ type KafkaConfig struct {
 	TransactionTimeout time.Duration
 	// BatchBytes is the most a batch holds before compression, 1,000,012 by default: a record that is larger is refused.
 	BatchBytes int
+	// Compression is Kafka's compression.type, "zstd" by default.
+	Compression string
+	// Replication is the replication factor of topics that are made; 0 is -1, what the peer has by default.
+	Replication int16
 	// Options come last.
 	Options []kgo.Opt
 }
@@ -48,7 +52,8 @@ type SASL struct {
 	Username  string
 	// Password, or else the contents of PasswordFile without the end of the line.
 	Password, PasswordFile string
-	// TokenFile has the token of OAUTHBEARER.
+	// Token gives the token of OAUTHBEARER, or else TokenFile has it.
+	Token     func(context.Context) (string, error)
 	TokenFile string
 }
 
@@ -81,6 +86,11 @@ func NewKafka(cfg KafkaConfig) (*Kafka, error) {
 	}
 	cfg.TransactionTimeout = or(cfg.TransactionTimeout, defaultTransactionTimeout)
 	cfg.BatchBytes = or(cfg.BatchBytes, defaultBatchBytes)
+	cfg.Replication = or(cfg.Replication, -1)
+	codec, err := record.ParseCodec(or(cfg.Compression, record.Zstd.String()))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
 	}
@@ -96,7 +106,7 @@ func NewKafka(cfg KafkaConfig) (*Kafka, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.ZstdCompression()),
-		kgo.WithCompressor(compressor{}),
+		kgo.WithCompressor(compressor{codec}),
 		kgo.ProducerBatchMaxBytes(int32(cfg.BatchBytes)),
 		kgo.MaxBufferedRecords(recordsMax + 3*draftsMax + 1),
 		kgo.ManualFlushing(),
@@ -130,8 +140,11 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 		}
 		return scram.Sha512(auth), nil
 	case "OAUTHBEARER":
-		return oauth.Oauth(func(context.Context) (oauth.Auth, error) {
-			token, err := secret("", s.TokenFile)
+		if s.Token == nil {
+			s.Token = func(context.Context) (string, error) { return secret("", s.TokenFile) }
+		}
+		return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+			token, err := s.Token(ctx)
 			return oauth.Auth{Token: token}, err
 		}), nil
 	}
@@ -176,21 +189,24 @@ func (k *Kafka) dial(ctx context.Context, network, address string) (net.Conn, er
 }
 
 // compressor compresses with the board's own encoders, so that there is one pool of them.
-type compressor struct{}
+type compressor struct{ codec record.Codec }
 
-func (compressor) Compress(dst *bytes.Buffer, src []byte, flags ...kgo.CompressFlag) ([]byte, kgo.CompressionCodecType) {
+func (c compressor) Compress(dst *bytes.Buffer, src []byte, flags ...kgo.CompressFlag) ([]byte, kgo.CompressionCodecType) {
+	if c.codec == record.None {
+		return src, kgo.CodecNone
+	}
 	for _, f := range flags {
-		if f == kgo.CompressDisableZstd {
+		if f == kgo.CompressDisableZstd && c.codec == record.Zstd {
 			return src, kgo.CodecNone
 		}
 	}
 	dst.Reset()
 	dst.Grow(len(src) / 2)
-	out, err := record.Zstd.Compress(dst.AvailableBuffer(), src)
+	out, err := c.codec.Compress(dst.AvailableBuffer(), src)
 	if err != nil || len(out) >= len(src) {
 		return src, kgo.CodecNone
 	}
-	return out, kgo.CodecZstd
+	return out, kgo.CompressionCodecType(c.codec) // both have Kafka's numbers
 }
 
 // Open implements Remote.
@@ -203,7 +219,7 @@ func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, erro
 	if err != nil {
 		return nil, err
 	}
-	s := &kafkaSession{cl: cl, transactional: transactionalID != ""}
+	s := &kafkaSession{cl: cl, transactional: transactionalID != "", replication: k.cfg.Replication}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	if err := s.takeOver(ctx); err != nil {
@@ -217,6 +233,7 @@ func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, erro
 type kafkaSession struct {
 	cl            *kgo.Client
 	transactional bool
+	replication   int16 // of topics that are made
 	cluster       string
 
 	slab    []kgo.Record

@@ -91,7 +91,7 @@ func (s *kafkaSession) create(ctx context.Context, topics []Topic) (some bool, e
 			continue
 		}
 		r := kmsg.NewCreateTopicsRequestTopic()
-		r.Topic, r.NumPartitions, r.ReplicationFactor = t.Name, t.Partitions, -1
+		r.Topic, r.NumPartitions, r.ReplicationFactor = t.Name, t.Partitions, s.replication
 		for name, value := range t.Configs {
 			c := kmsg.NewCreateTopicsRequestTopicConfig()
 			c.Name, c.Value = name, kmsg.StringPtr(value)

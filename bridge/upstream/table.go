@@ -262,7 +262,9 @@ func (t *table) put(p Partition, cfg *Config, class func(string) int) *part {
 		to = &target{local: topic, name: cfg.upstream(topic)}
 		t.targets[topic] = to
 	}
-	to.want = max(to.want, index+1)
+	if to.want = max(to.want, index+1); cfg.UpstreamPartitions > 0 {
+		to.want = cfg.UpstreamPartitions
+	}
 	known := t.find(topic, index)
 	if known == nil {
 		known = &part{topic: topic, index: index, id: p.ID(), class: class(topic), to: to}

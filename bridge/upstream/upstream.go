@@ -99,6 +99,8 @@ type Config struct {
 	LiveShare float64
 	// LiveBehind is how far behind, in time to catch up, the live lane leaves the rest to the other one, 10 s by default.
 	LiveBehind time.Duration
+	// UpstreamPartitions is how many partitions a topic has upstream at least; 0, the default: as many as the local one.
+	UpstreamPartitions int32
 	// Partitions is the most partitions a link carries, 4096 by default. Those beyond are left out, and status says so.
 	Partitions int
 }
