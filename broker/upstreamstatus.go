@@ -81,6 +81,9 @@ func (k *link) status() LinkStatus {
 		return s
 	}
 	is := k.link.Status()
+	if s.Paused && is.State != upstream.StateSending && is.State != upstream.StateFenced { // it sees so soon
+		is.State, is.Reason = upstream.StatePaused, ""
+	}
 	s.State, s.Reason, s.Since = string(is.State), is.Reason, is.Since
 	s.Records, s.Bytes, s.Rate = is.Records, is.Bytes, is.Rate
 	s.Partitions, s.Behind, s.Stopped, s.Refused, s.LeftOut, s.More = is.Partitions, is.Behind, is.Stopped, is.Refused, is.Left, is.More

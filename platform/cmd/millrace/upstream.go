@@ -83,6 +83,15 @@ func (c *command) resolveLink(at *place) *cobra.Command {
 			"--accept takes the topics as they are and goes on with the offset after the last one that was delivered; where the log ends before it,\nwith the next record that is written. " +
 			"--to-earliest sends all that the log has: what was delivered before\nis there twice then. --to-latest sends only what is written from now on. What is skipped is told by a gap record.",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			said := 0
+			for _, flag := range []string{"accept", "to-earliest", "to-latest", "to-offset"} {
+				if cmd.Flags().Changed(flag) {
+					said++
+				}
+			}
+			if said != 1 {
+				return fail(exitUsage, "say one of --accept, --to-earliest, --to-latest and --to-offset")
+			}
 			partition, err := strconv.ParseInt(args[2], 10, 32)
 			if err != nil || partition < 0 {
 				return fail(exitUsage, "%q is no partition", args[2])
@@ -95,10 +104,10 @@ func (c *command) resolveLink(at *place) *cobra.Command {
 				to = "earliest"
 			case latest:
 				to = "latest"
-			case offset < 0:
-				return fail(exitUsage, "--to-offset %d: an offset is 0 or more", offset)
-			default:
+			case cmd.Flags().Changed("to-offset") && offset >= 0:
 				to = strconv.FormatInt(offset, 10)
+			default:
+				return fail(exitUsage, "an offset is 0 or more, and a flag that is off decides nothing")
 			}
 			return c.decide(cmd, at, "resolve", url.Values{"link": {args[0]}, "topic": {args[1]}, "partition": {args[2]}, "to": {to}},
 				fmt.Sprintf("goes on with %s-%d", args[1], partition))
@@ -109,8 +118,6 @@ func (c *command) resolveLink(at *place) *cobra.Command {
 	f.BoolVar(&earliest, "to-earliest", false, "to the first record there is")
 	f.BoolVar(&latest, "to-latest", false, "to the end")
 	f.Int64Var(&offset, "to-offset", 0, "to this offset")
-	cmd.MarkFlagsMutuallyExclusive("accept", "to-earliest", "to-latest", "to-offset")
-	cmd.MarkFlagsOneRequired("accept", "to-earliest", "to-latest", "to-offset")
 	return cmd
 }
 
