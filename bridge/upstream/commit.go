@@ -118,6 +118,7 @@ func (l *Link) applyLocked(d *draft) {
 	pos := p.lane[d.lane]
 	pos.cursor, pos.has, pos.checked, pos.pos, pos.draft = d.cursor, true, d.cursor, d.cursor.Next, nil
 	p.strikes = 0
+	p.show()
 	l.count.Looped += int64(d.looped)
 	l.count.Gaps += int64(len(d.holes))
 	for _, h := range d.holes {

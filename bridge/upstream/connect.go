@@ -220,6 +220,7 @@ func (l *Link) begin() {
 		for _, pos := range p.lane {
 			pos.pos, pos.queued, pos.draft = pos.cursor.Next, false, nil
 		}
+		p.show()
 	}
 	for _, to := range l.table.targets {
 		to.have = 0 // look again
@@ -308,6 +309,7 @@ func (l *Link) judgePart(p *part, scratch []byte) []byte {
 		l.log.Error("partition is stopped", "topic", p.topic, "partition", p.index, "reason", reason)
 	}
 	p.verdict, p.reason = v, reason
+	p.show()
 	return scratch
 }
 

@@ -313,7 +313,7 @@ func (ln *lane) draftLocked(p *part) *draft {
 	}
 	live := p.lane[Live]
 	d := &draft{
-		part: p, lane: ln.lane, log: p.log, id: p.id, to: p.to.name, mine: p.to.want, have: p.to.have, most: p.most,
+		part: p, lane: ln.lane, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, most: p.most,
 		base: pos.cursor.Next, cursor: pos.cursor,
 	}
 	d.cursor.Local, d.cursor.Upstream, d.cursor.UpstreamID = p.id, p.to.name, p.to.id

@@ -246,18 +246,15 @@ func (l *Link) sleep(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// Needed is the lowest offset of a partition that the link still has to send, and the priority of its class: 0 is the
-// highest. needed is false for what it does not carry, or has delivered. A topic with another id is not carried.
-// What a stopped partition has not delivered is needed. As long as the link has not read its cursors, all is.
+// Needed is the lowest offset of a partition that the link has not delivered, perhaps the end of it, and the priority of its
+// class: 0 is the highest. needed is false for what the link does not carry; a topic with another id is not carried. Of a
+// stopped partition everything that is not known to be delivered is needed, and of every one everything, as long as the
+// link has not read its cursors. It asks nothing of the log, and may be called with locks of the log held.
 func (l *Link) Needed(topic string, id [16]byte, partition int32) (from int64, priority int, needed bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	p := l.table.find(topic, partition)
-	if p == nil || p.id != id || p.log == nil {
+	p := l.news.find(topic, partition)
+	if p == nil {
 		return 0, 0, false
 	}
-	if p.verdict != LocalAnew && p.verdict != LocalOther {
-		from = p.needed()
-	}
-	return from, l.env.Scheduler.Priority(p.class), from < p.log.High()
+	s := p.shown.Load()
+	return s.from, l.env.Scheduler.Priority(p.class), s.id == id
 }

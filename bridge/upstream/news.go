@@ -22,12 +22,25 @@ type news struct {
 // ignoredMax bounds the names of topics that are known not to be carried.
 const ignoredMax = 8192
 
+func (n *news) find(topic string, partition int32) *part {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.findLocked(topic, partition)
+}
+
+// findLocked is a partition as the table had it last, nil when it was not there.
+func (n *news) findLocked(topic string, partition int32) *part {
+	if list := n.parts[topic]; partition >= 0 && int(partition) < len(list) {
+		return list[partition]
+	}
+	return nil
+}
+
 // advanced notes that a partition has something new, and says whether that was not known.
 func (n *news) advanced(topic string, partition int32) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if list := n.parts[topic]; partition >= 0 && int(partition) < len(list) && list[partition] != nil {
-		p := list[partition]
+	if p := n.findLocked(topic, partition); p != nil {
 		if p.news {
 			return false
 		}

@@ -151,7 +151,7 @@ func (w *decision) draft() (*draft, error) {
 		}
 	}
 	d := &draft{
-		part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.want, have: p.to.have, moved: true,
+		part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, moved: true,
 		cursor: Cursor{Local: p.id, Upstream: p.to.name, UpstreamID: p.to.id, Next: next, Last: -1, Turn: old.Turn + 1},
 	}
 	anew := old.Local != p.id

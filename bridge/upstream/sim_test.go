@@ -113,8 +113,13 @@ func (h history) note(p *upstreamtest.Partition, recs []record.Record) {
 	}
 }
 
+// peer is what arrived.
+type peer interface {
+	Committed(topic string, partition int) []upstream.Record
+}
+
 // gaps are the offsets that the peer was told of that they will not come.
-func gaps(t *testing.T, k *upstreamtest.Kafka) map[string][]upstream.Gap {
+func gaps(t *testing.T, k peer) map[string][]upstream.Gap {
 	t.Helper()
 	list := map[string][]upstream.Gap{}
 	for _, r := range k.Committed(upstream.DefaultGapTopic, 0) {
@@ -130,7 +135,7 @@ func gaps(t *testing.T, k *upstreamtest.Kafka) map[string][]upstream.Gap {
 
 // faults compares what arrived with what was written, record by record: lost, twice, out of order, altered, or a gap that
 // is none.
-func (h history) faults(t *testing.T, k *upstreamtest.Kafka) (list []string) {
+func (h history) faults(t *testing.T, k peer) (list []string) {
 	t.Helper()
 	told := gaps(t, k)
 	for name, local := range h {

@@ -3,6 +3,7 @@ package upstream
 import (
 	"cmp"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,6 +39,8 @@ type part struct {
 	log   Partition // nil while the partition cannot be used
 	to    *target
 	lane  [lanes]*position
+	// shown is what Needed says: the log asks with locks of its own held, so it is not worked out then.
+	shown atomic.Pointer[shown]
 
 	verdict Verdict
 	reason  string
@@ -54,10 +57,28 @@ type part struct {
 	jump bool
 }
 
+// shown is what a partition needs of the log.
+type shown struct {
+	id   [16]byte
+	from int64
+}
+
+// show brings shown up to date.
+func (p *part) show() {
+	s := shown{id: p.id}
+	if p.verdict != LocalAnew && p.verdict != LocalOther {
+		s.from = p.needed()
+	}
+	if old := p.shown.Load(); old == nil || *old != s {
+		p.shown.Store(&s)
+	}
+}
+
 // target is a topic upstream.
 type target struct {
 	local, name string
-	want        int32 // partitions of the local topic
+	mine        int32 // partitions of the local topic
+	want        int32 // partitions it should have
 	id          [16]byte
 	have        int32 // partitions upstream, 0 while it is not known
 }
@@ -262,6 +283,7 @@ func (t *table) put(p Partition, cfg *Config, class func(string) int) *part {
 		to = &target{local: topic, name: cfg.upstream(topic)}
 		t.targets[topic] = to
 	}
+	to.mine = max(to.mine, index+1)
 	if to.want = max(to.want, index+1); cfg.UpstreamPartitions > 0 {
 		to.want = cfg.UpstreamPartitions
 	}
@@ -281,5 +303,6 @@ func (t *table) put(p Partition, cfg *Config, class func(string) int) *part {
 		known.lane[Live].cursor.Local = known.id
 	}
 	known.log = p
+	known.show()
 	return known
 }
