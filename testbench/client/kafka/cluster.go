@@ -114,8 +114,7 @@ func prepare(t testing.TB, dir string, o Options) *Cluster {
 		if err := errors.Join(os.Mkdir(home, 0o700), os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		java := []string{"java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", jars}
-		if err := Format(t.Context(), java, file, c.ID, slices.Concat(o.scram(), o.Format)...); err != nil {
+		if err := format(t, jars, file, place.Dir, c.ID, id, slices.Concat(o.scram(), o.Format)); err != nil {
 			t.Fatal(err)
 		}
 		c.Nodes = append(c.Nodes, n)

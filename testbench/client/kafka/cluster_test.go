@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,6 +42,13 @@ func produce(ctx context.Context, c *kafka.Cluster, topic, value string, opts ..
 	}
 	defer client.Close()
 	return client.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte(value)}).FirstErr()
+}
+
+// onlyTo has a client stay with one address, whatever it is told.
+func onlyTo(address string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
 }
 
 // ends is how many offsets a partition has.

@@ -6,9 +6,14 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
+	"testing"
 )
 
 // Place is what makes a process a node of a cluster in KRaft mode, broker and controller at once.
@@ -70,6 +75,34 @@ func Format(ctx context.Context, java []string, file, cluster string, args ...st
 		return fmt.Errorf("format: %w\n%s", err, bytes.TrimSpace(out))
 	}
 	return nil
+}
+
+// formatted are the files that the storage tool has made of its arguments: all but the names of cluster and node is in them,
+// and to start it takes as long as some tests.
+var formatted sync.Map // of []byte
+
+// format is Format for a node of a test, but that what was made once is made by copying.
+func format(t testing.TB, jars, file, dir, cluster string, id int, args []string) error {
+	checkpoint, key := filepath.Join(dir, "bootstrap.checkpoint"), strings.Join(args, "\n")
+	made, ok := formatted.Load(key)
+	if !ok {
+		if err := Format(t.Context(), serverCommand(jars, heap), file, cluster, args...); err != nil {
+			return err
+		}
+		raw, err := os.ReadFile(checkpoint)
+		if err == nil {
+			formatted.Store(key, raw)
+		}
+		return err
+	}
+	var directory [16]byte
+	_, _ = rand.Read(directory[:]) // never fails
+	properties := fmt.Sprintf("version=1\ncluster.id=%s\nnode.id=%d\ndirectory.id=%s\n", cluster, id, base64.RawURLEncoding.EncodeToString(directory[:]))
+	return errors.Join(
+		os.Mkdir(dir, 0o700),
+		os.WriteFile(checkpoint, made.([]byte), 0o600),
+		os.WriteFile(filepath.Join(dir, "meta.properties"), []byte(properties), 0o600),
+	)
 }
 
 // NewID is the id of a new cluster. It never begins with a hyphen, which tools take for an option.
