@@ -52,13 +52,15 @@ type Cluster struct {
 const heap = "160m"
 
 // small has Kafka take little of a machine and lose no time: one partition of each of its own topics, a node that comes
-// back after a crash is let in two seconds after the crash (nine by default), transactions are aborted half a second after
-// their time (ten).
+// back after a crash is let in three seconds after its controller is there (nine by default), transactions are aborted half
+// a second after their time (ten). Records stay, whatever their timestamps: by default those of last week go half a minute
+// after they came.
 var small = []string{
 	"offsets.topic.num.partitions=1", "transaction.state.log.num.partitions=1",
 	"share.coordinator.state.topic.num.partitions=1", "share.coordinator.state.topic.replication.factor=1", "share.coordinator.state.topic.min.isr=1",
 	"group.initial.rebalance.delay.ms=0",
-	"broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=250",
+	"broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=250",
+	"log.retention.ms=-1",
 	"transaction.abort.timed.out.transaction.cleanup.interval.ms=500",
 	"log.cleaner.dedupe.buffer.size=4194304", "log.cleaner.io.buffer.size=131072", "metadata.log.segment.bytes=8388608",
 	"num.network.threads=2", "num.io.threads=4", "background.threads=2", "num.recovery.threads.per.data.dir=1",
