@@ -20,7 +20,10 @@ type splitting struct {
 
 func (r splitting) Open(ctx context.Context, id string) (upstream.Session, error) {
 	s, err := r.Remote.Open(ctx, id)
-	return splitSession{s, r.first}, err
+	if err != nil {
+		return nil, err
+	}
+	return splitSession{s, r.first}, nil
 }
 
 type splitSession struct {

@@ -228,7 +228,7 @@ type world struct {
 func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
 	t.Helper()
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), log: upstreamtest.NewLog(), all: history{}, cfg: cfg}
-	w.kafka = upstreamtest.NewKafka(w.rng)
+	w.kafka = upstreamtest.NewKafka(rand.New(rand.NewPCG(seed, 11)))
 	w.kafka.Timeout = 20 * time.Second
 	w.cfg.Name, w.cfg.Board, w.cfg.Topics, w.cfg.TransactionTimeout = "hq", "board1", []string{"s.*"}, 20*time.Second
 	w.parts = append(w.log.Create("s.a", 3, false), w.log.Create("s.b", 1, false)...)
