@@ -21,7 +21,7 @@ func begin(t *testing.T, cfg upstream.Config, change func(*world)) *world {
 	if change != nil {
 		change(w)
 	}
-	w.board = start(t, w.kafka, w.log, w.cfg, w.wrap)
+	w.board = w.start()
 	return w
 }
 
@@ -48,7 +48,7 @@ func TestEveryCodec(t *testing.T) {
 		p.Append(codec, recs...)
 		w.all.note(p, recs)
 	}
-	b := start(t, w.kafka, w.log, w.cfg)
+	b := w.start()
 	defer b.kill()
 	for deadline := time.Now().Add(time.Minute); ; {
 		if s := b.link.Status(); s.State == upstream.StateIdle && s.Records == 0 && s.Sent.Records == 250 {
@@ -83,7 +83,7 @@ func TestWhatIsLostIsTold(t *testing.T) {
 		p.AppendBatch(filler) // what the journal lost: 30
 		plainly(w.all, p, 1, "after")
 		w.all["s.a-0"][30] = record.Record{}
-		w.board = start(t, w.kafka, w.log, w.cfg)
+		w.board = w.start()
 		defer w.board.kill()
 		s := w.board.drained(t)
 		var told []string
@@ -114,7 +114,7 @@ func TestCompactionIsNoLoss(t *testing.T) {
 		}
 		p.AppendBatch(record.Filler(0, 2, 0, -1))
 		plainly(h, p, 1, "y")
-		w.board = start(t, w.kafka, w.log, w.cfg)
+		w.board = w.start()
 		defer w.board.kill()
 		w.board.drained(t)
 		if told := gaps(t, w.kafka); len(told) != 0 {
@@ -230,7 +230,7 @@ func TestTransactionsAreFitted(t *testing.T) {
 		}
 		thin := &thin{rate: 64 << 10}
 		w.wrap = func(r upstream.Remote) upstream.Remote { thin.Remote = r; return thin }
-		w.board = start(t, w.kafka, w.log, w.cfg, w.wrap)
+		w.board = w.start()
 		defer w.board.kill()
 		w.board.drained(t)
 		w.exact()

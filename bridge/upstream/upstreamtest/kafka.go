@@ -118,6 +118,19 @@ func (k *Kafka) Refuse(name string, fn func(upstream.Record) error) {
 	k.topics[name].refuse = fn
 }
 
+// Rewrite changes every record of a topic.
+func (k *Kafka) Rewrite(name string, fn func(upstream.Record) upstream.Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range k.topics[name].partitions {
+		for i := range p.list {
+			if !p.list[i].marker {
+				p.list[i].Record = fn(p.list[i].Record)
+			}
+		}
+	}
+}
+
 // Partitions is how many partitions a topic has, 0 where there is none.
 func (k *Kafka) Partitions(name string) int {
 	k.mu.Lock()
