@@ -20,7 +20,10 @@ type splitting struct {
 
 func (r splitting) Open(ctx context.Context, id string) (upstream.Session, error) {
 	s, err := r.Remote.Open(ctx, id)
-	return splitSession{s, r.first}, err
+	if err != nil {
+		return nil, err
+	}
+	return splitSession{s, r.first}, nil
 }
 
 type splitSession struct {
@@ -94,12 +97,12 @@ func TestACloneIsFencedAndSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, upstream.Config{})
 		p := w.parts[0]
-		w.board = start(t, w.kafka, w.log, w.cfg)
+		w.board = w.start()
 		plainly(w.all, p, 10, "before")
 		w.board.drained(t)
 
 		image := w.log.Image()
-		clone := start(t, w.kafka, image, w.cfg)
+		clone := start(t, w.kafka, image, w.cfg, nil, nil)
 		defer clone.kill()
 		clone.until(t, upstream.StateIdle)
 		theirs := history{}
@@ -152,7 +155,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2, upstream.Config{})
 		a, b := w.parts[0], w.parts[3]
-		w.board = start(t, w.kafka, w.log, w.cfg)
+		w.board = w.start()
 		plainly(w.all, a, 10, "first")
 		w.board.drained(t)
 		older := w.log.Image()
@@ -161,7 +164,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		w.board.drained(t)
 		w.board.kill()
 
-		w.board = start(t, w.kafka, older, w.cfg)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
 		s := stopped(t, w.board, "s.a", 0, upstream.LocalShort)
 		if s.Next != 20 || !strings.Contains(s.Reason, "ends at offset 10, before 20") {
 			t.Errorf("it says %+v", s)
@@ -169,7 +172,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		// Other records at the same offsets are not skipped in silence, either.
 		plainly(nil, older.Partition("s.a", 0), 15, "another life")
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
 		stopped(t, w.board, "s.a", 0, upstream.LocalOther)
 		plainly(w.all, older.Partition("s.a", 1), 5, "goes on") // the others do
 		defer func() { w.board.kill() }()
@@ -192,12 +195,12 @@ func TestATopicMadeAnewStopsItsPartitions(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 3, upstream.Config{})
-				w.board = start(t, w.kafka, w.log, w.cfg)
+				w.board = w.start()
 				plainly(w.all, w.parts[0], 10, "first")
 				w.board.drained(t)
 				w.board.kill()
 				tt.anew(w)
-				w.board = start(t, w.kafka, w.log, w.cfg)
+				w.board = w.start()
 				defer func() { w.board.kill() }()
 				stopped(t, w.board, "s.a", 0, tt.verdict)
 				p := w.log.Partition("s.a", 0)

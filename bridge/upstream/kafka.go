@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -111,6 +112,7 @@ func NewKafka(cfg KafkaConfig) (*Kafka, error) {
 		kgo.MaxBufferedRecords(recordsMax + 3*draftsMax + 1),
 		kgo.ManualFlushing(),
 		kgo.UnknownTopicRetries(unknownRetries),
+		kgo.RetryBackoffFn(retryWait),
 	}
 	if cfg.SASL.Mechanism != "" {
 		m, err := cfg.SASL.mechanism()
@@ -149,6 +151,13 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 		}), nil
 	}
 	return nil, fmt.Errorf("%w: SASL mechanism %q", ErrConfig, s.Mechanism)
+}
+
+// retryWait is how long the client waits within a session. The peer refuses the first records of a transaction for as long
+// as it writes the end of the last one, which is mostly over in milliseconds.
+func retryWait(failures int) time.Duration {
+	wait := min(20*time.Millisecond<<min(max(failures-1, 0), 8), 5*time.Second)
+	return wait/2 + rand.N(wait/2)
 }
 
 // secret is a secret, or what a file has.

@@ -34,22 +34,22 @@ type board struct {
 	done   chan struct{}
 }
 
+// With a wrap the link sees the Kafka through it.
 func start(
-	t *testing.T, k *upstreamtest.Kafka, log *upstreamtest.Log, cfg upstream.Config, wrap ...func(upstream.Remote) upstream.Remote,
+	t *testing.T, k *upstreamtest.Kafka, log *upstreamtest.Log, cfg upstream.Config, wrap func(upstream.Remote) upstream.Remote,
+	scheduler upstream.Scheduler,
 ) *board {
 	t.Helper()
 	b := &board{log: log, client: k.Client(), done: make(chan struct{})}
 	remote := upstream.Remote(b.client)
-	for _, w := range wrap {
-		if w != nil {
-			remote = w(remote)
-		}
+	if wrap != nil {
+		remote = wrap(remote)
 	}
 	if cfg.Name == "" {
 		cfg.Name, cfg.Board, cfg.Topics = "hq", "board1", []string{"s.*"}
 	}
 	link, err := upstream.New(cfg, upstream.Env{
-		Log: log, Clock: upstreamtest.Clock{}, Remote: remote, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: log, Clock: upstreamtest.Clock{}, Remote: remote, Scheduler: scheduler, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -222,22 +222,30 @@ type world struct {
 	cfg   upstream.Config
 	board *board
 	loses bool // retention and damage happen
-	wrap  func(upstream.Remote) upstream.Remote
+	// wrap is what the link sees the Kafka through, nil for nothing.
+	wrap      func(upstream.Remote) upstream.Remote
+	scheduler upstream.Scheduler
 }
 
 func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
 	t.Helper()
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 7)), log: upstreamtest.NewLog(), all: history{}, cfg: cfg}
-	w.kafka = upstreamtest.NewKafka(w.rng)
+	w.kafka = upstreamtest.NewKafka(rand.New(rand.NewPCG(seed, 11)))
 	w.kafka.Timeout = 20 * time.Second
 	w.cfg.Name, w.cfg.Board, w.cfg.Topics, w.cfg.TransactionTimeout = "hq", "board1", []string{"s.*"}, 20*time.Second
 	w.parts = append(w.log.Create("s.a", 3, false), w.log.Create("s.b", 1, false)...)
 	return w
 }
 
+// start begins a life of the board.
+func (w *world) start() *board {
+	w.t.Helper()
+	return start(w.t, w.kafka, w.log, w.cfg, w.wrap, w.scheduler)
+}
+
 // run throws the world about.
 func (w *world) run(n int) {
-	w.board = start(w.t, w.kafka, w.log, w.cfg, w.wrap)
+	w.board = w.start()
 	for range n {
 		w.kafka.Fail(upstreamtest.Faults{
 			Lost: w.rng.Float64() * 0.1, Silent: w.rng.Float64() * 0.1, Late: w.rng.Float64() * 0.1, Bumped: w.rng.Float64() * 0.05,
@@ -251,7 +259,7 @@ func (w *world) run(n int) {
 		case 0, 1:
 			w.board.kill()
 			w.kafka.Arrive()
-			w.board = start(w.t, w.kafka, w.log, w.cfg, w.wrap)
+			w.board = w.start()
 		case 2:
 			w.board.client.Cut(true)
 			time.Sleep(time.Duration(w.rng.IntN(100)) * time.Second)

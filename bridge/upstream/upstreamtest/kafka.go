@@ -118,6 +118,19 @@ func (k *Kafka) Refuse(name string, fn func(upstream.Record) error) {
 	k.topics[name].refuse = fn
 }
 
+// Rewrite changes every record of a topic.
+func (k *Kafka) Rewrite(name string, fn func(upstream.Record) upstream.Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range k.topics[name].partitions {
+		for i := range p.list {
+			if !p.list[i].marker {
+				p.list[i].Record = fn(p.list[i].Record)
+			}
+		}
+	}
+}
+
 // Partitions is how many partitions a topic has, 0 where there is none.
 func (k *Kafka) Partitions(name string) int {
 	k.mu.Lock()
@@ -284,8 +297,11 @@ func (c *Client) down() bool {
 	return c.dead || c.cut
 }
 
-// do is one request: it arrives or not, and is answered or not.
-func (c *Client) do(ctx context.Context, request func() error) error {
+// ask is a request that changes nothing: it does not matter when it comes late.
+func (c *Client) ask(ctx context.Context, request func() error) error { return c.do(ctx, request, nil) }
+
+// do is one request: it arrives or not, and is answered or not. late is what it does when it comes late, nil for nothing.
+func (c *Client) do(ctx context.Context, request, late func() error) error {
 	k := c.k
 	k.mu.Lock()
 	f := k.faults
@@ -314,7 +330,9 @@ func (c *Client) do(ctx context.Context, request func() error) error {
 	case dice < f.Lost:
 		return errLost
 	case dice < f.Lost+f.Late:
-		k.late = append(k.late, func() { _ = request() })
+		if late != nil {
+			k.late = append(k.late, func() { _ = late() })
+		}
 		return errGone
 	}
 	err := request()
@@ -333,7 +351,7 @@ func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) 
 	if c.k.NoTransactions {
 		return nil, upstream.ErrNoTransactions
 	}
-	err := c.do(ctx, func() error {
+	takeOver := func() error {
 		k := c.k
 		h := k.holders[id]
 		if h == nil {
@@ -347,8 +365,11 @@ func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) 
 		}
 		s.epoch = h.epoch
 		return nil
-	})
-	return s, err
+	}
+	if err := c.do(ctx, takeOver, takeOver); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 type session struct {
@@ -363,7 +384,7 @@ func (s *session) Close() {}
 
 // Ensure implements upstream.Session.
 func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
-	return s.c.do(ctx, func() error {
+	return s.c.ask(ctx, func() error {
 		for i := range topics {
 			want := &topics[i]
 			t := s.c.k.topics[want.Name]
@@ -385,7 +406,7 @@ func (s *session) Cursors(
 	for {
 		var list []entry
 		open := false
-		err := s.c.do(ctx, func() error {
+		err := s.c.ask(ctx, func() error {
 			all := s.c.k.topics[name].partitions[partition].list
 			if end < 0 {
 				end = 0
@@ -439,14 +460,15 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 			continue
 		}
 		some = clone(some)
-		if err := s.c.do(ctx, func() error { return s.produce(some) }); err != nil {
+		produce := func() error { return s.produce(some) }
+		if err := s.c.do(ctx, produce, produce); err != nil {
 			return err
 		}
 	}
 	if s.id == "" {
 		return nil
 	}
-	return s.c.do(ctx, func() error {
+	commit := func() error {
 		k := s.c.k
 		h, err := s.holder()
 		if err != nil {
@@ -459,7 +481,8 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 		}
 		k.end(h, true)
 		return nil
-	})
+	}
+	return s.c.do(ctx, commit, commit)
 }
 
 func (s *session) produce(recs []upstream.Record) error {

@@ -38,6 +38,17 @@ func (l *Log) Create(topic string, partitions int, compacted bool) []*Partition 
 	return slices.Clone(l.topics[topic])
 }
 
+// Grow gives a topic more partitions.
+func (l *Log) Grow(topic string, partitions int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first := l.topics[topic][0]
+	for i := len(l.topics[topic]); i < partitions; i++ {
+		p := &Partition{log: l, topic: topic, index: int32(i), id: first.id, compacted: first.compacted}
+		l.topics[topic] = append(l.topics[topic], p)
+	}
+}
+
 // Names implements upstream.Log.
 func (l *Log) Names() (list []string) {
 	l.mu.Lock()
