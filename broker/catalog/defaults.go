@@ -55,7 +55,7 @@ func (d *Defaults) static(topic string) map[string]string {
 		return nil
 	}
 	for _, p := range d.patterns {
-		if !matches(p.Match, topic) {
+		if !Matches(p.Match, topic) {
 			continue
 		}
 		out := maps.Clone(d.every)
@@ -152,8 +152,8 @@ func describe(table []Setting, layers []layer) []Entry {
 	return out
 }
 
-// matches tells whether name fits pattern, in which `*` is any run of characters, also none.
-func matches(pattern, name string) bool {
+// Matches tells whether name fits pattern, in which `*` is any run of characters, also none.
+func Matches(pattern, name string) bool {
 	head, rest, star := strings.Cut(pattern, "*")
 	if !star {
 		return pattern == name
