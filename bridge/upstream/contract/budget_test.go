@@ -219,15 +219,101 @@ func TestWhenADayBegins(t *testing.T) {
 		}
 	}
 	for name, tell := range map[string]func(w *board){
-		"the clock jumps ahead":           func(w *board) { all(w); w.now.Time = w.now.Time.Add(9 * day); none(w); w.kill(); w.start(); none(w); w.pass(day); all(w) },
-		"a jump that is seen before use":  func(w *board) { all(w); w.now.Time = w.now.Time.Add(9 * day); w.b.Day(); w.b.Day(); none(w); w.pass(day); all(w) },
-		"it steps back, and forth again":  func(w *board) { all(w); w.now.Time = w.now.Time.Add(-9 * day); none(w); w.now.Time = w.now.Time.Add(9 * day); none(w); w.pass(day); all(w) },
-		"back by a day, over a restart":   func(w *board) { all(w); w.kill(); w.now.Time = w.now.Time.Add(-2 * day); w.start(); none(w); w.pass(day); none(w); w.pass(time.Hour); all(w) },
-		"a date far ahead was believed":   func(w *board) { w.kill(); w.now.Time = w.now.Time.AddDate(9, 0, 0); w.start(); all(w); w.kill(); w.now.Time = w.now.Time.AddDate(-9, 0, 0); w.start(); none(w); w.pass(25 * time.Hour); all(w); none(w); w.pass(day); all(w) },
-		"nobody ever knows":               func(w *board) { w.now.Known = false; all(w); w.pass(day); none(w); w.pass(time.Hour); all(w); none(w) },
-		"it becomes known, the same day":  func(w *board) { w.send(100); w.kill(); w.now.Known = false; w.start(); all(w); w.now.Known = true; none(w); w.pass(day); all(w) },
-		"it becomes known, a later day":   func(w *board) { w.send(w.limit / 2); w.kill(); w.now.Known = false; w.pass(day); w.start(); n := all(w); w.now.Known = true; w.left(w.limit - n) },
-		"known late, over a kill":         func(w *board) { w.kill(); w.now.Known = false; w.pass(day); w.start(); all(w); w.kill(); w.now.Known = true; w.start(); none(w) },
+		"the clock jumps ahead": func(w *board) {
+			all(w)
+			w.now.Time = w.now.Time.Add(9 * day)
+			none(w)
+			w.kill()
+			w.start()
+			none(w)
+			w.pass(day)
+			all(w)
+		},
+		"a jump that is seen before use": func(w *board) {
+			all(w)
+			w.now.Time = w.now.Time.Add(9 * day)
+			w.b.Day()
+			w.b.Day()
+			none(w)
+			w.pass(day)
+			all(w)
+		},
+		"it steps back, and forth again": func(w *board) {
+			all(w)
+			w.now.Time = w.now.Time.Add(-9 * day)
+			none(w)
+			w.now.Time = w.now.Time.Add(9 * day)
+			none(w)
+			w.pass(day)
+			all(w)
+		},
+		"back by a day, over a restart": func(w *board) {
+			all(w)
+			w.kill()
+			w.now.Time = w.now.Time.Add(-2 * day)
+			w.start()
+			none(w)
+			w.pass(day)
+			none(w)
+			w.pass(time.Hour)
+			all(w)
+		},
+		"a date far ahead was believed": func(w *board) {
+			w.kill()
+			w.now.Time = w.now.Time.AddDate(9, 0, 0)
+			w.start()
+			all(w)
+			w.kill()
+			w.now.Time = w.now.Time.AddDate(-9, 0, 0)
+			w.start()
+			none(w)
+			w.pass(25 * time.Hour)
+			all(w)
+			none(w)
+			w.pass(day)
+			all(w)
+		},
+		"nobody ever knows": func(w *board) {
+			w.now.Known = false
+			all(w)
+			w.pass(day)
+			none(w)
+			w.pass(time.Hour)
+			all(w)
+			none(w)
+		},
+		"it becomes known, the same day": func(w *board) {
+			w.send(100)
+			w.kill()
+			w.now.Known = false
+			w.start()
+			all(w)
+			w.now.Known = true
+			none(w)
+			w.pass(day)
+			all(w)
+		},
+		"it becomes known, a later day": func(w *board) {
+			w.send(w.limit / 2)
+			w.kill()
+			w.now.Known = false
+			w.pass(day)
+			w.start()
+			n := all(w)
+			w.now.Known = true
+			w.left(w.limit - n)
+		},
+		"known late, over a kill": func(w *board) {
+			w.kill()
+			w.now.Known = false
+			w.pass(day)
+			w.start()
+			all(w)
+			w.kill()
+			w.now.Known = true
+			w.start()
+			none(w)
+		},
 		"a spent day goes on over a kill": func(w *board) { all(w); w.kill(); w.start(); none(w) },
 		"off for days":                    func(w *board) { all(w); w.kill(); w.now.Time = w.now.Time.Add(3 * day); w.start(); all(w) },
 		"running time adds up over lives": func(w *board) {

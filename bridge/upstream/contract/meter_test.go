@@ -112,15 +112,12 @@ func TestTheRateHolds(t *testing.T) {
 				wg.Go(func() {
 					p := make([]byte, 40_000)
 					for time.Now().Before(end) {
-						var n int
-						var err error
 						if i == 0 {
-							n, err = c.Read(p)
-						} else if n, err = c.Write(p); n != len(p) {
-							t.Errorf("wrote %d of %d", n, len(p))
-						}
-						if err != nil {
-							t.Error(err)
+							if n, err := c.Read(p); n == 0 || err != nil {
+								t.Errorf("read %d: %v", n, err)
+							}
+						} else if n, err := c.Write(p); n != len(p) || err != nil {
+							t.Errorf("wrote %d of %d: %v", n, len(p), err)
 						}
 					}
 				})
@@ -273,7 +270,7 @@ func TestADeadlineIsMovedInAWait(t *testing.T) {
 			t.Error(err)
 		}
 		raw.mu.Lock()
-		late := raw.deadline[0].Sub(time.Now())
+		late := time.Until(raw.deadline[0])
 		raw.mu.Unlock()
 		if late < 2*time.Second || late > 3*time.Second {
 			t.Errorf("%v of the 3 s are left, and the network took none", late)
@@ -438,8 +435,14 @@ func TestTheSizeOfTransactions(t *testing.T) {
 		measured float64
 		want     int64
 	}{
-		{0, 0, 1 << 20}, {64 << 10, 0, 128 << 10}, {0, 10_000, 20_000}, {64 << 10, 10_000, 20_000}, {8 << 10, 1e9, 16 << 10},
-		{1 << 40, 1e18, 1 << 20}, {0, 3, 4 << 10}, {600 << 10, 0, 1 << 20},
+		{0, 0, 1 << 20},
+		{64 << 10, 0, 128 << 10},
+		{0, 10_000, 20_000},
+		{64 << 10, 10_000, 20_000},
+		{8 << 10, 1e9, 16 << 10},
+		{1 << 40, 1e18, 1 << 20},
+		{0, 3, 4 << 10},
+		{600 << 10, 0, 1 << 20},
 	} {
 		if got := TransactionBytes(tt.rate, tt.measured); got != tt.want {
 			t.Errorf("TransactionBytes(%d, %v) = %d, want %d", tt.rate, tt.measured, got, tt.want)
