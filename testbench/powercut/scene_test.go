@@ -304,7 +304,7 @@ func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 
 // scenes are all of them, by name.
 var scenes = map[string]func(dir string, seed uint64, skip disk.Point) (cuts int, err error){
-	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "offline": offline, "orphaned": orphaned,
+	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "metered": metered, "offline": offline, "orphaned": orphaned,
 	"quarantined": quarantined, "relearned": relearned, "reset": reset, "snapshotted": snapshotted, "timed": timed, "walked": walked,
 }
 
