@@ -53,6 +53,20 @@ func (b *Broker) linkFigures(m *metrics.Writer) {
 		return max(0, now.Sub(*s.LastSuccess).Seconds())
 	})
 	for i := range all {
+		m.Counter("millrace_upstream_wire_bytes_total", "Bytes of the link's connections, TLS included.", float64(all[i].WireSent), "link", all[i].Name, "direction", "sent")
+		m.Counter("millrace_upstream_wire_bytes_total", "", float64(all[i].WireReceived), "link", all[i].Name, "direction", "received")
+	}
+	day := func(name, help string, value func(*LinkDay) int64) {
+		gauge(name, help, func(s *LinkStatus) float64 {
+			if s.Day == nil {
+				return math.NaN()
+			}
+			return float64(value(s.Day))
+		})
+	}
+	day("millrace_upstream_day_used_bytes", "Bytes on the wire of this day of the budget.", func(d *LinkDay) int64 { return d.Used })
+	day("millrace_upstream_day_budget_bytes", "rate.bytes.per.day of the link; it is not there without one.", func(d *LinkDay) int64 { return d.Budget })
+	for i := range all {
 		for _, of := range []struct {
 			are string
 			n   int

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"millrace/bridge/upstream"
+	"millrace/bridge/upstream/contract"
 	"millrace/broker/catalog"
 	"millrace/platform/config"
 )
@@ -77,7 +78,20 @@ func (b *Broker) runLinks(context.Context) error {
 	for _, k := range *l.all.Load() {
 		k.run()
 	}
+	b.every(tick, l.step)
 	return nil
+}
+
+// step looks what the links may do now, and what they have done.
+func (l *links) step() {
+	for _, k := range *l.all.Load() {
+		if k.link == nil {
+			continue
+		}
+		if is := k.link.Status(); k.line.step(&is) {
+			k.link.Kick() // it need not wait out its last failure
+		}
+	}
 }
 
 // apply makes the links those of s: what has not changed goes on, what has ends and begins anew.
@@ -97,7 +111,7 @@ func (l *links) apply(s *config.Config) {
 	}
 	for _, k := range old {
 		if !kept[k] {
-			k.end()
+			k.end(l.log)
 			l.log.Info("a link has ended", "link", k.settings.Name)
 		}
 	}
@@ -128,7 +142,7 @@ func lanesOf(s *config.Config) (n int) {
 // make makes one. What is wrong with it is told by its status too: it is no reason not to serve.
 func (l *links) make(u *config.Upstream) *link {
 	k := &link{settings: *u, ended: make(chan struct{})}
-	k.line, k.err = l.newLine(u)
+	k.line, k.err = l.newLine(&k.settings)
 	if k.err == nil {
 		k.link, k.err = upstream.New(l.config(u), l.env(k))
 	}
@@ -167,7 +181,8 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 	c := upstream.Config{
 		Name: u.Name, Board: l.b.meta.ClusterID, Alias: l.alias, Topics: u.Topics, Naming: u.Naming,
 		Provenance: u.Provenance, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
-		TransactionBytes: l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
+		TransactionTimeout: contract.TransactionTimeout(u.RateSecond, batchMax),
+		TransactionBytes:   l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
 	}
 	if u.Delivery == config.AtLeastOnce {
 		c.Delivery = upstream.AtLeastOnce
@@ -180,7 +195,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 
 func (l *links) env(k *link) upstream.Env {
 	return upstream.Env{
-		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.remote, Scheduler: k.scheduler, Backoff: k.backoff,
+		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.line, Scheduler: k.line, Backoff: k.backoff,
 		Budget: l.b.memory.upstream, Logger: l.log,
 	}
 }
@@ -199,13 +214,16 @@ func (k *link) run() {
 }
 
 // end ends it, and returns when it has.
-func (k *link) end() {
+func (k *link) end(log *slog.Logger) {
 	if k.stop != nil {
 		k.stop()
 		<-k.ended
 	}
-	if k.line != nil {
-		k.close()
+	if k.line == nil {
+		return
+	}
+	if err := k.line.close(); err != nil {
+		log.Error("what a link has used of its day is not saved to the byte: the next start takes a hundredth of it for used", "link", k.settings.Name, "err", err)
 	}
 }
 
@@ -218,7 +236,7 @@ func (l *links) close() error {
 		}
 	}
 	for _, k := range *l.all.Load() {
-		k.end()
+		k.end(l.log)
 	}
 	l.all.Store(&[]*link{})
 	return nil
@@ -241,7 +259,12 @@ func (l *links) Needed(topic string, id [16]byte, partition int32) (from int64, 
 		at, p, is := int64(0), 0, false
 		switch {
 		case k.link != nil:
-			at, p, is = k.link.Needed(topic, id, partition)
+			if at, p, is = k.link.Needed(topic, id, partition); is {
+				break
+			}
+			// It has not seen the topic yet, or has no room for it.
+			at, p = 0, k.Priority(k.Class(topic))
+			is = catalog.Chosen(k.settings.Topics, topic)
 		case k.settings.Direction == config.Up:
 			is = catalog.Chosen(k.settings.Topics, topic)
 		}

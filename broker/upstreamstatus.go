@@ -37,6 +37,11 @@ type LinkStatus struct {
 
 	LastSuccess *time.Time `json:"last_success"` // in this life of the board
 
+	// WireSent and WireReceived are bytes of all connections of this life, TLS included.
+	WireSent     int64    `json:"wire_sent"`
+	WireReceived int64    `json:"wire_received"`
+	Day          *LinkDay `json:"day"` // null without rate.bytes.per.day
+
 	// Counters of this life.
 	Sent         int64 `json:"records"`
 	SentBytes    int64 `json:"record_bytes"`
@@ -49,6 +54,13 @@ type LinkStatus struct {
 
 	List []LinkPartition `json:"list"`
 	More int             `json:"more"` // partitions that the list has no room for
+}
+
+// LinkDay is how the bytes of a day stand.
+type LinkDay struct {
+	Budget int64      `json:"budget"`
+	Used   int64      `json:"used"`
+	Renews *time.Time `json:"renews"` // null where the time is not known
 }
 
 // LinkPartition is one that is not simply delivered.
@@ -84,6 +96,11 @@ func (k *link) status() LinkStatus {
 	if s.Paused && is.State != upstream.StateSending && is.State != upstream.StateFenced { // it sees so soon
 		is.State, is.Reason = upstream.StatePaused, ""
 	}
+	if is.State == upstream.StateWaiting || is.State == upstream.StateConnecting {
+		if why := k.line.held(); why != "" {
+			is.State, is.Reason = upstream.StateWaiting, why
+		}
+	}
 	s.State, s.Reason, s.Since = string(is.State), is.Reason, is.Since
 	s.Records, s.Bytes, s.Rate = is.Records, is.Bytes, is.Rate
 	s.Partitions, s.Behind, s.Stopped, s.Refused, s.LeftOut, s.More = is.Partitions, is.Behind, is.Stopped, is.Refused, is.Left, is.More
@@ -101,6 +118,19 @@ func (k *link) status() LinkStatus {
 		s.List = append(s.List, row)
 	}
 	s.Trouble = trouble(&is)
+	e := k.estimate(&is)
+	if s.Told = e.String(); e.Known {
+		seconds := e.In.Seconds()
+		s.Estimate = &seconds
+	}
+	s.WireSent, s.WireReceived = k.meter.Sent(), k.meter.Received()
+	if k.budget != nil {
+		day := k.budget.Day()
+		s.Day = &LinkDay{Budget: day.Limit, Used: day.Used}
+		if !day.Renews.IsZero() {
+			s.Day.Renews = &day.Renews
+		}
+	}
 	return s
 }
 

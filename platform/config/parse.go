@@ -35,6 +35,8 @@ type Checks struct {
 	Component func(name string) error
 	// Zone tells what is wrong with the name of a time zone, Window with a time of the day in which a link may send.
 	Zone, Window func(text string) error
+	// Link tells what else is wrong with a link, as far as its settings are good each for itself.
+	Link func(u *Upstream) error
 	// Driver tells what is wrong with a sensor's driver.
 	Driver func(name string) error
 	// FRAM tells what is wrong with an FRAM's driver.

@@ -20,7 +20,7 @@ const (
 	upstreamClassesMax  = 8
 	upstreamPatternsMax = 64 // of topics, in a link and in a class
 	upstreamServersMax  = 16
-	upstreamWindowsMax  = 32
+	upstreamWindowsMax  = 24
 	upstreamNameMax     = 64  // bytes; it is part of a transactional id
 	topicNameMax        = 249 // bytes, Kafka's
 )
@@ -82,6 +82,7 @@ type UpstreamClass struct {
 	Priority     int      // 0 goes first
 	MinimumShare float64  // of the link's bytes, also while a class with a lower number has something to send
 	Windows      []string // nil: those of the link; empty: always
+	Metered      bool     // goes over a link that is metered, as a class of priority 0 does in any case
 	Line         int      // in the file, for messages
 }
 
@@ -164,8 +165,8 @@ func upstreamSettings(u *Upstream) []setting {
 		{"compression.type", choice(&u.Compression, "none", "gzip", "snappy", "lz4", "zstd"), true},
 		{"reconnect.backoff.ms", millis(&u.Backoff, 50*time.Millisecond, hour), true},
 		{"reconnect.backoff.max.ms", millis(&u.BackoffMax, 50*time.Millisecond, day), true},
-		{"rate.bytes.per.second", sizeOrNone(&u.RateSecond, 256, 10*gib), true},
-		{"rate.bytes.per.day", sizeOrNone(&u.RateDay, 64*kib, 1<<50), true},
+		{"rate.bytes.per.second", sizeOrNone(&u.RateSecond, 4*kib, 10*gib), true},
+		{"rate.bytes.per.day", sizeOrNone(&u.RateDay, mib, 1<<50), true},
 		{"time.zone", text(&u.TimeZone, filled), true},
 		{"window", texts(&u.Windows, filled), true},
 		{"metered", flag(&u.Metered), true},
@@ -178,6 +179,7 @@ func upstreamClassSettings(k *UpstreamClass) []setting {
 		{"priority", number(&k.Priority, 0, 99), true},
 		{"minimum.share", share(&k.MinimumShare), true},
 		{"window", ownOrNone(&k.Windows, filled), true},
+		{"metered", flag(&k.Metered), true},
 	}
 }
 

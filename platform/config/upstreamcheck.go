@@ -10,7 +10,7 @@ import (
 func (p *parse) upstreams() {
 	names := map[string]bool{}
 	for i := range p.Upstreams {
-		u := &p.Upstreams[i]
+		u, before := &p.Upstreams[i], len(p.problems)
 		if i == UpstreamsMax {
 			p.problem(u.Line, "upstream", "there are more than %d links; one can have many topics, and classes for those that are urgent", UpstreamsMax)
 			return
@@ -36,6 +36,11 @@ func (p *parse) upstreams() {
 			}
 		}
 		p.classes(u, key)
+		if p.checks.Link != nil && len(p.problems) == before {
+			if err := p.checks.Link(u); err != nil {
+				p.problem(u.Line, key, "%v", err)
+			}
+		}
 	}
 }
 
