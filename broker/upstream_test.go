@@ -156,7 +156,7 @@ func TestALinkCarriesAndTells(t *testing.T) {
 
 // A board serves whether its links get through or not, and says how far they are.
 func TestALinkThatIsAwayHoldsUpNothing(t *testing.T) {
-	p := newPlant(t, aLink("hq", "'a'")+aLink("sat", "'b'"))
+	p := newPlant(t, aLink("hq", "'a*'")+aLink("sat", "'b'"))
 	p.clients["hq"].Cut(true)
 	p.until("nothing is behind", func() bool { return p.state("sat") == upstream.StateIdle })
 	appendOne(t, p.Broker, "a", "1")
@@ -177,11 +177,20 @@ func TestALinkThatIsAwayHoldsUpNothing(t *testing.T) {
 			t.Errorf("%s: needed %v from %d", topic, needed, from)
 		}
 	}
+	// So is what comes while it is away, of topics too that it has never seen; another one does not bring them back.
+	p.until("it waits", func() bool { return p.state("hq") == upstream.StateConnecting })
+	appendOne(t, p.Broker, "a2", "1")
+	p.until("what is new is counted", func() bool { return p.one("hq").Records == 2 && p.one("hq").Partitions == 2 })
+	list, _ := p.Topic("a2")
+	if from, _, needed := p.links.Needed("a2", list[0].TopicID(), 0); !needed || from != 0 {
+		t.Errorf("a2: needed %v from %d", needed, from)
+	}
 	p.clients["hq"].Cut(false)
 	if k := p.links.find("hq"); k != nil {
 		k.link.Kick()
 	}
 	p.wants("a", "1")
+	p.wants("a2", "1")
 }
 
 // A link that a person has paused stays so over a restart, until the person lets it go on.

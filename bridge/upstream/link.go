@@ -231,7 +231,8 @@ func (l *Link) failed(err error) (wait time.Duration) {
 	return wait
 }
 
-// sleep waits, for a kick where wait is negative.
+// sleep waits, for a kick where wait is negative. What the log gets in the meantime is looked at: Needed and Status tell of it
+// though there is no connection.
 func (l *Link) sleep(ctx context.Context, wait time.Duration) {
 	var due <-chan time.Time
 	if wait >= 0 {
@@ -239,10 +240,19 @@ func (l *Link) sleep(ctx context.Context, wait time.Duration) {
 		defer t.Stop()
 		due = t.C
 	}
-	select {
-	case <-ctx.Done():
-	case <-due:
-	case <-l.wake[runner]:
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-due:
+			return
+		case <-l.wake[runner]:
+			return
+		case <-l.wake[Live]: // nobody else hears it
+			l.mu.Lock()
+			l.lookLocked()
+			l.mu.Unlock()
+		}
 	}
 }
 
