@@ -155,14 +155,6 @@ func (c *fsck) wear() {
 	}
 }
 
-// links looks at the files of links to other clusters.
-func (c *fsck) links() {
-	name := filepath.Join(c.Dir, linksDir, heldFile)
-	if _, err := readChecked(c.fs, name, heldMax); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.found(Finding{Path: name, Text: err.Error() + "; the next start does not know which links were paused: none is"})
-	}
-}
-
 func (c *fsck) meta() error {
 	name := filepath.Join(c.Dir, metaName)
 	m, err := ReadMeta(c.fs, c.Dir)

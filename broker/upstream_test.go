@@ -24,6 +24,7 @@ import (
 // plant is a board with links to a Kafka that is not real.
 type plant struct {
 	t        *testing.T
+	unsure   bool // nobody knows the time
 	dir      string
 	kafka    *upstreamtest.Kafka
 	settings *config.Config
@@ -34,7 +35,15 @@ type plant struct {
 // newPlant is one whose links are those of the file.
 func newPlant(t *testing.T, file string) *plant {
 	t.Helper()
-	p := &plant{t: t, dir: t.TempDir(), kafka: upstreamtest.NewKafka(rand.New(rand.NewPCG(1, 1))), clients: map[string]*upstreamtest.Client{}}
+	return newPlantThat(t, false, file)
+}
+
+// newPlantThat is one that may not know the time.
+func newPlantThat(t *testing.T, unsure bool, file string) *plant {
+	t.Helper()
+	p := &plant{
+		t: t, unsure: unsure, dir: t.TempDir(), kafka: upstreamtest.NewKafka(rand.New(rand.NewPCG(1, 1))), clients: map[string]*upstreamtest.Client{},
+	}
 	p.settings = linked(t, p.dir, file)
 	p.start()
 	t.Cleanup(p.stop)
@@ -60,10 +69,13 @@ func aLink(name, topics string) string {
 
 func (p *plant) start() {
 	p.t.Helper()
-	b, err := Open(p.t.Context(), Config{Settings: p.settings, remote: func(u *config.Upstream) upstream.Remote {
-		p.clients[u.Name] = p.kafka.Client()
-		return p.clients[u.Name]
-	}})
+	b, err := Open(p.t.Context(), Config{
+		Settings: p.settings, Disciplined: func() bool { return !p.unsure },
+		remote: func(u *config.Upstream) upstream.Remote {
+			p.clients[u.Name] = p.kafka.Client()
+			return p.clients[u.Name]
+		},
+	})
 	if err != nil {
 		p.t.Fatal(err)
 	}

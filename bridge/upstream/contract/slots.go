@@ -96,6 +96,36 @@ func openSlots(fsys disk.FS, path string) (s state, f *slots, whole int, err err
 	return s, f, whole, nil
 }
 
+// CheckBudget says what is wrong with the file of a Budget, without changing it: an error where none of it can be read, so that
+// the day counts as spent, and in half where one of the two copies in it cannot, so that a hundredth of the day does.
+func CheckBudget(fsys disk.FS, path string) (half, err error) {
+	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	var damage []error
+	for i := range 2 {
+		p := make([]byte, slotSize)
+		n, err := f.ReadAt(p, int64(i)*slotApart)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if _, sequence, err := decodeSlot(p[:n]); err != nil {
+			damage = append(damage, fmt.Errorf("copy %d: %w", i+1, err))
+		} else if sequence&1 != uint64(i) {
+			damage = append(damage, fmt.Errorf("copy %d is in the other's place: %w", i+1, errSlot))
+		}
+	}
+	switch len(damage) {
+	case 2:
+		return nil, fmt.Errorf("%s: %w", path, errors.Join(damage...))
+	case 1:
+		return fmt.Errorf("%s: %w", path, damage[0]), nil
+	}
+	return nil, nil
+}
+
 // create makes the whole file under another name first: a file that is there was written once.
 func (f *slots) create(s state) error {
 	temporary := f.path + ".new"
