@@ -129,7 +129,7 @@ func Dump(fsys disk.FS, path string, records bool, emit func(Line) error) error 
 		return dumpSnapshot(raw, emit)
 	case name == "checkpoint.0" || name == "checkpoint.1":
 		return dumpSlot(raw, emit)
-	case name == metaName || name == metaCopy || name == partition.CleanedName || name == segment.EpochsName || name == segment.MetadataName:
+	case name == metaName || name == metaCopy || name == partition.CleanedName || name == segment.EpochsName || name == segment.MetadataName || name == segment.CausesName:
 		for line := range strings.Lines(string(raw)) {
 			if err := emit(Line{{"line", strings.TrimSuffix(line, "\n")}}); err != nil {
 				return err
@@ -147,6 +147,8 @@ func checkText(fsys disk.FS, path string, raw []byte) (err error) {
 		_, err = parseMeta(raw)
 	case segment.EpochsName:
 		_, err = segment.ReadEpochs(fsys, filepath.Clean(dir))
+	case segment.CausesName:
+		_, err = segment.ReadCauses(fsys, filepath.Clean(dir))
 	case segment.MetadataName:
 		_, err = segment.ReadMetadata(fsys, filepath.Clean(dir))
 	}

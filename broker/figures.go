@@ -121,6 +121,9 @@ func (b *Broker) flashFigures(m *metrics.Writer) {
 	}
 	m.Gauge("millrace_disk_free_bytes", "Free space of the data directory's filesystem.", float64(b.space.Free()))
 	m.Gauge("millrace_disk_reserve_bytes", "Free space below which clients' writes are refused.", float64(b.space.Reserve()))
+	records, bytes := b.cleaner.Sacrificed()
+	m.Counter("millrace_upstream_sacrificed_records_total", "Records that a link still needed and that were given up because the disk was full, by their offsets.", float64(records))
+	m.Counter("millrace_upstream_sacrificed_bytes_total", "About how many bytes they were.", float64(bytes))
 	o := b.lifetime.outlook(b.space.Reserve(), b.mayGrow())
 	if !math.IsNaN(o.diskEnd) {
 		m.Gauge("millrace_disk_days_left", "Days until clients' writes are refused, at the rate of the last day; +Inf: never, because retention holds the topics or nothing grows.", o.diskEnd)
@@ -149,7 +152,8 @@ func (b *Broker) flashFigures(m *metrics.Writer) {
 	}
 }
 
-// mayGrow is how many bytes all partitions may still grow before retention holds them, -1 when one of them has no bound.
+// mayGrow is how many bytes all partitions may still grow before retention holds them, -1 when one of them has no bound: one
+// that is past it has none while a link needs what is there.
 func (b *Broker) mayGrow() (n int64) {
 	for p := range b.store.All() {
 		c := p.Config()
@@ -159,7 +163,11 @@ func (b *Broker) mayGrow() (n int64) {
 		if c.RetentionBytes < 0 || !c.CleanupDelete {
 			return -1
 		}
-		n += max(0, c.RetentionBytes+c.SegmentBytes-p.Size()) // a whole segment goes at a time
+		left := c.RetentionBytes + c.SegmentBytes - p.Size() // a whole segment goes at a time
+		if _, class := p.Needed(); left < 0 && class != partition.Delivered {
+			return -1
+		}
+		n += max(0, left)
 	}
 	return n
 }

@@ -287,6 +287,9 @@ func (c *fsck) partition(dir string) error {
 	if _, err := segment.ReadEpochs(c.fs, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.found(Finding{Path: filepath.Join(dir, segment.EpochsName), Text: err.Error() + "; they are read from the log anew"})
 	}
+	if _, err := segment.ReadCauses(c.fs, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.found(Finding{Path: filepath.Join(dir, segment.CausesName), Text: err.Error() + "; why the oldest records went is not known any more"})
+	}
 	flushed := c.flushed(dir)
 	for base, end := range swaps { // what it was made from may be gone already, but for the first
 		bases = slices.DeleteFunc(bases, func(b int64) bool { return b > base && b < end })

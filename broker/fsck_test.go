@@ -202,6 +202,17 @@ func TestDumpSaysWhatIsThereAndWhereItEnds(t *testing.T) {
 			t.Errorf("leader epochs %q: %d lines, %v, want %v", text, n, err, want)
 		}
 	}
+	causes := filepath.Join(dir, segment.CausesName)
+	if err := segment.WriteCauses(disk.OS{}, dir, []segment.CauseStart{{Start: 3, Cause: segment.DiskFull}}); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := count(causes, false); n != 4 || err != nil {
+		t.Errorf("start causes: %d lines, %v", n, err)
+	}
+	flip(t, causes, 5)
+	if n, _, err := count(causes, false); n != 4 || !errors.Is(err, ErrDamage) {
+		t.Errorf("start causes, damaged: %d lines, %v", n, err)
+	}
 	odd := filepath.Join(t.TempDir(), "notes.txt")
 	if err := os.WriteFile(odd, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -65,6 +65,7 @@ func (b *Broker) openLinks(context.Context) error {
 	b.links.all.Store(&[]*link{})
 	b.links.held = b.links.readHeld()
 	b.links.apply(b.config.Settings)
+	b.store.SetNeeds(b.links)
 	b.owns(b.links.close)
 	return nil
 }

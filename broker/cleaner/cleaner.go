@@ -1,5 +1,5 @@
 // Package cleaner gives disk space back: retention by arrival time and by size, compaction to the last value of every key,
-// and, where a topic's policy says so, the oldest segments of a disk that is full. Beside that it reads, slowly, what nobody reads, and finds what has rotted.
+// and, where a topic's policy says so, the oldest segments of a disk that is full; what links still need goes last. Beside that it reads, slowly, what nobody reads, and finds what has rotted.
 package cleaner
 
 import (
@@ -20,8 +20,11 @@ type Partition interface {
 	fmt.Stringer
 	Config() *catalog.TopicConfig
 	Retain(nowMS int64) (partition.Retained, error)
-	DropOldest() (partition.Retained, error)
-	Oldest() (arrival int64, ok bool)
+	// Offer is the oldest segment that could go, DropOldest gives it up unless its class is below the one told.
+	Offer() (partition.Offer, bool)
+	DropOldest(class int) (partition.Retained, error)
+	// Needed is the lowest offset that a link still needs, math.MaxInt64 for none, and its class.
+	Needed() (from int64, class int)
 	Scrub(maxBytes int) (checked int64, err error)
 	Log
 }
@@ -81,6 +84,9 @@ type Cleaner struct {
 	removed   atomic.Int64 // segments
 	freed     atomic.Int64 // bytes
 	dropped   atomic.Int64 // records given up because the disk was full
+
+	// Of those, what a link still needed.
+	sacrificedRecords, sacrificedBytes atomic.Int64
 }
 
 // New makes a cleaner. Run it.
@@ -193,41 +199,6 @@ func (c *Cleaner) scrub() error {
 		left -= n
 	}
 	return errors.Join(errs...)
-}
-
-// makeRoom drops the oldest segments of all partitions that allow it, oldest first, while the disk is full.
-func (c *Cleaner) makeRoom(now int64) error {
-	for c.cfg.Space.Low(c.cfg.Headroom) {
-		oldest := c.oldest()
-		if oldest == nil {
-			return nil
-		}
-		r, err := oldest.DropOldest()
-		if err != nil {
-			return err
-		}
-		if r.Segments == 0 {
-			return nil
-		}
-		c.dropped.Add(r.To - r.From)
-		c.count(oldest, r, "disk full")
-		c.cfg.Space.Refresh(now)
-	}
-	return nil
-}
-
-// oldest is the partition whose oldest segment arrived first, of those that may give one up.
-func (c *Cleaner) oldest() (found Partition) {
-	var first int64
-	for p := range c.cfg.Partitions() {
-		if !p.Config().DropOldest {
-			continue
-		}
-		if at, ok := p.Oldest(); ok && (found == nil || at < first) {
-			found, first = p, at
-		}
-	}
-	return found
 }
 
 func (c *Cleaner) count(p Partition, r partition.Retained, why string) {

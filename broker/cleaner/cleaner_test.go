@@ -2,6 +2,7 @@ package cleaner
 
 import (
 	"iter"
+	"math"
 	"testing"
 	"time"
 
@@ -19,7 +20,7 @@ type fake struct {
 
 func (f *fake) String() string                           { return "fake-0" }
 func (f *fake) Config() *catalog.TopicConfig             { return &f.config }
-func (f *fake) Oldest() (int64, bool)                    { return f.arrival, f.kept > 1 }
+func (f *fake) Needed() (int64, int)                     { return math.MaxInt64, partition.Delivered }
 func (f *fake) Retain(int64) (partition.Retained, error) { return partition.Retained{}, nil }
 
 func (f *fake) Scrub(n int) (int64, error) {
@@ -27,10 +28,14 @@ func (f *fake) Scrub(n int) (int64, error) {
 	return int64(n), nil
 }
 
-func (f *fake) DropOldest() (partition.Retained, error) {
+func (f *fake) Offer() (partition.Offer, bool) {
+	return partition.Offer{Class: partition.Delivered, Arrival: f.arrival}, f.kept > 1
+}
+
+func (f *fake) DropOldest(int) (partition.Retained, error) {
 	f.kept--
 	f.arrival += 100
-	return partition.Retained{Segments: 1, Bytes: 10, From: 0, To: 5}, nil
+	return partition.Retained{Segments: 1, Bytes: 10, From: 0, To: 5, Needed: 5}, nil
 }
 
 type room struct{ needed int }

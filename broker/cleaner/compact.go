@@ -74,6 +74,7 @@ func (c *Cleaner) compact(ctx context.Context, now int64) error {
 	work := func(j *job) (on bool) {
 		v := &view{job: j, c: c, ctx: ctx, cfg: j.p.Config(), keys: keys, dead: dead}
 		v.now, v.wall = now, c.cfg.Date(time.UnixMilli(now)).UnixMilli()
+		v.needed, _ = j.p.Needed()
 		done, err := v.attempt()
 		c.job = nil
 		switch {

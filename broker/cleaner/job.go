@@ -46,12 +46,14 @@ type view struct {
 	// now says which tombstones have come to their time, and wall dates them, ms: it is ahead where the board learned in this
 	// life that it had been off for a while.
 	now, wall int64
-	sources   []partition.Closed
-	limit     int64 // of a segment, in bytes
-	keys      *offsetMap
-	mapped    [2]int64 // the part of the log that keys has; empty for none
-	dead      bits
-	scratch   []byte
+	// needed is from where on a link still needs the log: a tombstone there is the last word on its key, and stays.
+	needed  int64
+	sources []partition.Closed
+	limit   int64 // of a segment, in bytes
+	keys    *offsetMap
+	mapped  [2]int64 // the part of the log that keys has; empty for none
+	dead    bits
+	scratch []byte
 }
 
 // recordBytes is about what a record takes beside key and value.
@@ -261,7 +263,7 @@ func (v *view) superfluous(w *window, n int, r record.Record, horizon int64, dat
 	if at < 0 || at >= v.dead.len() {
 		return false
 	}
-	late := r.Value == nil && dated && v.now >= horizon && !v.hold
+	late := r.Value == nil && dated && v.now >= horizon && !v.hold && r.Offset < v.needed
 	return late || r.Key == nil || v.dead.get(at)
 }
 

@@ -42,7 +42,7 @@ type Entry struct {
 	Segment   int64 // base offset of the segment the bytes lie in
 	Position  int64 // byte position in that segment
 	Base      int64 // append: offset of the first record; truncate: new end; start moved: new start; topic created: partition count
-	Length    int32 // bytes in the segment; of an append always len(Bytes)
+	Length    int32 // bytes in the segment; of an append always len(Bytes); start moved: why, a segment.Cause
 
 	// Bytes are the batches of an append, already written (not synced) to the segment at Position, or the name of a
 	// created topic. Staged bytes are borrowed until done; replayed bytes are valid only inside the callback.

@@ -141,8 +141,8 @@ func (s *Store) barrier() (journal.Mark, bool) {
 	}
 }
 
-// flush makes the partition's log durable up to its durable end, with producer state and leader epochs, and tells
-// where that is. ok is false when the partition is deleted. Holds Store.checkpointing.
+// flush makes the partition's log durable up to its durable end, with producer state, leader epochs and why its start is
+// where it is, and tells where that is. ok is false when the partition is deleted. Holds Store.checkpointing.
 func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
 	// Truncate lowers what is flushed: not in between.
 	p.retaining.Lock()
@@ -155,6 +155,7 @@ func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
 	p.state.Lock()
 	pieces, last := p.pieces, p.durablePiece
 	p.cutTo = math.MaxInt64
+	why := p.causes
 	e = SlotEntry{
 		Topic: p.topic.ID, Partition: p.index,
 		Segment: last.Base(), Position: p.durablePos, Next: p.durable, Start: p.start,
@@ -176,6 +177,11 @@ func (p *Partition) flush() (e SlotEntry, ok bool, err error) {
 		err = segment.WriteEpochs(p.store.cfg.FS, p.dir, known)
 		if err == nil && len(known) == len(*epochs) {
 			p.savedEpochs = epochs
+		}
+	}
+	if err == nil && !slices.Equal(why, p.savedCauses) {
+		if err = segment.WriteCauses(p.store.cfg.FS, p.dir, why); err == nil {
+			p.savedCauses = why
 		}
 	}
 	if err == nil && dirty {

@@ -101,6 +101,7 @@ func (l *log) settle() error {
 	}
 	p.pieces = l.pieces
 	p.start, p.high, p.durable = start, l.next, l.next
+	p.causes = l.causes(start)
 	p.durablePiece, p.durablePos = l.at, l.pos
 	p.end.Store(l.next)
 	p.store.producers.Add(-int64(p.producers.rollback(l.next)))

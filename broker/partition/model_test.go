@@ -3,6 +3,7 @@ package partition_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"millrace/broker/partition"
 	"millrace/broker/partition/partitiontest"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // model is what one partition must be: the acknowledged records and nothing else.
@@ -22,6 +24,63 @@ type model struct {
 	values     map[int64]string
 	next       int // makes values differ
 	failed     bool
+	why        []segment.Cause // each offset below the start went
+	forgets    bool            // it changed too often to be remembered
+	need       int64           // from here on a link needs the log
+	class      int             // of the link
+}
+
+// Needed is what the store asks.
+func (m *model) Needed(topic string, id [16]byte, index int32) (int64, int, bool) {
+	if topic != "a" || id != partitiontest.ID("a") || index != 0 {
+		panic("asked for something else")
+	}
+	return m.need, m.class, m.class != partition.Delivered
+}
+
+// needed is from where on the log is needed, if it is.
+func (m *model) needed() int64 {
+	if m.class == partition.Delivered {
+		return math.MaxInt64
+	}
+	return m.need
+}
+
+// deliver has the link go on, or somebody decide that it has to go back, or nobody want the topic.
+func (m *model) deliver(t *rapid.T) {
+	m.need = rapid.Int64Range(0, m.end+1).Draw(t, "need")
+	m.class = rapid.SampledFrom([]int{0, 1, 7, partition.Delivered}).Draw(t, "class")
+}
+
+// moved takes in that the start moved.
+func (m *model) moved(to int64, why segment.Cause) {
+	for m.start = max(m.start, to); int64(len(m.why)) < m.start; {
+		m.why = append(m.why, why)
+	}
+}
+
+// causes compares why the oldest went. Of what changed too often it is not known.
+func (m *model) causes(t *rapid.T) {
+	runs := len(slices.Compact(slices.Clone(m.why)))
+	m.forgets = m.forgets || runs >= 8
+	next, forgotten := int64(0), m.forgets
+	for _, g := range m.p.Gone(0) {
+		if g.First != next {
+			t.Fatalf("%+v after offset %d", g, next)
+		}
+		forgotten = forgotten && g.Cause == segment.Unknown
+		for ; next <= g.Last; next++ {
+			if !forgotten && g.Cause != m.why[next] {
+				t.Fatalf("offset %d went for %s, want %s: %v", next, g.Cause, m.why[next], m.p.Gone(0))
+			}
+		}
+	}
+	if next != m.start || !m.forgets && len(m.p.Gone(0)) != runs {
+		t.Fatalf("%v of %d offsets, want %v", m.p.Gone(0), m.start, m.why)
+	}
+	if m.start > 0 && m.p.StartCause() != m.why[m.start-1] {
+		t.Fatalf("the start moved last for %s, want %s", m.p.StartCause(), m.why[m.start-1])
+	}
 }
 
 func (m *model) value() string {
@@ -110,7 +169,7 @@ func (m *model) deleteRecords(t *rapid.T) {
 		}
 		return
 	}
-	if m.start = max(m.start, before); err != nil || low != m.start {
+	if m.moved(before, segment.ByClient); err != nil || low != m.start {
 		t.Fatalf("delete records before %d: start %d, want %d, %v", before, low, m.start, err)
 	}
 }
@@ -120,15 +179,29 @@ func (m *model) retain(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.start = max(m.start, r.To)
+	if r.To > max(m.start, m.needed()) || r.Needed != r.To {
+		t.Fatalf("retention of what is needed from %d on: %+v", m.need, r)
+	}
+	m.moved(r.To, segment.Retention)
 }
 
 func (m *model) dropOldest(t *rapid.T) {
-	r, err := m.p.DropOldest()
+	class := rapid.SampledFrom([]int{0, 1, 7, partition.Delivered}).Draw(t, "at least")
+	offer, ok := m.p.Offer()
+	r, err := m.p.DropOldest(class)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.start = max(m.start, r.To)
+	if ok && offer.Class >= class && r.Segments == 0 || r.Segments > 0 && r.To > m.start && offer.Class < class {
+		t.Fatalf("offered %+v, gave %+v", offer, r)
+	}
+	if ok && (offer.Class == partition.Delivered) != (r.Needed == r.To) && offer.Class >= class {
+		t.Fatalf("offered %+v, gave %+v", offer, r)
+	}
+	if r.To > m.start && (r.Needed != min(max(m.start, m.needed()), r.To) || (r.NeededBytes > 0) != (r.Needed < r.To) || r.NeededBytes > r.Bytes) {
+		t.Fatalf("needed from %d on, start %d: %+v", m.need, m.start, r)
+	}
+	m.moved(r.To, segment.DiskFull)
 }
 
 func (m *model) truncate(t *rapid.T) {
@@ -138,6 +211,7 @@ func (m *model) truncate(t *rapid.T) {
 		t.Fatalf("truncate to %d: %d, %v", to, end, err)
 	}
 	m.end, m.start = end, min(m.start, end)
+	m.why = m.why[:m.start]
 }
 
 func (m *model) checkpoint(t *rapid.T) {
@@ -159,6 +233,7 @@ func (m *model) restart(t *rapid.T) {
 		t.Fatalf("recovery lost something: %v", m.w.Report.Lost)
 	}
 	m.p = m.w.Partition("a")
+	m.w.Store.SetNeeds(m)
 }
 
 func (m *model) check(t *rapid.T) {
@@ -172,6 +247,7 @@ func (m *model) check(t *rapid.T) {
 	if m.p.Start() != m.start || m.p.High() != m.end || m.p.End() != m.end {
 		t.Fatalf("start %d high %d end %d, want %d %d %d", m.p.Start(), m.p.High(), m.p.End(), m.start, m.end, m.end)
 	}
+	m.causes(t)
 }
 
 func testModel(t *testing.T, real bool) {
@@ -189,13 +265,15 @@ func testModel(t *testing.T, real bool) {
 		if !real {
 			w.Journal.InlineMax = rapid.SampledFrom([]int{0, 1, 100}).Draw(rt, "inline")
 		}
-		m := &model{w: w, values: make(map[int64]string)}
+		m := &model{w: w, values: make(map[int64]string), class: partition.Delivered}
 		m.p = w.Create("a")
+		w.Store.SetNeeds(m)
 		rt.Repeat(map[string]func(*rapid.T){
 			"append":     m.burst,
 			"delete":     m.deleteRecords,
 			"retain":     m.retain,
 			"drop":       m.dropOldest,
+			"deliver":    m.deliver,
 			"truncate":   m.truncate,
 			"checkpoint": m.checkpoint,
 			"restart":    m.restart,

@@ -96,6 +96,8 @@ type Partition struct {
 	// Invariant: start <= high <= durable <= end.
 	// start is the first readable offset. Retention and DeleteRecords move it up, nothing moves it down.
 	start int64
+	// causes says why what was below the start went.
+	causes causes
 	// high is the high watermark: nothing at or above it is ever readable.
 	high int64
 	// durable is the end of what the journal has synced. A failed commit cuts the log back to it.
@@ -120,6 +122,7 @@ type Partition struct {
 	snapshot    int64
 	sweptFor    int64 // the snapshot that was newest when older ones were last removed
 	savedEpochs *[]segment.EpochStart
+	savedCauses causes // the list that is in the file, guarded likewise
 }
 
 // Topic is the topic's name.

@@ -42,10 +42,11 @@ type facts struct {
 
 // fact is what the journal says of one partition as a whole.
 type fact struct {
-	made  bool    // its TopicCreated is in the journal
-	start int64   // where the log starts in the end, -1 where only its first segment says so
-	cuts  []cut   // in order
-	bases []int64 // segments that entries name and no truncation removes; the checkpoint's first
+	made   bool    // its TopicCreated is in the journal
+	start  int64   // where the log starts in the end, -1 where only its first segment says so
+	causes causes  // why it starts there
+	cuts   []cut   // in order
+	bases  []int64 // segments that entries name and no truncation removes; the checkpoint's first
 	// settled are places in the journal at which segments below one were about to be compacted: what entries before say of
 	// those holds no more. Only where both slots are lost are any such entries met.
 	settled []settled
@@ -137,7 +138,7 @@ func (r *recovery) run() error {
 	r.orphans()
 	s.loadCleaned()
 	r.report.Partitions = len(s.partitions)
-	s.touched.Store(r.report.Entries > 0)
+	s.touched.Store(r.report.Entries > 0 || r.report.Gaps > 0) // what was mended is written down
 	s.nextCheckpoint.Store(s.nowMS() + s.cfg.CheckpointIntervalMS)
 	if !s.slots.ok {
 		// The first life of the directory, or one whose slots are both lost: with a slot, and the directory's own entries
@@ -353,13 +354,13 @@ func (r *recovery) collectEntry(at place, e *journal.Entry) error {
 		r.fact(k).made = true
 	case journal.StartMoved:
 		fact := r.fact(k)
-		fact.start = max(fact.start, e.Base)
+		fact.moveStart(e)
 		if e.Segment > 0 {
 			fact.settle(at, e.Segment)
 		}
 	case journal.Truncate:
 		fact := r.fact(k)
-		fact.start = min(fact.start, e.Base)
+		fact.cutStart(e.Base)
 		fact.bases = slices.DeleteFunc(fact.bases, func(base int64) bool { return base > e.Segment })
 		fact.cuts = append(fact.cuts, cut{at, e.Segment, e.Position})
 	case journal.Append, journal.Pointer:
@@ -376,8 +377,10 @@ func (r *recovery) fact(k key) *fact {
 	f := r.facts.logs[k]
 	if f == nil {
 		f = &fact{start: -1}
-		if l := r.found[k]; l != nil && l.slot != nil {
-			f.start, f.bases = l.slot.Start, []int64{l.slot.Segment}
+		if l := r.found[k]; l != nil {
+			if f.causes = l.readCauses(); l.slot != nil {
+				f.start, f.bases = l.slot.Start, []int64{l.slot.Segment}
+			}
 		}
 		r.facts.logs[k] = f
 	}

@@ -18,6 +18,8 @@ type log struct {
 	saved   *SlotEntry // slot, as recovery found it
 	keeps   *keptFile  // what earlier lives kept of it outside the journal, nil for nothing
 	missing bool       // there is no directory
+	// vanished is set where there was one with records in it, by the checkpoint.
+	vanished bool
 	// complete is set when a slot was valid: the entries then have everything that came after it.
 	complete bool
 	gap      bool     // of what was kept, something is missing
@@ -83,10 +85,11 @@ func (l *log) begin() error {
 }
 
 // young says whether the log began after the checkpoint: then what the journal does not have of it was never
-// acknowledged. Of a partition that only the catalog knows, nothing was; one that nobody knows is left as it is found.
+// acknowledged. Of a partition that only the catalog knows, nothing was; one that nobody knows is left as it is found. Of
+// one whose directory is gone the journal has all that is left.
 func (l *log) young() bool {
-	if !l.complete {
-		return false
+	if !l.complete || l.vanished {
+		return l.vanished
 	}
 	_, _, known := l.r.s.cfg.Known(l.p.topic.ID)
 	return l.r.fact(l.key()).made || known && !l.gaps()

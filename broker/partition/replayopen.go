@@ -14,7 +14,9 @@ func (l *log) create() error {
 	if l.slot != nil && l.slot.Next > 0 {
 		start = l.slot.Next
 		l.r.lost("%s: the directory is gone; offsets %d to %d are lost", l.p, l.slot.Start, l.slot.Next-1)
-		l.slot = nil
+		f := l.r.fact(l.key())
+		f.start = max(f.start, start) // nothing before is there, and no offset is given twice
+		l.slot, l.vanished = nil, true
 	} else if f := l.r.fact(l.key()); len(f.bases) > 0 {
 		start = slices.Min(f.bases) // older segments went before the journal's first frame
 	}

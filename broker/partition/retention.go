@@ -7,6 +7,7 @@ import (
 
 	"millrace/broker/catalog"
 	"millrace/broker/journal"
+	"millrace/broker/segment"
 )
 
 // Retained says what one pass of retention did.
@@ -14,12 +15,17 @@ type Retained struct {
 	Segments int   // removed
 	Bytes    int64 // freed in log files
 	From, To int64 // offsets that went: From is the old start, To the new; equal when the start did not move
+
+	// Of what DropOldest gave up, what a link still needed: the offsets from Needed up to To, and about how many bytes.
+	// Needed is To where there were none.
+	Needed, NeededBytes int64
 }
 
 // Retain, told the time as an age, removes the oldest segments that the topic's cleanup.policy=delete lets go: by
 // retention.ms since they arrived (not by the records' own timestamps), by retention.bytes, and those wholly below the start that DeleteRecords moved.
-// The active segment is rolled first when it has expired itself. The new start is journalled and synced before anything
-// is removed. Blocks for a commit; do not call it from a done.
+// The active segment is rolled first when it has expired itself. What a link still needs stays, however old it is: it goes
+// last, by DropOldest. The new start is journalled and synced before anything is removed. Blocks for a commit; do not call
+// it from a done.
 func (p *Partition) Retain(nowMS int64) (Retained, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
@@ -27,7 +33,8 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 		return Retained{}, nil
 	}
 	cfg := p.config.Load()
-	if err := p.rollExpired(nowMS, cfg); err != nil {
+	from, _ := p.Needed()
+	if err := p.rollExpired(nowMS, cfg, from); err != nil {
 		return Retained{}, fmt.Errorf("retention of %s: %w", p, err)
 	}
 	p.state.Lock()
@@ -43,20 +50,20 @@ func (p *Partition) Retain(nowMS int64) (Retained, error) {
 			}
 			old := cfg.RetentionMS >= 0 && nowMS-s.arrival.Load() > cfg.RetentionMS
 			big := cfg.RetentionBytes >= 0 && left-s.Size() >= cfg.RetentionBytes
-			if !old && !big && next > start {
+			if next > start && (!old && !big || next > from) {
 				break
 			}
 			left -= s.Size()
 			target = max(target, next)
 		}
 	}
-	return p.dropTo(target)
+	return p.dropTo(target, segment.Retention)
 }
 
 // DropOldest gives the oldest segment up, whatever retention says: the policy of a full disk (`full = "drop-oldest"`).
-// The active segment goes only where it is the only one: it is rolled first. It returns a Retained of no segments when
-// there is nothing to give.
-func (p *Partition) DropOldest() (Retained, error) {
+// The active segment goes only where it is the only one: it is rolled first. A segment of a lower class than class, which
+// more depends on, stays. It returns a Retained of no segments when there is nothing to give. Blocks for commits.
+func (p *Partition) DropOldest(class int) (Retained, error) {
 	p.retaining.Lock()
 	defer p.retaining.Unlock()
 	if p.gone.Load() {
@@ -65,13 +72,41 @@ func (p *Partition) DropOldest() (Retained, error) {
 	if err := p.rollLast(); err != nil {
 		return Retained{}, fmt.Errorf("drop the oldest of %s: %w", p, err)
 	}
-	p.state.Lock()
-	pieces, high, target := p.pieces, p.high, p.start
-	p.state.Unlock()
-	if len(pieces) > 1 && pieces[1].Base() <= high {
-		target = max(target, pieces[1].Base())
+	pieces, start, high := p.front()
+	if len(pieces) > 1 && pieces[1].Base() > high { // it ends in what waits for a commit: until that is over
+		if err := p.waitMove(start, segment.DiskFull); err != nil {
+			return Retained{}, err
+		}
+		p.stepOver()
+		pieces, start, high = p.front()
 	}
-	return p.dropTo(target)
+	from, is := p.Needed()
+	from = max(from, start)
+	if len(pieces) < 2 || pieces[1].Base() > high || classOf(pieces[1].Base(), from, is) < class {
+		return p.dropTo(start, segment.DiskFull) // nothing, but for what DeleteRecords has left
+	}
+	target := max(start, pieces[1].Base())
+	first, bytes := needed(pieces, from, target)
+	r, err := p.dropTo(target, segment.DiskFull)
+	r.Needed, r.NeededBytes = min(first, r.To), bytes
+	return r, err
+}
+
+// stepOver has the durable end lie in the active segment where everything before that is durable, as roll does: an older
+// one in which it lies stays.
+func (p *Partition) stepOver() {
+	p.state.Lock()
+	defer p.state.Unlock()
+	if active := p.active(); p.durable == active.Base() {
+		p.durablePiece, p.durablePos = active, 0
+	}
+}
+
+// front is the segments, and the offsets between which they are readable.
+func (p *Partition) front() (pieces []*piece, start, high int64) {
+	p.state.Lock()
+	defer p.state.Unlock()
+	return p.pieces, p.start, p.high
 }
 
 // rollLast begins a new segment where there is only one, and it has something in it.
@@ -84,29 +119,16 @@ func (p *Partition) rollLast() error {
 	return p.roll()
 }
 
-// Oldest is when the oldest segment that could be dropped last grew, ms; false when there is none with readable records.
-func (p *Partition) Oldest() (arrival int64, ok bool) {
-	p.state.Lock()
-	defer p.state.Unlock()
-	next := p.high
-	if len(p.pieces) > 1 {
-		next = p.pieces[1].Base()
-	}
-	if next > p.high || next <= p.pieces[0].Base() {
-		return 0, false
-	}
-	return p.pieces[0].arrival.Load(), true
-}
-
-// rollExpired begins a new segment when the active one is due by time, though nobody appends.
-func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
+// rollExpired begins a new segment when the active one is due by time, though nobody appends. One that a link needs from
+// some offset on stays as it is.
+func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig, needed int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	active := p.active()
 	if p.gone.Load() || p.cutting || p.broken != nil || active.Size() == 0 {
 		return nil
 	}
-	old := cfg.CleanupDelete && cfg.RetentionMS >= 0 && now-active.arrival.Load() > cfg.RetentionMS
+	old := cfg.CleanupDelete && cfg.RetentionMS >= 0 && now-active.arrival.Load() > cfg.RetentionMS && p.end.Load() <= needed
 	due := active.opened.Load() > 0 && now-active.opened.Load() >= p.segmentMS(active, cfg)
 	if !old && !due {
 		return nil
@@ -115,20 +137,19 @@ func (p *Partition) rollExpired(now int64, cfg *catalog.TopicConfig) error {
 }
 
 // dropTo moves the start to target, durably, and removes what lies wholly below it. Holds retaining.
-func (p *Partition) dropTo(target int64) (Retained, error) {
+func (p *Partition) dropTo(target int64, why segment.Cause) (Retained, error) {
 	if err := p.finishSwap(); err != nil {
 		return Retained{}, err
 	}
 	start := p.Start()
 	if target > start {
-		result := make(chan error, 1)
-		p.moveStart(target, func(_ int64, err error) { result <- err })
-		if err := <-result; err != nil {
+		if err := p.waitMove(target, why); err != nil {
 			return Retained{}, err
 		}
 	}
 	r, err := p.removeBelowStart()
 	r.From, r.To = start, max(start, target)
+	r.Needed = r.To
 	return r, err
 }
 
@@ -160,7 +181,7 @@ func (p *Partition) removeBelowStart() (Retained, error) {
 
 // DeleteRecords makes before the first readable offset; -1 is the high watermark. done is called exactly once, with the
 // new start, after the move is synced; it may be called before DeleteRecords returns. Segments wholly below go with the
-// next pass of retention. Moving the start back is no error and does nothing, as in Kafka.
+// next pass of retention, needed by a link or not. Moving the start back is no error and does nothing, as in Kafka.
 func (p *Partition) DeleteRecords(before int64, done func(low int64, err error)) {
 	p.state.Lock()
 	start, high := p.start, p.high
@@ -174,12 +195,19 @@ func (p *Partition) DeleteRecords(before int64, done func(low int64, err error))
 	case before <= start:
 		done(start, nil)
 	default:
-		p.moveStart(before, done)
+		p.moveStart(before, segment.ByClient, done)
 	}
 }
 
-// moveStart journals a new start. done is called from the committer, or at once with an error.
-func (p *Partition) moveStart(to int64, done func(low int64, err error)) {
+// waitMove moves the start, and waits for that and whatever was staged before it.
+func (p *Partition) waitMove(to int64, why segment.Cause) error {
+	result := make(chan error, 1)
+	p.moveStart(to, why, func(_ int64, err error) { result <- err })
+	return <-result
+}
+
+// moveStart journals a new start, and why. done is called from the committer, or at once with an error.
+func (p *Partition) moveStart(to int64, why segment.Cause, done func(low int64, err error)) {
 	p.mu.Lock()
 	err := p.movable()
 	if err == nil {
@@ -190,7 +218,7 @@ func (p *Partition) moveStart(to int64, done func(low int64, err error)) {
 		done(-1, fmt.Errorf("move start of %s: %w", p, err))
 		return
 	}
-	entry := []journal.Entry{{Kind: journal.StartMoved, Topic: p.topic.ID, Partition: p.index, Base: to}}
+	entry := []journal.Entry{{Kind: journal.StartMoved, Topic: p.topic.ID, Partition: p.index, Base: to, Length: int32(why)}}
 	p.store.journal.Stage(entry, func(err error) {
 		p.store.pending(-entryBytes, -1)
 		if err != nil {
@@ -198,7 +226,9 @@ func (p *Partition) moveStart(to int64, done func(low int64, err error)) {
 			return
 		}
 		p.state.Lock()
-		p.start = max(p.start, to)
+		if to > p.start {
+			p.causes, p.start = p.causes.moved(p.start, why), to
+		}
 		low := p.start
 		p.state.Unlock()
 		p.store.touched.Store(true)
@@ -278,7 +308,9 @@ func (p *Partition) truncate(to int64) (int64, error) {
 	// The place was found before the commit; retention was kept out and nothing was appended, so it holds.
 	p.durable, p.durablePiece, p.durablePos = end, last, pos
 	p.high = min(p.high, end)
-	p.start = min(p.start, end) // the batch that held the start went whole
+	if end < p.start { // the batch that held the start went whole
+		p.start, p.causes = end, p.causes.cut(end)
+	}
 	p.cutTo = min(p.cutTo, last.Base())
 	p.places = [2]int64{min(p.places[0], last.Base()), min(p.places[1], last.Base())}
 	p.state.Unlock()

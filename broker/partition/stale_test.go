@@ -38,7 +38,7 @@ func TestADeletedPartitionTouchesNoFileOfItsSuccessor(t *testing.T) {
 	partitiontest.Fill(t, p, 3)
 	for name, pass := range map[string]func() (partition.Retained, error){
 		"retain":      func() (partition.Retained, error) { return old.Retain(w.Clock.UnixMilli()) },
-		"drop oldest": old.DropOldest,
+		"drop oldest": func() (partition.Retained, error) { return old.DropOldest(partition.Delivered) },
 	} {
 		if r, err := pass(); err != nil || r.Segments != 0 {
 			t.Errorf("%s of the deleted one: %+v, %v", name, r, err)

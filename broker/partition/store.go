@@ -72,11 +72,12 @@ type Store struct {
 	offline    map[key]*offline // changed under creating too
 	closed     bool
 
-	producers atomic.Int64 // remembered in all partitions
-	queued    atomic.Int64 // bytes that wait for the journal
-	groups    atomic.Int64 // appends that wait for the journal
-	written   atomic.Int64 // bytes of batches that became durable in topics that are not the board's own
-	touched   atomic.Bool  // something was committed since the last checkpoint
+	producers atomic.Int64          // remembered in all partitions
+	queued    atomic.Int64          // bytes that wait for the journal
+	groups    atomic.Int64          // appends that wait for the journal
+	written   atomic.Int64          // bytes of batches that became durable in topics that are not the board's own
+	touched   atomic.Bool           // something was committed since the last checkpoint
+	needs     atomic.Pointer[Needs] // what links still need, nil for nothing
 
 	deleting  sync.RWMutex // held shared from a deletion's entry until its directories are renamed for good
 	names     sync.Mutex

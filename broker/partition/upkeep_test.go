@@ -19,18 +19,18 @@ import (
 func TestDropOldestGivesUpTheOnlySegment(t *testing.T) {
 	w := partitiontest.New(t).Start()
 	p := w.Create("a")
-	if _, ok := p.Oldest(); ok {
+	if _, ok := p.Offer(); ok {
 		t.Error("an empty partition has an oldest segment")
 	}
 	partitiontest.Fill(t, p, 20)
-	if _, ok := p.Oldest(); !ok {
+	if _, ok := p.Offer(); !ok {
 		t.Error("the only segment is not the oldest")
 	}
-	r, err := p.DropOldest()
+	r, err := p.DropOldest(partition.Delivered)
 	if err != nil || r.Segments != 1 || r.To != 20 || p.Start() != 20 {
 		t.Fatalf("dropped %+v, start %d, %v", r, p.Start(), err)
 	}
-	if r, err := p.DropOldest(); err != nil || r.Segments != 0 {
+	if r, err := p.DropOldest(partition.Delivered); err != nil || r.Segments != 0 {
 		t.Errorf("dropped of an empty partition: %+v, %v", r, err)
 	}
 	partitiontest.Fill(t, p, 2)

@@ -43,6 +43,7 @@ func survives(t *testing.T, skip disk.Point) bool {
 	log, _ := logOf(t, 0, 30)
 	states := []ProducerState{{ID: 1, LastSequence: 5, LastOffset: 9, CoordinatorEpoch: -1, TxnFirstOffset: -1}}
 	epochs := []EpochStart{{0, 0}, {3, 17}}
+	causes := []CauseStart{{3, DiskFull}, {9, ByClient}}
 	topic := [16]byte{1, 2, 3}
 
 	// In order: the log last, as nothing after a skipped directory sync may make the entry durable by chance. Each
@@ -50,11 +51,13 @@ func survives(t *testing.T, skip disk.Point) bool {
 	check(fs.MkdirAll(filepath.Join(dir, "s"), 0o755))
 	check(fs.MkdirAll(filepath.Join(dir, "e"), 0o755))
 	check(fs.MkdirAll(filepath.Join(dir, "m"), 0o755))
+	check(fs.MkdirAll(filepath.Join(dir, "c"), 0o755))
 	check(fs.SyncDir(dir, "test"))
 	check(fs.SyncDir(root, "test"))
 	check(WriteSnapshot(fs, filepath.Join(dir, "s"), 30, states))
 	check(WriteEpochs(fs, filepath.Join(dir, "e"), epochs))
 	check(WriteMetadata(fs, filepath.Join(dir, "m"), topic))
+	check(WriteCauses(fs, filepath.Join(dir, "c"), causes))
 	s, err := Create(fs, dir, 0, Config{})
 	check(err)
 	_, err = s.Append(log)
@@ -78,6 +81,9 @@ func survives(t *testing.T, skip disk.Point) bool {
 		if got, err := ReadMetadata(disk.OS{}, filepath.Join(dir, "m")); err != nil || got != topic {
 			return false
 		}
+		if got, err := ReadCauses(disk.OS{}, filepath.Join(dir, "c")); err != nil || !reflect.DeepEqual(got, causes) {
+			return false
+		}
 	}
 	return true
 }
@@ -86,7 +92,9 @@ func TestEverySyncIsNeededAndEnough(t *testing.T) {
 	if !survives(t, "") {
 		t.Error("something synced was lost")
 	}
-	for _, point := range []disk.Point{syncLog, syncDir, syncSnapshot, syncSnapshotDir, syncEpochs, syncEpochsDir, syncMetadata, syncMetadataDir} {
+	for _, point := range []disk.Point{
+		syncLog, syncDir, syncSnapshot, syncSnapshotDir, syncEpochs, syncEpochsDir, syncMetadata, syncMetadataDir, syncCauses, syncCausesDir,
+	} {
 		t.Run(string(point), func(t *testing.T) {
 			if survives(t, point) {
 				t.Error("nobody misses this sync")

@@ -23,6 +23,7 @@ const (
 	topicIndex  kind = "topic index"
 	snapshot    kind = "producer snapshot"
 	epochs      kind = "leader epochs"
+	causes      kind = "start causes"
 	metadata    kind = "partition.metadata"
 	walFile     kind = "journal"
 	slot        kind = "checkpoint slot"
@@ -38,7 +39,7 @@ const (
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, causes, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -80,6 +81,8 @@ func kindOf(path string) kind {
 		return snapshot
 	case name == "leader-epoch-checkpoint":
 		return epochs
+	case name == "log-start-causes":
+		return causes
 	case name == "partition.metadata":
 		return metadata
 	}

@@ -153,7 +153,8 @@ func (s *scene) lead(store *partition.Store, epoch int32) error {
 	return store.Checkpoint()
 }
 
-// checkpointed: records were deleted, and the journal has let go of the frame that says so: the checkpoint does.
+// checkpointed: records were deleted, and the journal has let go of the frame that says so: the checkpoint does. Why they
+// went is in the partition's directory then.
 func checkpointed(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	s, err := newScene(dir, seed, skip)
 	if err != nil {
@@ -180,6 +181,9 @@ func checkpointed(dir string, seed uint64, skip disk.Point) (cuts int, err error
 			log, err := readPartition(p, p.Start(), p.High())
 			if want := sceneRecords + more - 7; err == nil && (p.Start() != 7 || len(log.records) != want) {
 				err = fmt.Errorf("LOST: the log begins at %d with %d records, want 7 and %d", p.Start(), len(log.records), want)
+			}
+			if why := p.StartCause(); err == nil && why != segment.ByClient {
+				err = fmt.Errorf("LOST: it begins there for %s, want %s", why, segment.ByClient)
 			}
 			return errors.Join(err, store.Close())
 		})

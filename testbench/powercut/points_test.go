@@ -87,6 +87,8 @@ var points = map[disk.Point]proof{
 	"quorum.snapshot.dir":  sceneProof("snapshotted"),
 	"quorum.vote":          belowProof,
 	"reset.directory":      sceneProof("reset"),
+	"segment.causes":       sceneProof("checkpointed"),
+	"segment.causes.dir":   sceneProof("checkpointed"),
 	"segment.cleaned":      sceneProof("compacted"),
 	"segment.dir":          belowProof,
 	"segment.epochs":       sceneProof("led"),

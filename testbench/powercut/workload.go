@@ -342,12 +342,20 @@ func (w *World) retain() error {
 	if live == nil {
 		return nil
 	}
-	w.cfg.Trace("retain %s", p)
+	full := !live.Config().CleanupCompact && w.rng.IntN(6) == 0
+	w.cfg.Trace("retain %s, full disk %v", p, full)
 	w.mu.Lock()
 	p.startMax = max(p.startMax, live.High())
+	if full {
+		p.startMax = max(p.startMax, live.End()) // it waits for what is on its way
+	}
 	now := w.now.UnixMilli()
 	w.mu.Unlock()
-	kept, err := live.Retain(now)
+	retain := func() (partition.Retained, error) { return live.Retain(now) }
+	if full {
+		retain = func() (partition.Retained, error) { return live.DropOldest(0) }
+	}
+	kept, err := retain()
 	if err != nil {
 		return w.surprise("retention", err)
 	}

@@ -15,7 +15,7 @@ func (c *command) dump() *cobra.Command {
 	var records bool
 	cmd := &cobra.Command{
 		Use: "dump PATH...", Short: "Print what is in a data file", Args: cobra.MinimumNArgs(1),
-		Long: "Print what is in a file of a data directory (.log .index .timeindex .topicindex .snapshot leader-epoch-checkpoint\npartition.metadata checkpoint.0 checkpoint.1 meta.properties) or in its journal directory. In JSON a record's key and\nvalue are base64. It changes nothing, and a broker may be running.",
+		Long: "Print what is in a file of a data directory (.log .index .timeindex .topicindex .snapshot leader-epoch-checkpoint\nlog-start-causes partition.metadata checkpoint.0 checkpoint.1 meta.properties) or in its journal directory.\nIn JSON a record's key and value are base64. It changes nothing, and a broker may be running.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			for _, path := range args {
 				err := broker.Dump(disk.OS{}, path, records, func(l broker.Line) error {
