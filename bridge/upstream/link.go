@@ -36,9 +36,11 @@ type Link struct {
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
 	fences int
-	// cursorTopic is the id of the cursor topic, read how far it was read: -1 before the first time in this life.
+	// cursorTopic is the id of the cursor topic, read how far it was read: -1 before the first time in this life. known says
+	// that a connection was made with what was read: then only this life writes cursors.
 	cursorTopic [16]byte
 	read        int64
+	known       bool
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
@@ -107,7 +109,7 @@ func (l *Link) Resume() {
 	l.mu.Lock()
 	l.paused = false
 	if l.fenced {
-		l.fenced, l.fences, l.read = false, 0, -1
+		l.fenced, l.fences, l.read, l.known = false, 0, -1, false
 	}
 	l.mu.Unlock()
 	l.Kick()
@@ -212,10 +214,12 @@ func (l *Link) failed(err error) (wait time.Duration) {
 	var refused *RefusedError
 	switch {
 	case errors.Is(err, errForeign):
-		l.fenced, l.reason = true, err.Error()
+		l.fenced = true
+		l.setLocked(StateFenced, err.Error())
 	case errors.Is(err, ErrFenced):
 		if l.fences++; l.fences >= fencesMax {
-			l.fenced, l.reason = true, "another process with this board's identity takes over again and again"
+			l.fenced = true
+			l.setLocked(StateFenced, "another process with this board's identity takes over again and again")
 			return wait
 		}
 		l.setLocked(StateConnecting, err.Error())
