@@ -22,6 +22,9 @@ func (l *Link) connect(ctx context.Context) error {
 	l.set(StateConnecting, "")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if p, is := l.env.Remote.(Patient); is {
+		p.Patience(l.patience) // of this goroutine until the lanes run
+	}
 	var sessions [lanes]Session
 	defer func() {
 		for _, s := range sessions {
@@ -73,7 +76,7 @@ func (l *Link) lanes(ctx context.Context, cancel func(), sessions *[lanes]Sessio
 		if s == nil {
 			continue
 		}
-		ln := &lane{Link: l, lane: Lane(i), session: s, other: sessions[1-i] != nil, size: firstTransaction}
+		ln := &lane{Link: l, lane: Lane(i), session: s, other: sessions[1-i] != nil}
 		ln.filler = filler{cfg: &l.cfg, clock: l.env.Clock, cluster: sessions[Live].Cluster()} // it has asked
 		running.Go(func() {
 			err := ln.run(ctx)

@@ -33,6 +33,11 @@ type Link struct {
 	lastSuccess time.Time
 	rate        float64 // bytes a second while sending
 
+	// size is how large the transactions of a lane are to be, in bytes, and patience how long one may take. Both are kept
+	// over connections: they are of the link.
+	size     [lanes]int
+	patience time.Duration
+
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
 	fences int
@@ -70,6 +75,10 @@ func New(cfg Config, env Env) (*Link, error) {
 	l := &Link{
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
+	}
+	l.patience = cfg.TransactionTimeout
+	for i := range l.size {
+		l.size[i] = min(firstTransaction, cfg.TransactionBytes)
 	}
 	l.news.cfg, l.news.ignored = &l.cfg, map[string]struct{}{}
 	for i := range l.wake {
