@@ -41,6 +41,9 @@ func (ln *lane) send(ctx context.Context, records []Record, data int) (err error
 		err = ln.session.Send(ctx, records)
 	}
 	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			ln.tooSlow()
+		}
 		ln.refused(err)
 		return fmt.Errorf("%s lane: %w", ln.lane, err)
 	}
@@ -77,7 +80,7 @@ func (ln *lane) mark(d *draft, now int64) error {
 
 // deadline is the context of a transaction: it ends well before the peer would end it, and a while after ctx.
 func (ln *lane) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	send, cancel := context.WithTimeout(context.WithoutCancel(ctx), ln.cfg.TransactionTimeout*3/4)
+	send, cancel := context.WithTimeout(context.WithoutCancel(ctx), ln.patience*3/4)
 	stop := context.AfterFunc(ctx, func() {
 		t := time.NewTimer(grace)
 		defer t.Stop()
@@ -150,6 +153,18 @@ func (ln *lane) fitLocked(bytes int, took time.Duration) {
 		ln.size = int(float64(min(bytes, ln.size)) * transactionTarget.Seconds() / took.Seconds())
 		ln.size = min(max(ln.size, leastTransactionBytes), ln.cfg.TransactionBytes)
 	}
+	ln.Link.size[ln.lane] = ln.size
+}
+
+// tooSlow has the next connection send less at a time, and wait longer for it: a large record may take minutes.
+func (ln *lane) tooSlow() {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.size > leastTransactionBytes {
+		ln.Link.size[ln.lane] = max(ln.size/4, leastTransactionBytes)
+		return
+	}
+	ln.Link.patience = max(ln.Link.patience, min(2*ln.patience, patienceMax))
 }
 
 // refused notes what an error of Send says of partitions.

@@ -22,6 +22,9 @@ func (l *Link) connect(ctx context.Context) error {
 	l.set(StateConnecting, "")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if p, is := l.env.Remote.(Patient); is {
+		p.Patience(l.patience) // of this goroutine until the lanes run
+	}
 	var sessions [lanes]Session
 	defer func() {
 		for _, s := range sessions {
@@ -73,8 +76,8 @@ func (l *Link) lanes(ctx context.Context, cancel func(), sessions *[lanes]Sessio
 		if s == nil {
 			continue
 		}
-		ln := &lane{Link: l, lane: Lane(i), session: s, other: sessions[1-i] != nil, size: firstTransaction}
-		ln.filler = filler{cfg: &l.cfg, clock: l.env.Clock, cluster: s.Cluster()}
+		ln := &lane{Link: l, lane: Lane(i), session: s, other: sessions[1-i] != nil}
+		ln.filler = filler{cfg: &l.cfg, clock: l.env.Clock, cluster: sessions[Live].Cluster()} // it has asked
 		running.Go(func() {
 			err := ln.run(ctx)
 			once.Do(func() { first = err })
@@ -145,10 +148,10 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 	return nil
 }
 
-// readCursors reads what is new in the cursor topic. After the first time in this life all of it must be our own.
+// readCursors reads what is new in the cursor topic. After the first connection of this life all of it must be our own.
 func (l *Link) readCursors(ctx context.Context, s Session) error {
 	l.mu.Lock()
-	from := l.read
+	from, known := l.read, l.known
 	l.mu.Unlock()
 	end, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
 		k, err := ParseCursorKey(key)
@@ -157,7 +160,7 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 		}
 		for lane := range lanes {
 			if k.Lane == lane.String() {
-				return l.take(lane, &k, value, from >= 0)
+				return l.take(lane, &k, value, known)
 			}
 		}
 		return nil
@@ -171,14 +174,14 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 	return nil
 }
 
-// take takes one cursor over. again says that this life has read it before.
-func (l *Link) take(lane Lane, k *CursorKey, value []byte, again bool) error {
+// take takes one cursor over. known says that nobody but this life may have written it.
+func (l *Link) take(lane Lane, k *CursorKey, value []byte, known bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	id := cursorID{lane, k.Topic, k.Partition}
 	if value == nil {
 		if p := l.table.cursors[id]; p != nil {
-			p.has, p.cursor = false, Cursor{Last: -1}
+			p.has, p.cursor, p.pos = false, Cursor{Last: -1}, 0
 		}
 		return nil
 	}
@@ -186,14 +189,14 @@ func (l *Link) take(lane Lane, k *CursorKey, value []byte, again bool) error {
 	if err != nil {
 		return fmt.Errorf("cursor of %s-%d: %w", k.Topic, k.Partition, err)
 	}
-	if again && c.By != l.by {
+	if known && c.By != l.by {
 		return fmt.Errorf("%w: %s-%d", errForeign, k.Topic, k.Partition)
 	}
 	if l.table.cursors[id] == nil && len(l.table.cursors) >= 4*l.cfg.Partitions {
 		return fmt.Errorf("%w: it has more than %d cursors of this link", errUnfit, 4*l.cfg.Partitions)
 	}
 	p := l.table.at(lane, k.Topic, k.Partition)
-	p.has, p.cursor = true, c
+	p.has, p.cursor, p.pos = true, c, c.Next
 	return nil
 }
 
@@ -214,6 +217,7 @@ func (l *Link) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.count.Connects++
+	l.known = true
 	l.lookedAt = time.Time{}
 	for _, p := range l.table.all {
 		p.jump = false

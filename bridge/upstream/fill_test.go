@@ -277,3 +277,24 @@ func (s thinSession) Send(ctx context.Context, recs []upstream.Record) error {
 	}
 	return s.Session.Send(ctx, recs)
 }
+
+// A record that takes longer than a transaction may goes all the same, and holds nobody up for ever.
+func TestALargeRecordOverAVeryThinLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, upstream.Config{})
+		w.cfg.TransactionTimeout = time.Minute
+		thin := &thin{rate: 1 << 10}
+		w.wrap = func(r upstream.Remote) upstream.Remote { thin.Remote = r; return thin }
+		plainly(w.all, w.parts[0], 3, "before")
+		plainly(w.all, w.parts[0], 1, strings.Repeat("x", 200<<10))
+		plainly(w.all, w.parts[0], 3, "behind")
+		plainly(w.all, w.parts[3], 3, "elsewhere")
+		w.board = w.start()
+		defer w.board.kill()
+		w.board.drained(t)
+		w.exact()
+		if s := w.board.link.Status().Sent; s.Unknown == 0 {
+			t.Errorf("it was no large record: %+v", s)
+		}
+	})
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -78,6 +79,8 @@ const (
 type Kafka struct {
 	cfg  KafkaConfig
 	opts []kgo.Opt
+	// patience is the transaction timeout of sessions to come.
+	patience atomic.Int64
 }
 
 // NewKafka makes a way to a cluster, without talking to it. It returns ErrConfig.
@@ -96,6 +99,7 @@ func NewKafka(cfg KafkaConfig) (*Kafka, error) {
 		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
 	}
 	k := &Kafka{cfg: cfg}
+	k.Patience(cfg.TransactionTimeout)
 	k.opts = []kgo.Opt{
 		kgo.SeedBrokers(cfg.Brokers...),
 		kgo.ClientID("millrace"),
@@ -218,11 +222,14 @@ func (c compressor) Compress(dst *bytes.Buffer, src []byte, flags ...kgo.Compres
 	return out, kgo.CompressionCodecType(c.codec) // both have Kafka's numbers
 }
 
+// Patience implements Patient.
+func (k *Kafka) Patience(d time.Duration) { k.patience.Store(int64(d)) }
+
 // Open implements Remote.
 func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, error) {
 	opts := k.opts
 	if transactionalID != "" {
-		opts = append(opts[:len(opts):len(opts)], kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(k.cfg.TransactionTimeout))
+		opts = append(opts[:len(opts):len(opts)], kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(time.Duration(k.patience.Load())))
 	}
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {

@@ -30,34 +30,56 @@ func (s *kafkaSession) Cursors(
 ) (end int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cursorsTimeout)
 	defer cancel()
+	end = -1
+	for tries := 0; ; tries++ {
+		if from, end, err = s.read(ctx, topic, partition, from, end, fn); err == nil {
+			return end, nil
+		}
+		if !kerr.IsRetriable(err) || tries == seenTries {
+			return 0, err
+		}
+		select { // it has a new leader, or was just made
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(seenWait):
+		}
+	}
+}
+
+// read reads on to end, which is looked up where it is negative. It says how far it came.
+func (s *kafkaSession) read(
+	ctx context.Context, topic string, partition int32, from, end int64, fn func(key, value []byte) error,
+) (int64, int64, error) {
 	leader, id, err := s.leader(ctx, topic, partition)
 	if err != nil {
-		return 0, err
+		return from, end, err
 	}
-	if end, err = s.offset(ctx, leader, topic, partition, -1); err != nil {
-		return 0, err
+	if end < 0 {
+		if end, err = s.offset(ctx, leader, topic, partition, -1); err != nil {
+			return from, -1, err
+		}
 	}
 	for from < end {
 		p, err := s.fetch(ctx, leader, topic, id, partition, from)
-		switch {
-		case errors.Is(err, kerr.OffsetOutOfRange): // its beginning was deleted
+		if errors.Is(err, kerr.OffsetOutOfRange) { // its beginning was deleted
 			first, err := s.offset(ctx, leader, topic, partition, -2)
 			if err != nil {
-				return 0, err
+				return from, end, err
 			}
 			if first <= from {
-				return 0, fmt.Errorf("offset %d of the cursor topic is gone, it begins at %d", from, first)
+				return from, end, fmt.Errorf("offset %d of the cursor topic is gone, it begins at %d", from, first)
 			}
 			from = first
 			continue
-		case err != nil:
-			return 0, err
+		}
+		if err != nil {
+			return from, end, err
 		}
 		if from, err = committed(p, from, end, fn); err != nil {
-			return 0, err
+			return from, end, err
 		}
 	}
-	return end, nil
+	return from, end, nil
 }
 
 // leader is who leads a partition, and the topic's id.
@@ -80,7 +102,7 @@ func (s *kafkaSession) leader(ctx context.Context, topic string, partition int32
 			}
 		}
 	}
-	return 0, id, fmt.Errorf("%s-%d has no leader", topic, partition)
+	return 0, id, fmt.Errorf("%s-%d: %w", topic, partition, kerr.LeaderNotAvailable)
 }
 
 // offset is the end of a partition (-1) or its beginning (-2).
@@ -151,7 +173,7 @@ func committed(p *kmsg.FetchResponseTopicPartition, from, end int64, fn func(key
 			err = b.Check()
 		}
 		if err != nil {
-			return 0, fmt.Errorf("cursor topic at %d: %w", next, err)
+			return next, fmt.Errorf("cursor topic at %d: %w", next, err)
 		}
 		for len(aborted) > 0 && aborted[0].FirstOffset <= b.LastOffset() {
 			taken[aborted[0].ProducerID] = true
@@ -166,13 +188,13 @@ func committed(p *kmsg.FetchResponseTopicPartition, from, end int64, fn func(key
 		default:
 			for r, err := range b.Records(cursorBatchMax) {
 				if err != nil {
-					return 0, fmt.Errorf("cursor topic at %d: %w", next, err)
+					return next, fmt.Errorf("cursor topic at %d: %w", next, err)
 				}
 				if r.Offset < from || r.Offset >= end {
 					continue
 				}
 				if err := fn(r.Key, r.Value); err != nil {
-					return 0, err
+					return next, err
 				}
 			}
 		}

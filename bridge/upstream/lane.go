@@ -10,9 +10,11 @@ import (
 const (
 	// firstTransaction is how large transactions are before the link is known, in bytes.
 	firstTransaction = 256 << 10
-	// target is how long a transaction is to take at most, and brisk how quick one must be for the next to be larger.
+	// transactionTarget is how long a transaction is to take at most, and brisk how quick one must be for the next to be larger.
 	transactionTarget = 2 * time.Second
 	brisk             = time.Second
+	// patienceMax is how long a transaction may take at most: brokers allow no more, unless they are told to.
+	patienceMax = 15 * time.Minute
 	// grace is how long a transaction that is under way may take when the link is to end.
 	grace = 2 * time.Second
 	// jumpEvery is how often the live lane looks whether it is too far behind.
@@ -30,8 +32,10 @@ type lane struct {
 	filler  filler
 	drafts  []*draft
 	ready   []bool
-	size    int // of transactions, in bytes
-	rested  bool
+	// size and patience are the Link's.
+	size     int
+	patience time.Duration
+	rested   bool
 }
 
 // run sends until something fails; errHalted when the link is not to.
@@ -43,7 +47,9 @@ func (ln *lane) run(ctx context.Context) error {
 	}
 	defer ln.env.Budget.Release(memory)
 	ln.ready = make([]bool, ln.env.Scheduler.Classes())
-	ln.size = min(ln.size, ln.cfg.TransactionBytes)
+	ln.mu.Lock()
+	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience
+	ln.mu.Unlock()
 	for {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -33,12 +33,19 @@ type Link struct {
 	lastSuccess time.Time
 	rate        float64 // bytes a second while sending
 
+	// size is how large the transactions of a lane are to be, in bytes, and patience how long one may take. Both are kept
+	// over connections: they are of the link.
+	size     [lanes]int
+	patience time.Duration
+
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
 	fences int
-	// cursorTopic is the id of the cursor topic, read how far it was read: -1 before the first time in this life.
+	// cursorTopic is the id of the cursor topic, read how far it was read: -1 before the first time in this life. known says
+	// that a connection was made with what was read: then only this life writes cursors.
 	cursorTopic [16]byte
 	read        int64
+	known       bool
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
@@ -68,6 +75,10 @@ func New(cfg Config, env Env) (*Link, error) {
 	l := &Link{
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
+	}
+	l.patience = cfg.TransactionTimeout
+	for i := range l.size {
+		l.size[i] = min(firstTransaction, cfg.TransactionBytes)
 	}
 	l.news.cfg, l.news.ignored = &l.cfg, map[string]struct{}{}
 	for i := range l.wake {
@@ -110,7 +121,7 @@ func (l *Link) Resume() {
 	l.mu.Lock()
 	l.paused = false
 	if l.fenced {
-		l.fenced, l.fences, l.read = false, 0, -1
+		l.fenced, l.fences, l.read, l.known = false, 0, -1, false
 	}
 	l.mu.Unlock()
 	l.Kick()
@@ -212,10 +223,12 @@ func (l *Link) failed(err error) (wait time.Duration) {
 	var refused *RefusedError
 	switch {
 	case errors.Is(err, errForeign):
-		l.fenced, l.reason = true, err.Error()
+		l.fenced = true
+		l.setLocked(StateFenced, err.Error())
 	case errors.Is(err, ErrFenced):
 		if l.fences++; l.fences >= fencesMax {
-			l.fenced, l.reason = true, "another process with this board's identity takes over again and again"
+			l.fenced = true
+			l.setLocked(StateFenced, "another process with this board's identity takes over again and again")
 			return wait
 		}
 		l.setLocked(StateConnecting, err.Error())

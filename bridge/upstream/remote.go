@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"millrace/broker/record"
 )
@@ -14,6 +15,12 @@ type Remote interface {
 	// transaction is over and decided; without one the session's producer is idempotent only. It returns
 	// ErrNoTransactions where the peer has none.
 	Open(ctx context.Context, transactionalID string) (Session, error)
+}
+
+// Patient is a Remote whose transactions can be given longer: what has to go over a thin link may not fit in the time.
+type Patient interface {
+	// Patience is how long the peer waits for the end of a transaction, of sessions opened from now on.
+	Patience(d time.Duration)
 }
 
 // Session is one life of one producer. After an error of Send or Cursors it is good for nothing but Close. It is used by

@@ -189,23 +189,15 @@ func TestExactlyOnceIsRefusedWithoutTransactions(t *testing.T) {
 }
 
 func TestCursorTopicsThatDoNotDo(t *testing.T) {
-	for _, tt := range []struct {
-		name, reason string
-		partitions   int
-		compacted    bool
-	}{
-		{"not compacted", "is not compacted", 8, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := begin(t, upstream.Config{}, func(w *world) { w.kafka.Create(upstream.DefaultCursorTopic, tt.partitions, tt.compacted) })
-				defer w.board.kill()
-				if s := w.board.until(t, upstream.StateRefused); !strings.Contains(s.Reason, tt.reason) {
-					t.Errorf("the reason is %q", s.Reason)
-				}
-			})
+	t.Run("not compacted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := begin(t, upstream.Config{}, func(w *world) { w.kafka.Create(upstream.DefaultCursorTopic, 8, false) })
+			defer w.board.kill()
+			if s := w.board.until(t, upstream.StateRefused); !strings.Contains(s.Reason, "is not compacted") {
+				t.Errorf("the reason is %q", s.Reason)
+			}
 		})
-	}
+	})
 	t.Run("made anew", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := begin(t, upstream.Config{}, nil)

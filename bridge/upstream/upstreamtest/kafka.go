@@ -251,14 +251,32 @@ func (k *Kafka) Expire() {
 	}
 }
 
-// Arrive lets requests arrive that the network has held back.
+// Arrive lets requests arrive that the network has held back. Others arrive by themselves within lateMax.
 func (k *Kafka) Arrive() {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, fn := range k.late {
+	late := k.late
+	k.late = nil
+	k.mu.Unlock()
+	for _, fn := range late {
 		fn()
 	}
-	k.late = nil
+}
+
+// lateMax is how late a request may come.
+const lateMax = 20 * time.Second
+
+// hold holds a request back.
+func (k *Kafka) hold(request func() error) {
+	var once sync.Once
+	fn := func() {
+		once.Do(func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			_ = request() // nobody hears it
+		})
+	}
+	k.late = append(k.late, fn)
+	time.AfterFunc(time.Duration(k.rng.Int64N(int64(lateMax))), fn)
 }
 
 var (
@@ -331,7 +349,7 @@ func (c *Client) do(ctx context.Context, request, late func() error) error {
 		return errLost
 	case dice < f.Lost+f.Late:
 		if late != nil {
-			k.late = append(k.late, func() { _ = late() })
+			k.hold(late)
 		}
 		return errGone
 	}
