@@ -410,3 +410,33 @@ func TestAPersonDecides(t *testing.T) {
 	}
 	p.wants("a", "2", "1", "2")
 }
+
+// What is gone before it could be sent is told at the other end, with its reason: a full disk, a client that deleted it.
+func TestAGapIsToldWithItsCause(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'"))
+	p.clients["hq"].Cut(true)
+	for range 3 {
+		appendOne(t, p.Broker, "a", "x")
+	}
+	list, _ := p.Topic("a")
+	done := make(chan error, 1)
+	list[0].DeleteRecords(2, func(_ int64, err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	p.clients["hq"].Cut(false)
+	p.links.find("hq").link.Kick()
+	p.wants("a", "x")
+	var gap upstream.Gap
+	told := p.kafka.Committed("__millrace_gaps", 0)
+	if len(told) != 1 || json.Unmarshal(told[0].Value, &gap) != nil {
+		t.Fatalf("%+v", told)
+	}
+	gap.Time = 0
+	if want := (upstream.Gap{Board: p.Meta().ClusterID, Link: "hq", Topic: "a", First: 0, Last: 1, Count: 2, Cause: "deleted by a client"}); gap != want {
+		t.Errorf("%+v, want %+v", gap, want)
+	}
+	if s := p.one("hq"); s.Gaps != 1 || s.Lost != 2 {
+		t.Errorf("%+v", s)
+	}
+}

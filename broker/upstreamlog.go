@@ -66,6 +66,15 @@ func (p linkPartition) ID() [16]byte { return p.TopicID() }
 // Compacted implements upstream.Partition.
 func (p linkPartition) Compacted() bool { return p.Config().CleanupCompact }
 
+// Gone implements upstream.Witness.
+func (p linkPartition) Gone(from int64) []upstream.Lost {
+	var list []upstream.Lost
+	for _, g := range p.Partition.Gone(from) {
+		list = append(list, upstream.Lost{Range: upstream.Range{First: g.First, End: g.Last + 1}, Cause: g.Cause.String()})
+	}
+	return list
+}
+
 // ReadBatches implements upstream.Partition.
 func (p linkPartition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
 	span, err := p.Read(offset, maxBytes)

@@ -100,7 +100,7 @@ func (f *filler) fill(d *draft, room int) error {
 		log := d.log
 		high := min(log.High(), d.end) // before the read: what is not read below it is not there
 		if start := log.Start(); d.cursor.Next < start {
-			d.hole(start, CauseRetention)
+			d.gone(start)
 			continue
 		}
 		if d.cursor.Next >= high {
@@ -132,6 +132,16 @@ func (f *filler) fill(d *draft, room int) error {
 		}
 	}
 	return nil
+}
+
+// gone leaves out the offsets up to end, which the log has let go.
+func (d *draft) gone(end int64) {
+	if w, ok := d.log.(Witness); ok {
+		for _, g := range w.Gone(d.cursor.Next) {
+			d.hole(min(g.End, end), g.Cause)
+		}
+	}
+	d.hole(end, CauseRetention)
 }
 
 // hole leaves out the offsets up to end.

@@ -2,7 +2,7 @@ package upstream
 
 import "encoding/json"
 
-// The causes of a Gap.
+// The causes of a Gap, beside those a Witness tells.
 const (
 	// CauseRetention: the log let the records go before they were delivered.
 	CauseRetention = "retention"

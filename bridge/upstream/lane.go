@@ -356,7 +356,7 @@ func (ln *lane) draftLocked(p *part) *draft {
 
 // leap leaves what lies before high to the other lane.
 func (d *draft) leap(from, high int64) {
-	d.hole(from, CauseRetention)
+	d.gone(from)
 	if high <= d.cursor.Next {
 		return
 	}

@@ -36,6 +36,18 @@ type Partition interface {
 	ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error)
 }
 
+// Witness is a Partition that knows why records below its start went. Of one that is none it is taken to be retention.
+type Witness interface {
+	// Gone tells of the offsets from from on that are below the start, in order.
+	Gone(from int64) []Lost
+}
+
+// Lost is offsets that went for a reason, as a Gap has it.
+type Lost struct {
+	Range
+	Cause string
+}
+
 // What a Log's errors are recognised by.
 var (
 	// ErrOutOfRange is returned by reads below the partition's start.
