@@ -23,12 +23,8 @@ func (c *fsck) links() {
 		if filepath.Ext(name) != dayFile {
 			continue
 		}
-		half, err := contract.CheckBudget(c.fs, name)
-		switch {
-		case err != nil:
-			c.found(Finding{Path: name, Text: err.Error() + "; the bytes of the day count as spent until the next one begins"})
-		case half != nil:
-			c.found(Finding{Path: name, Text: half.Error() + "; a hundredth of the day counts as spent"})
+		if err := contract.CheckBudget(c.fs, name); err != nil {
+			c.found(Finding{Path: name, Text: err.Error()})
 		}
 	}
 }

@@ -144,6 +144,7 @@ func TestALinkKeepsItsDay(t *testing.T) {
 	}{
 		{"whole", nil, ""},
 		{"half", []int{20}, "a hundredth of the day counts as spent"},
+		{"between", []int{2000}, "nothing is lost"},
 		{"all", []int{20, len(text) - 1}, "the bytes of the day count as spent"},
 	} {
 		damaged := append([]byte(nil), text...)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"millrace/broker/disk"
@@ -96,34 +97,39 @@ func openSlots(fsys disk.FS, path string) (s state, f *slots, whole int, err err
 	return s, f, whole, nil
 }
 
-// CheckBudget says what is wrong with the file of a Budget, without changing it: an error where none of it can be read, so that
-// the day counts as spent, and in half where one of the two copies in it cannot, so that a hundredth of the day does.
-func CheckBudget(fsys disk.FS, path string) (half, err error) {
+// CheckBudget says what is wrong with the file of a Budget, and what the next start makes of that. It changes nothing.
+func CheckBudget(fsys disk.FS, path string) (err error) {
 	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	raw := make([]byte, slotApart+slotSize+1)
+	n, err := f.ReadAt(raw, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	raw = raw[:n]
 	var damage []error
 	for i := range 2 {
-		p := make([]byte, slotSize)
-		n, err := f.ReadAt(p, int64(i)*slotApart)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%s: %w", path, err)
+		at := min(i*slotApart, n)
+		_, sequence, err := decodeSlot(raw[at:min(at+slotSize, n)])
+		if err == nil && sequence&1 != uint64(i) {
+			err = errSlot
 		}
-		if _, sequence, err := decodeSlot(p[:n]); err != nil {
+		if err != nil {
 			damage = append(damage, fmt.Errorf("copy %d: %w", i+1, err))
-		} else if sequence&1 != uint64(i) {
-			damage = append(damage, fmt.Errorf("copy %d is in the other's place: %w", i+1, errSlot))
 		}
 	}
-	switch len(damage) {
-	case 2:
-		return nil, fmt.Errorf("%s: %w", path, errors.Join(damage...))
-	case 1:
-		return fmt.Errorf("%s: %w", path, damage[0]), nil
+	switch {
+	case len(damage) == 2:
+		return fmt.Errorf("%s: %w; the bytes of the day count as spent until the next one begins", path, errors.Join(damage...))
+	case len(damage) == 1:
+		return fmt.Errorf("%s: %w; a hundredth of the day counts as spent", path, damage[0])
+	case n != slotApart+slotSize || slices.ContainsFunc(raw[slotSize:slotApart], func(b byte) bool { return b != 0 }):
+		return fmt.Errorf("%s: %w beside its two copies, which are good: nothing is lost", path, errSlot)
 	}
-	return nil, nil
+	return nil
 }
 
 // create makes the whole file under another name first: a file that is there was written once.
