@@ -108,6 +108,9 @@ func (l *links) apply(s *config.Config) {
 		if at >= 0 && l.alias == s.Broker.ClusterAlias && old[at].settings.Same(u) {
 			next[i] = old[at]
 			kept[old[at]] = true
+			if old[at].link != nil { // the files it names may have changed where their names have not
+				old[at].link.Kick()
+			}
 		}
 	}
 	for _, k := range old {

@@ -440,3 +440,15 @@ func TestAGapIsToldWithItsCause(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// Who has put the right secret into its file says so with a reload, and does not wait for the link to try again by itself.
+func TestAReloadHasLinksTryAgain(t *testing.T) {
+	file := aLink("hq", "'a'") + "reconnect.backoff.ms = '1h'\nreconnect.backoff.max.ms = '1h'\n"
+	p := newPlant(t, file)
+	p.clients["hq"].Cut(true)
+	appendOne(t, p.Broker, "a", "1")
+	p.until("it waits", func() bool { return p.one("hq").Trouble != "" && p.one("hq").Records == 1 })
+	p.clients["hq"].Cut(false)
+	p.reload(file)
+	p.wants("a", "1")
+}
