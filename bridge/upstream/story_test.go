@@ -395,17 +395,36 @@ func (c *closed) Next(now time.Time, _ upstream.Lane, ready []bool) (class, byte
 	return 0, 1 << 20, 0
 }
 
+// counting counts connections.
+type counting struct {
+	upstream.Remote
+	n int
+}
+
+func (r *counting) Open(ctx context.Context, id string) (upstream.Session, error) {
+	r.n++
+	return r.Remote.Open(ctx, id)
+}
+
 func TestTheSchedulerIsObeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, upstream.Config{})
 		c := &closed{until: time.Now().Add(10 * time.Hour)}
 		w.scheduler = c
+		opens := &counting{}
+		w.wrap = func(r upstream.Remote) upstream.Remote { opens.Remote = r; return opens }
+		plainly(w.all, w.parts[0], 5, "x")
 		w.board = w.start()
 		defer w.board.kill()
+		if w.board.until(t, upstream.StateWaiting); opens.n != 0 {
+			t.Errorf("it connected %d times although nothing may be sent", opens.n)
+		}
 		plainly(w.all, w.parts[0], 5, "x")
 		plainly(w.all, w.parts[3], 5, "x")
-		w.board.until(t, upstream.StateWaiting)
 		time.Sleep(9 * time.Hour)
+		if s := w.board.until(t, upstream.StateWaiting); opens.n != 1 || s.Records != 10 {
+			t.Errorf("it connected %d times for what may be sent, %d are behind", opens.n, s.Records)
+		}
 		if a, b := len(w.kafka.Committed("s.a", 0)), len(w.kafka.Committed("s.b", 0)); a != 0 || b != 5 {
 			t.Errorf("%d and %d arrived", a, b)
 		}
