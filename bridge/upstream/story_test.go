@@ -343,6 +343,31 @@ func TestWhatIsNeeded(t *testing.T) {
 	})
 }
 
+// The log tells of news, and asks what is needed, with locks held that the link takes when it asks the log: nobody waits for
+// the other for ever.
+func TestTheLogMayAskWithItsLocksHeld(t *testing.T) {
+	w := newWorld(t, 1, upstream.Config{Linger: -1})
+	w.board = w.start()
+	defer w.board.kill()
+	p := w.parts[0]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2000 {
+			w.board.link.Status()
+		}
+	}()
+	for i := range 2000 {
+		plainly(nil, p, 1, "x") // tells with the lock held
+		p.Hold(func() {
+			if from, _, _ := w.board.link.Needed("s.a", p.ID(), 0); from > int64(i)+1 {
+				t.Errorf("%d is needed of %d", from, i)
+			}
+		})
+	}
+	<-done
+}
+
 // 500 partitions and a backlog: no goroutine each, and nothing that grows with what is behind.
 func TestManyPartitions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
