@@ -169,6 +169,7 @@ func (ln *lane) chores(ctx context.Context) error {
 	stale = ln.retryLocked() || stale
 	ln.jumpLocked()
 	ln.mu.Unlock()
+	ln.keep(memoryWhenUp)
 	if stale {
 		if err := ln.refresh(ctx, ln.session); err != nil {
 			return err

@@ -50,9 +50,12 @@ type Link struct {
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
-	shares        shares
-	nextRetry     time.Time
-	lookedAt      time.Time // when jumps were last considered
+	// kept is when Memory was last written, keptAt the count of transactions then.
+	kept      time.Time
+	keptAt    int64
+	shares    shares
+	nextRetry time.Time
+	lookedAt  time.Time // when jumps were last considered
 }
 
 // New makes a link that does nothing until Run. It returns ErrConfig.
@@ -180,6 +183,7 @@ func (l *Link) Run(ctx context.Context) {
 	})
 	defer cancel()
 	defer l.end()
+	l.remember()
 	l.mu.Lock()
 	l.lookLocked() // so that Needed knows before there is a connection
 	for _, p := range l.table.all {
@@ -201,8 +205,10 @@ func (l *Link) Run(ctx context.Context) {
 		}
 		err := l.connect(ctx)
 		if ctx.Err() != nil {
+			l.keep(0)
 			return
 		}
+		l.keep(memoryWhenDown)
 		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) {
 			continue
 		}

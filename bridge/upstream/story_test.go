@@ -139,7 +139,7 @@ func TestAnOlderDiskMayBeAccepted(t *testing.T) {
 		plainly(w.all, w.parts[0], 10, "x")
 		w.board.drained(t)
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
 		defer w.board.kill()
 		p := older.Partition("s.a", 0)
 		plainly(nil, p, 4, "counts as delivered")
@@ -341,6 +341,65 @@ func TestWhatIsNeeded(t *testing.T) {
 			t.Error("a topic nobody chose is needed")
 		}
 	})
+}
+
+// memory is a Memory that lasts.
+type memory struct {
+	p      []byte
+	writes int
+}
+
+func (m *memory) Load() ([]byte, error) { return m.p, nil }
+func (m *memory) Store(p []byte) error {
+	m.p, m.writes = append([]byte(nil), p...), m.writes+1
+	return nil
+}
+
+func TestABoardRemembersWhatWasDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, upstream.Config{})
+		m := &memory{}
+		w.memory = m
+		p := w.parts[0]
+		w.board = w.start()
+		for range 100 {
+			plainly(w.all, p, 10, "x")
+			w.board.drained(t)
+			time.Sleep(time.Minute)
+		}
+		if m.writes < 1 || m.writes > 3 {
+			t.Errorf("written down %d times in 100 minutes", m.writes)
+		}
+		w.board.client.Cut(true)
+		plainly(w.all, p, 10, "not delivered")
+		time.Sleep(time.Hour)
+		written := m.writes
+		w.board.kill()
+
+		w.board = start(t, w.kafka, w.log, w.cfg, func(r upstream.Remote) upstream.Remote { return unreachable{r} }, nil, m)
+		time.Sleep(24 * time.Hour)
+		if from, _, needed := w.board.link.Needed("s.a", p.ID(), 0); from != 1000 || !needed {
+			t.Errorf("from %d on is needed, %v", from, needed)
+		}
+		w.board.kill()
+		if m.writes != written {
+			t.Errorf("%d writes although nothing was delivered", m.writes-written)
+		}
+
+		// What is old, or not to be read, does no harm.
+		m.p = []byte("{")
+		w.board = w.start()
+		defer w.board.kill()
+		w.board.drained(t)
+		w.exact()
+	})
+}
+
+// unreachable is a peer that is not there.
+type unreachable struct{ upstream.Remote }
+
+func (unreachable) Open(context.Context, string) (upstream.Session, error) {
+	return nil, errors.New("no route to host")
 }
 
 // The log tells of news, and asks what is needed, with locks held that the link takes when it asks the log: nobody waits for
