@@ -46,13 +46,18 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := open(Live); err != nil {
 		return err
 	}
+	if l.cfg.Order == LiveFirst { // before anything is read: its open transaction would have to be waited for
+		if err := open(Backfill); err != nil {
+			return err
+		}
+	}
 	if err := l.prepare(ctx, sessions[Live]); err != nil {
 		return err
 	}
 	if err := l.readCursors(ctx, sessions[Live]); err != nil {
 		return err
 	}
-	if l.cfg.Order == LiveFirst || l.leftOver() {
+	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
 		if err := open(Backfill); err != nil {
 			return err
 		}
@@ -217,7 +222,7 @@ func (l *Link) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.count.Connects++
-	l.known = true
+	l.known, l.table.hints = true, nil
 	l.lookedAt = time.Time{}
 	for _, p := range l.table.all {
 		p.jump = false
