@@ -380,6 +380,50 @@ func TestDaysAreTheZones(t *testing.T) {
 	w.kill()
 }
 
+// A jump that is seen while the disk fails is not forgotten until the file says so.
+func TestAJumpWhileTheDiskFails(t *testing.T) {
+	w := newBoard(t, t.TempDir())
+	w.start()
+	w.send(math.MaxInt64)
+	w.now.Time = w.now.Time.Add(72 * time.Hour)
+	w.fs.FailWrite(func(string) bool { return true }, errors.New("broken"), 2)
+	for range 3 {
+		w.left(0)
+		w.pass(retryAfter)
+	}
+	w.left(0)
+	w.kill()
+	w.start()
+	w.left(0)
+	w.kill()
+}
+
+// Rot in the slot that was written last takes the step that it covered out of the count, and it is put in again.
+func TestARottenSlotGivesNothingBack(t *testing.T) {
+	w := newBoard(t, t.TempDir())
+	for range 4 {
+		w.start()
+		before := w.b.used
+		w.send(w.limit / 25)
+		used, at := w.b.used, int64((w.b.file.next-1)&1)*slotApart
+		w.kill()
+		f, err := os.OpenFile(w.path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte("rot"), at+20); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if damage := w.start(); damage != nil || w.b.used < used || w.b.used > used+2*w.limit/100 || used == before {
+			t.Errorf("%d used, %d counted, damage %v", used, w.b.used, damage)
+		}
+		w.kill()
+	}
+}
+
 func TestADamagedFileIsASpentDay(t *testing.T) {
 	for _, known := range []bool{true, false} {
 		w := newBoard(t, t.TempDir())
@@ -510,6 +554,28 @@ func TestReadsAreHeld(t *testing.T) {
 	w.send(math.MaxInt64)
 	if err := w.b.hold(w.b.piece()); !errors.Is(err, ErrDaySpent) {
 		t.Errorf("a read of a spent day: %v", err)
+	}
+	w.kill()
+}
+
+// Reads that are all under way at once are durable before they begin, so a kill right after them forgets none.
+func TestManyReadsAtOnce(t *testing.T) {
+	w := newBoard(t, t.TempDir())
+	w.start()
+	n := int(3 * w.limit / 100 / int64(w.b.piece()))
+	for range n {
+		if err := w.b.hold(w.b.piece()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range n {
+		w.b.settle(w.b.piece(), w.b.piece())
+	}
+	used := w.b.used
+	w.kill()
+	w.start()
+	if used != int64(n*w.b.piece()) || w.b.used < used {
+		t.Errorf("%d used, %d counted", used, w.b.used)
 	}
 	w.kill()
 }
