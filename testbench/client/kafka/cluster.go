@@ -81,6 +81,7 @@ func Start(t testing.TB, o Options) *Cluster {
 			t.Error(err)
 		}
 	})
+	c.makeArchive(t, Jars(t))
 	c.Start(t)
 	return c
 }
