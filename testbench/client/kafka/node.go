@@ -66,8 +66,11 @@ func (s *server) start() error {
 	return nil
 }
 
-// alive is an error when the process has ended by itself.
+// alive is an error when the process does not run.
 func (s *server) alive() error {
+	if s.cmd == nil {
+		return fmt.Errorf("%s was ended", s.name)
+	}
 	select {
 	case err := <-s.exited:
 		s.exited <- err
