@@ -227,6 +227,11 @@ func (l *Link) unwanted() (wait time.Duration) {
 	})
 	if stale {
 		l.lookLocked()
+		for _, p := range l.table.all { // what is new there is in no line yet
+			if p.behind(Live) {
+				l.table.enqueue(Live, p)
+			}
+		}
 	}
 	ready := [lanes][]bool{}
 	some := [lanes]bool{}
