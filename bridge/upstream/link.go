@@ -37,7 +37,7 @@ type Link struct {
 	// size is how large the transactions of a lane are to be, in bytes, and patience how long one may take. Both are kept
 	// over connections: they are of the link.
 	size     [lanes]int
-	patience time.Duration
+	patience [lanes]time.Duration
 
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
@@ -80,8 +80,8 @@ func New(cfg Config, env Env) (*Link, error) {
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
 	}
-	l.patience = cfg.TransactionTimeout
 	for i := range l.size {
+		l.patience[i] = cfg.TransactionTimeout
 		l.size[i] = min(firstTransaction, cfg.TransactionBytes)
 	}
 	l.news.cfg, l.news.ignored = &l.cfg, map[string]struct{}{}
