@@ -173,7 +173,7 @@ func (w *backup) write() error {
 	if err := w.named(); err != nil {
 		return err
 	}
-	for _, name := range append([]string{"quorum", boot.FileName(0), boot.FileName(1)}, identityParts...) {
+	for _, name := range append([]string{"quorum", boot.FileName(0), boot.FileName(1), linksDir}, identityParts...) {
 		if err := w.tree(name); err != nil {
 			return err
 		}
@@ -213,6 +213,9 @@ func (w *backup) wanted(topic string) bool {
 func (w *backup) named() error {
 	s := &w.b.config.Settings.Security
 	files := []string{s.AdminScramFile, s.CertFile, s.KeyFile, s.ClientCAFile}
+	for _, u := range w.b.config.Settings.Upstreams {
+		files = append(files, u.Files()...)
+	}
 	if w.o.File != "" {
 		raw, err := readFile(w.o.File)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"millrace/bridge/feed"
 	"millrace/bridge/mqtt"
+	"millrace/bridge/upstream"
 	"millrace/broker/api"
 	"millrace/broker/auth"
 	"millrace/broker/boot"
@@ -78,6 +79,8 @@ type Config struct {
 	// Reveal shows somebody the secret of the user that a board begins with, once, before it counts: nothing keeps it. After an
 	// error, and where it is nil, there is no such user.
 	Reveal func(user, secret string) error
+	// remote is what links reach, for tests; nil: Kafka.
+	remote func(*config.Upstream) upstream.Remote
 	still  time.Duration // in place of stillMax, for tests
 	sys    string        // in place of storage.Sys, for tests
 	// setWall is in place of clock.SetSystem, for tests.
@@ -125,6 +128,7 @@ type Broker struct {
 	http     *rest.Server // nil where there is no listener
 	damper   *auth.Damper // of every door where users log in
 	feed     *feed.Feed
+	links    *links
 	closers  []func() error
 	doors    []*door
 	// certificates is nil without a listener that has TLS.
@@ -159,8 +163,8 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	}()
 	began := b.config.Now()
 	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse,
-		b.openFront, b.openStore, b.beginClock, b.endReset, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openSockets, b.openFeed, b.openEvents,
-		b.openCanary, b.openGates); err != nil {
+		b.openFront, b.openStore, b.beginClock, b.endReset, b.openLinks, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openSockets, b.openFeed,
+		b.runLinks, b.openEvents, b.openCanary, b.openGates); err != nil {
 		return nil, err
 	}
 	b.start.took = b.config.Now().Sub(began)
@@ -266,7 +270,7 @@ func (b *Broker) openDirectory(context.Context) error {
 		return fmt.Errorf("%s belongs to cluster %s, and cluster.id in [broker] is %s; set it to the former, or name another directory with --data",
 			b.dir(), b.meta.ClusterID, id)
 	}
-	if b.memory, err = shareOut(s.Memory.Limit); err != nil {
+	if b.memory, err = shareOut(s.Memory.Limit, lanesOf(s)); err != nil {
 		return err
 	}
 	if was := b.meta.Format; was < FormatVersion {

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -87,15 +88,11 @@ func (b *Broker) openControl(context.Context) error {
 	} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 			tell(w, "text/plain; charset=utf-8", func(to io.Writer) error {
-				b.control.mu.RLock()
-				defer b.control.mu.RUnlock()
-				if b.control.state != Serving {
-					return fmt.Errorf("the board is %s", b.control.state)
-				}
-				return show(to)
+				return b.whileServing(func() error { return show(to) })
 			})
 		})
 	}
+	b.handleLinks(mux)
 	server := &http.Server{
 		Handler: mux, ReadTimeout: controlTimeout, WriteTimeout: controlTimeout, MaxHeaderBytes: 4 << 10, ErrorLog: log.New(io.Discard, "", 0),
 	}
@@ -121,6 +118,16 @@ func (b *Broker) openControl(context.Context) error {
 		return nil
 	})
 	return nil
+}
+
+// whileServing looks at the board while it serves, and keeps it from beginning to close meanwhile.
+func (b *Broker) whileServing(look func() error) error {
+	b.control.mu.RLock()
+	defer b.control.mu.RUnlock()
+	if b.control.state != Serving {
+		return fmt.Errorf("the board is %s", b.control.state)
+	}
+	return look()
 }
 
 func (b *Broker) showSettings(to io.Writer) error {
@@ -216,29 +223,42 @@ var ErrNotRunning = errors.New("no broker runs on the data directory")
 var ErrSilent = errors.New("the broker does not answer")
 
 // Ask puts a question to the broker that has a data directory: status (JSON of a Status), logs, metrics, catalog (JSON of
-// an Outline), config. It changes nothing.
+// an Outline), config, upstream (JSON of a list of LinkStatus). It changes nothing.
 func Ask(ctx context.Context, dir, what string) ([]byte, error) {
+	return say(ctx, dir, http.MethodGet, (&url.URL{Path: "/" + what}).EscapedPath(), controlTimeout)
+}
+
+// Decide tells the broker that has a data directory what a person has decided about a link: pause, resume, or resolve with
+// topic, partition, and "to": accept, earliest, latest or an offset. The answer is JSON of a Decided. It returns ErrNoLink
+// for what the broker does not have.
+func Decide(ctx context.Context, dir, verb string, about url.Values) ([]byte, error) {
+	return say(ctx, dir, http.MethodPost, (&url.URL{Path: "/upstream/" + verb, RawQuery: about.Encode()}).RequestURI(), decideTimeout+controlTimeout)
+}
+
+func say(ctx context.Context, dir, method, uri string, patience time.Duration) ([]byte, error) {
 	switch running, err := InUse(dir); {
 	case err != nil:
 		return nil, err
 	case !running:
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
 	}
-	answer, body, err := question(ctx, dir, what)
+	answer, body, err := question(ctx, dir, method, uri, patience)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", dir, ErrSilent, err)
 	}
 	switch {
+	case answer.StatusCode == http.StatusNotFound && method == http.MethodPost:
+		return nil, fmt.Errorf("%w: %s", ErrNoLink, bytes.TrimSpace(body))
 	case answer.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s: %s", what, bytes.TrimSpace(body))
+		return nil, fmt.Errorf("%s: %s", strings.TrimPrefix(uri, "/"), bytes.TrimSpace(body))
 	case len(body) > controlMax:
-		return nil, fmt.Errorf("%s: more than %d bytes", what, controlMax)
+		return nil, fmt.Errorf("%s: more than %d bytes", strings.TrimPrefix(uri, "/"), controlMax)
 	}
 	return body, nil
 }
 
 // question asks by hand: the library's client can do much that a socket on this machine has no use for, and weighs a megabyte.
-func question(ctx context.Context, dir, what string) (answer *http.Response, body []byte, err error) {
+func question(ctx context.Context, dir, method, uri string, patience time.Duration) (answer *http.Response, body []byte, err error) {
 	at, err := os.Open(dir)
 	if err != nil {
 		return nil, nil, err
@@ -250,10 +270,10 @@ func question(ctx context.Context, dir, what string) (answer *http.Response, bod
 	}
 	defer c.Close() // all was read, or nothing can be
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
-	if err := c.SetDeadline(time.Now().Add(controlTimeout)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, nil, err
 	}
-	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: board\r\nConnection: close\r\n\r\n", (&url.URL{Path: "/" + what}).EscapedPath()); err != nil {
+	if _, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: board\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", method, uri); err != nil {
 		return nil, nil, err
 	}
 	if answer, err = http.ReadResponse(bufio.NewReader(c), nil); err != nil {

@@ -182,7 +182,7 @@ func TestTheDashboardFitsABoard(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"At a glance", "Data path", "Flash", "Memory", "MQTT", "Kafka and consumer groups", "Health"}; !slices.Equal(rows, want) {
+	if want := []string{"At a glance", "Data path", "Flash", "Memory", "MQTT", "Kafka and consumer groups", "Upstream", "Health"}; !slices.Equal(rows, want) {
 		t.Errorf("rows %v, want %v", rows, want)
 	}
 	for _, v := range dashboard.Templating.List {

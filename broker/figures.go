@@ -47,7 +47,7 @@ func (b *Broker) writeMetrics(w io.Writer) error {
 	m := metrics.NewWriter(w)
 	for _, figures := range []func(*metrics.Writer){
 		b.boardFigures, b.journalFigures, b.flashFigures, b.memoryFigures, b.waitingFigures, b.doorFigures, b.mqttFigures,
-		b.sensorFigures, b.healthFigures, b.clockFigures, b.topicFigures, b.groupFigures, (*metrics.Writer).Process,
+		b.sensorFigures, b.linkFigures, b.healthFigures, b.clockFigures, b.topicFigures, b.groupFigures, (*metrics.Writer).Process,
 	} {
 		figures(m)
 	}

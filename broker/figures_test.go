@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/bridge/upstream"
+	"millrace/bridge/upstream/upstreamtest"
 	"millrace/broker/disk"
 	"millrace/broker/group"
 	"millrace/platform/config"
@@ -61,7 +64,8 @@ func eMMC(t *testing.T, dir string) (sys string, wrote func(sectors int64)) {
 	return sys, wrote
 }
 
-// busy is a board that has something of everything to tell: a sensor, an eMMC that wears, a consumer group and MQTT clients.
+// busy is a board that has something of everything to tell: a sensor, an eMMC that wears, a consumer group, MQTT clients and a
+// link to another cluster.
 func busy(t *testing.T) *Broker {
 	t.Helper()
 	dir := t.TempDir()
@@ -70,8 +74,11 @@ func busy(t *testing.T) *Broker {
 	s.Broker.LogDirs, s.Broker.ClusterAlias, s.Broker.GroupInitialDelay = dir, "test", 0
 	s.Broker.Listeners, s.MQTT.Listeners, s.HTTP.Listener = []string{"PLAINTEXT://127.0.0.1:0"}, []string{"tcp://127.0.0.1:0"}, "127.0.0.1:0"
 	s.Flash.Endurance, s.Flash.WriteBudget = 30<<40, 2<<30
+	s.Upstreams = linked(t, dir, aLink("hq", "'climate'")+"rate.bytes.per.day = '1MiB'\n").Upstreams
+	upstreams := upstreamtest.NewKafka(rand.New(rand.NewPCG(1, 1)))
 	var jump atomic.Int64
 	b, err := Open(t.Context(), Config{
+		remote:   func(*config.Upstream) upstream.Remote { return upstreams.Client() },
 		Settings: s, Sim: true, Version: "v1-\"2\"", sys: sys, Now: func() time.Time { return time.Now().Add(time.Duration(jump.Load())) },
 	})
 	if err != nil {

@@ -94,6 +94,7 @@ func Fsck(fsys disk.FS, dir string, progress func(string)) (*FsckReport, error) 
 	c.boots()
 	c.life()
 	c.wear()
+	c.links()
 	c.identity()
 	if err := c.offline(); err != nil {
 		return nil, err

@@ -134,7 +134,11 @@ func (b *Broker) answer(w http.ResponseWriter, err error) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	if _, err := io.WriteString(w, "ok\n"); err != nil {
+	text := "ok\n"
+	for _, l := range b.Links() { // a link that is away is no reason not to serve
+		text += fmt.Sprintf("link %s: %s\n", l.Name, l.glance())
+	}
+	if _, err := io.WriteString(w, text); err != nil {
 		b.log.Debug("health answer not taken", "err", err)
 	}
 }

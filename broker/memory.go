@@ -33,6 +33,8 @@ type memory struct {
 	// arriving, output what waits to be written to its clients, state its sessions, subscriptions, wills and index of
 	// retained messages.
 	mqtt, reading, readingSmall, output, state *budget.Share
+	// upstream is what links to other clusters read, and have on the way.
+	upstream *budget.Share
 	// http are requests and answers of the HTTP door.
 	http *budget.Share
 }
@@ -43,8 +45,27 @@ const collectPercent = 50
 // bodiesLeast is the smallest share that takes a batch of a megabyte, Kafka's default `message.max.bytes`.
 const bodiesLeast = 5 << 18
 
-// shareOut divides limit, in bytes, and tells the Go runtime to keep to it.
-func shareOut(limit int64) (*memory, error) {
+const (
+	// upstreamMille is what links have for themselves, per mille of the heap, laneLeast the least each lane needs of it.
+	upstreamMille = 80
+	laneLeast     = laneCost * laneTransaction
+	// laneCost is how many times the bytes of a transaction a lane holds: records, copies, and what the client makes of them.
+	laneCost = 4
+	// laneTransaction is the smallest there may be, laneTransactionMax the largest that is of use, in bytes.
+	laneTransaction, laneTransactionMax = 64 << 10, 1 << 20
+)
+
+// transactionBytes is how large the transactions of each of so many lanes may be, so that all have room at once.
+func (m *memory) transactionBytes(lanes int) int {
+	room := m.upstream.Size()
+	if room == 0 { // links came with a reload: what the pot has may be less than the most
+		room = m.upstream.Most() / 4
+	}
+	return int(min(max(room/laneCost/int64(max(lanes, 1)), laneTransaction), laneTransactionMax))
+}
+
+// shareOut divides limit, in bytes, and tells the Go runtime to keep to it. lanes is how many links upstream send at once.
+func shareOut(limit int64, lanes int) (*memory, error) {
 	pages, err := binaryPages()
 	if err != nil {
 		return nil, err
@@ -53,7 +74,7 @@ func shareOut(limit int64) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := divide(heap)
+	m, err := divide(heap, lanes)
 	if err != nil {
 		return nil, err
 	}
@@ -67,8 +88,9 @@ func shareOut(limit int64) (*memory, error) {
 // What passes (a request, an answer) has a share that is always there. What stays as long as clients do (connections,
 // sessions, groups) has little of its own and takes of one pot: a board may have many MQTT clients, or many groups, or
 // TLS, and room for all of them at once would be room for none. At 48 MiB the pot holds 2,000 MQTT clients. Requests
-// take of it too as long as it is not used.
-func divide(heap int64) (m *memory, err error) {
+// take of it too as long as it is not used. A board that has links when it starts keeps room for them, one that has none
+// gives them of the pot what is left there.
+func divide(heap int64, lanes int) (m *memory, err error) {
 	// The rest is the runtime's own, catalog, partitions, caches, what is garbage but not collected yet, and decoders of
 	// compressed batches: they have a limit of their own (record.DecodeRoom), which no usual client comes near.
 	m = &memory{budget: budget.New(heap * 93 / 100)}
@@ -88,6 +110,7 @@ func divide(heap int64) (m *memory, err error) {
 		{&m.readingSmall, "mqtt-reading-small", 10, 10},
 		{&m.output, "mqtt-output", 25, 25},
 		{&m.http, "http", 30, 140}, // one record of a megabyte in base64
+		{&m.upstream, "upstream", 0, 160},
 		{&m.groups, "groups", 10, 100},
 		{&m.state, "mqtt-state", 10, 200},
 		{&m.connections, "connections", 0, 560},
@@ -96,6 +119,9 @@ func divide(heap int64) (m *memory, err error) {
 		if s.share == &m.bodies {
 			least = max(least, min(bodiesLeast, heap/5))
 			most = max(most, least)
+		}
+		if s.share == &m.upstream && lanes > 0 {
+			least = min(max(heap*upstreamMille/1000, int64(lanes)*laneLeast), most)
 		}
 		if *s.share, err = m.budget.Elastic(s.name, least, most); err != nil {
 			return nil, err

@@ -243,7 +243,7 @@ func vacant(fsys disk.FS, dir string, known bool) error {
 		switch name := e.Name(); name {
 		case lockName, controlName, "lost+found", metaName + tempSuffix, metaCopy + tempSuffix, resetName, resetKeepName:
 		case identity.File, identity.Copy, identity.Beside, identity.File + tempSuffix, identity.Copy + tempSuffix:
-		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", boot.FileName(0), boot.FileName(1), endName, endName + tempSuffix, wearFile, wearFile + tempSuffix, restoredName, oldAdminFile:
+		case "journal", "quorum", "topics", "quarantine", "offline", "checkpoint.0", "checkpoint.1", boot.FileName(0), boot.FileName(1), endName, endName + tempSuffix, wearFile, wearFile + tempSuffix, linksDir, restoredName, oldAdminFile:
 			ours = name
 		default:
 			return fmt.Errorf("%s holds %s: %w; name another one", dir, name, ErrOccupied)

@@ -11,7 +11,13 @@ func (b *Broker) configure(s *config.Config) error {
 	for i, t := range s.Topics {
 		patterns[i] = catalog.Pattern{Match: t.Pattern, Config: t.Config}
 	}
-	defaults, err := catalog.NewDefaults(patterns)
+	var links []string
+	for _, u := range s.Upstreams {
+		if u.Direction == config.Up {
+			links = append(links, u.Topics...)
+		}
+	}
+	defaults, err := catalog.NewDefaults(patterns, links)
 	if err != nil {
 		return err
 	}
@@ -37,6 +43,7 @@ func (b *Broker) Reload(next *config.Config) (live, restart []string, err error)
 		return nil, nil, err
 	}
 	b.settings = merged
+	b.links.apply(merged)
 	if b.certificates != nil { // the files may have changed where their names have not
 		if err := b.certificates.load(merged); err != nil {
 			b.log.Error("certificates not taken; the old ones stay", "err", err)

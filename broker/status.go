@@ -47,6 +47,8 @@ type Status struct {
 	Lag    int64 `json:"lag"`
 	Queued int64 `json:"queued"` // bytes that wait for the disk
 
+	Upstream []LinkStatus `json:"upstream"` // without their partitions
+
 	Troubles []string `json:"troubles"` // the last warnings and errors
 }
 
@@ -69,7 +71,7 @@ type Room struct {
 func (b *Broker) begun(state string) Status {
 	return Status{
 		State: state, Version: b.config.Version, PID: os.Getpid(), Since: b.since.Round(0), Uptime: time.Since(b.since).Seconds(),
-		Cluster: b.meta.ClusterID, Node: b.meta.NodeID, Directory: b.dir(), Troubles: b.troubles(),
+		Cluster: b.meta.ClusterID, Node: b.meta.NodeID, Directory: b.dir(), Upstream: []LinkStatus{}, Troubles: b.troubles(),
 	}
 }
 
@@ -101,6 +103,10 @@ func (b *Broker) Status() Status {
 	s.Queued = int64(b.journal.Stats().Queued)
 	s.Groups, _ = b.groups.Groups()
 	s.Lag = b.behind()
+	s.Upstream = b.Links()
+	for i := range s.Upstream {
+		s.Upstream[i].List = []LinkPartition{}
+	}
 	return s
 }
 

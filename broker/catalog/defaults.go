@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -16,16 +17,23 @@ type Pattern struct {
 // everyTopic is the pattern whose settings lie below those of all others.
 const everyTopic = "*"
 
+// ofLinks is what topics have that a link takes to another cluster: the link may be away for longer than the disk has room,
+// and what is new is worth more than what nobody has fetched. It lies over [topic."*"], which is written for all.
+var ofLinks = map[string]string{"full": "drop-oldest"}
+
 // Defaults is what topics are configured with before they say anything themselves: the built-in defaults, over them the
-// file's [topic."*"], over that the first other pattern, in the file's order, that matches the topic's name. Immutable.
+// file's [topic."*"], over that what topics of a link have, over that the first other pattern, in the file's order, that
+// matches the topic's name. Immutable.
 type Defaults struct {
 	every    map[string]string
+	links    []string // patterns
 	patterns []Pattern
 }
 
-// NewDefaults checks the patterns of a configuration file. The error names pattern, setting and value.
-func NewDefaults(patterns []Pattern) (*Defaults, error) {
-	d := &Defaults{}
+// NewDefaults checks the patterns of a configuration file. The error names pattern, setting and value. links are the patterns
+// of topics that a link takes to another cluster.
+func NewDefaults(patterns []Pattern, links []string) (*Defaults, error) {
+	d := &Defaults{links: slices.Clone(links)}
 	for _, p := range patterns {
 		if _, err := ParseTopicConfig(p.Config, DefaultTopicConfig()); err != nil {
 			return nil, fmt.Errorf("[topic.%q]: %w", p.Match, err)
@@ -54,18 +62,29 @@ func (d *Defaults) static(topic string) map[string]string {
 	if d == nil {
 		return nil
 	}
-	for _, p := range d.patterns {
-		if !matches(p.Match, topic) {
-			continue
-		}
-		out := maps.Clone(d.every)
-		if out == nil {
-			out = make(map[string]string, len(p.Config))
-		}
-		maps.Copy(out, p.Config)
-		return out
+	layers := []map[string]string{d.every}
+	if Chosen(d.links, topic) {
+		layers = append(layers, ofLinks)
 	}
-	return d.every
+	if at := slices.IndexFunc(d.patterns, func(p Pattern) bool { return Matches(p.Match, topic) }); at >= 0 {
+		layers = append(layers, d.patterns[at].Config)
+	}
+	if len(layers) == 1 {
+		return d.every
+	}
+	out := map[string]string{}
+	for _, l := range layers {
+		maps.Copy(out, l)
+	}
+	return out
+}
+
+// Chosen says whether a pattern of a list matches a topic's name. A topic of a broker's own is chosen only by a pattern that
+// is its name.
+func Chosen(patterns []string, topic string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		return p == topic || !InternalName(topic) && Matches(p, topic)
+	})
 }
 
 // Source says where a value comes from; the numbers are DescribeConfigs' (KIP-226).
@@ -152,8 +171,8 @@ func describe(table []Setting, layers []layer) []Entry {
 	return out
 }
 
-// matches tells whether name fits pattern, in which `*` is any run of characters, also none.
-func matches(pattern, name string) bool {
+// Matches tells whether name fits pattern, in which `*` is any run of characters, also none.
+func Matches(pattern, name string) bool {
 	head, rest, star := strings.Cut(pattern, "*")
 	if !star {
 		return pattern == name

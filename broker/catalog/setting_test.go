@@ -102,7 +102,7 @@ func TestPatterns(t *testing.T) {
 		{"sensors.*", map[string]string{"retention.ms": "10"}},
 		{"sensors.a*z", map[string]string{"retention.ms": "11"}},
 		{"a*b*c", map[string]string{"retention.ms": "12"}},
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestPatterns(t *testing.T) {
 	if err != nil || c.RetentionMS != 99 {
 		t.Errorf("own setting: %d, %v", c.RetentionMS, err)
 	}
-	if _, err := NewDefaults([]Pattern{{"x", map[string]string{"retention.ms": "soon"}}}); !errors.Is(err, ErrInvalidConfig) {
+	if _, err := NewDefaults([]Pattern{{"x", map[string]string{"retention.ms": "soon"}}}, nil); !errors.Is(err, ErrInvalidConfig) {
 		t.Errorf("bad pattern: %v", err)
 	}
 	var none *Defaults
@@ -127,8 +127,67 @@ func TestPatterns(t *testing.T) {
 	}
 }
 
+// What a link takes away makes room on a full disk, whatever "*" says of all topics; who names the topic more closely has
+// the last word.
+func TestTopicsOfALinkDropTheirOldest(t *testing.T) {
+	for _, every := range []map[string]string{nil, {"full": "reject", "retention.ms": "1"}} {
+		d, err := NewDefaults([]Pattern{
+			{"*", every},
+			{"plant.safe.*", map[string]string{"full": "reject"}},
+			{"plant.short.*", map[string]string{"retention.ms": "10"}},
+		}, []string{"plant.*", "one", "__named"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct {
+			topic, own string
+			drops      bool
+		}{
+			{"plant.a", "", true},
+			{"plant.short.a", "", true},
+			{"plant.safe.a", "", false},
+			{"plant.safe.a", "drop-oldest", true},
+			{"plant.a", "reject", false},
+			{"one", "", true},
+			{"other", "", false},
+			{"__named", "", true},
+			{"__plant.a", "", false},
+		} {
+			own := map[string]string{}
+			if tt.own != "" {
+				own["full"] = tt.own
+			}
+			if c, err := d.Resolve(tt.topic, own); err != nil || c.DropOldest != tt.drops {
+				t.Errorf("%s with %q over %v: drops %v, %v", tt.topic, tt.own, every, c.DropOldest, err)
+			}
+		}
+		if c, err := d.Resolve("plant.short.a", nil); err != nil || c.RetentionMS != 10 {
+			t.Errorf("its pattern does not count: %+v, %v", c, err)
+		}
+		for _, e := range d.Describe("plant.a", nil) {
+			if e.Setting.Name == "full" && (e.Value != "drop-oldest" || e.Source != SourceStatic) {
+				t.Errorf("described as %+v", e)
+			}
+		}
+	}
+}
+
+func TestChosen(t *testing.T) {
+	patterns := []string{"sensors.*", "*.log", "__named"}
+	for topic, want := range map[string]bool{
+		"sensors.": true, "sensors.a": true, "sensors": false, "a.log": true, ".log": true, "__named": true, "__other": false, "__a.log": false, "__sensors.a": false,
+	} {
+		if Chosen(patterns, topic) != want {
+			t.Errorf("%s: chosen %v", topic, !want)
+		}
+	}
+	if Chosen([]string{"*"}, "__consumer_offsets") || !Chosen([]string{"*"}, "a") || Chosen(nil, "a") {
+		t.Error("* is every topic that is not a broker's own")
+	}
+}
+
 func TestDescribeNamesTheSource(t *testing.T) {
-	d, err := NewDefaults([]Pattern{{"*", map[string]string{"retention.ms": "1"}}})
+	d, err := NewDefaults([]Pattern{{"*", map[string]string{"retention.ms": "1"}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

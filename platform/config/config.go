@@ -39,6 +39,8 @@ type Config struct {
 	Buses    []Bus
 	Sensors  []Sensor
 	FRAMs    []FRAM
+	// Upstreams are at most UpstreamsMax links, each of its own name.
+	Upstreams []Upstream
 }
 
 // Broker holds the keys of Kafka's server.properties.

@@ -172,7 +172,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"key", "[broker]\n\nnode.idd = 1", "m.toml:3: broker.node.idd: unknown key; nearest is node.id"},
 		{"key of another table", "[journal]\nnum.partitions = 1", "m.toml:2: journal.num.partitions: unknown key; it belongs in [broker]"},
 		{"table", "[brocker]\nnode.id = 1", "m.toml:1: brocker: unknown table; nearest is [broker]"},
-		{"table of a later version", "[[upstream]]\nname = 'hq'", "m.toml:1: upstream: is a single table or none"},
+		{"table of a later version", "[[bridge]]\nname = 'hq'", "m.toml:1: bridge: is a single table or none"},
 		{"no table", "node.id = 1", "m.toml:1: node.id: unknown key; it belongs in [broker]"},
 		{"range", "[broker]\nnum.partitions = 0", "m.toml:2: broker.num.partitions: 0 is out of range: 1 to 1000"},
 		{"size", "[memory]\nlimit = '1MiB'", "m.toml:2: memory.limit: 1MiB is out of range: 24MiB to 64GiB"},
@@ -397,6 +397,7 @@ func TestUnitsReadBack(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(string(DefaultFile()))
 	f.Add("[mqtt]\nroute=[{filter={a=1}}]\n[[sensor]]\n[sensor.deadband]\na.b=1")
+	f.Add("upstream=[{name='a',bootstrap.servers=['a:1'],topics=['*'],naming='{cluster}.{topic}',class=[{topics=['a'],window=[]}]}]\n[[upstream.class]]")
 	f.Add("[[topic]]\n[topic.a]\n[[broker.x]]")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Parse("m.toml", []byte(text), board, Checks{})

@@ -61,7 +61,7 @@ func (w *walker) expression(n *unstable.Node) {
 		path, line := w.key(nil, n)
 		w.prefix = path
 		if name := strings.Join(path, "."); n.Kind == unstable.ArrayTable {
-			w.counts[name]++
+			w.count(name)
 			_, list := lists[name]
 			if !list {
 				w.entries = append(w.entries, entry{section: name, key: "[[]]", line: line, path: path})
@@ -87,11 +87,21 @@ func (w *walker) value(path []string, n *unstable.Node, line int) {
 		}
 	case n.Kind == unstable.Array && list: // route = [{...}, {...}]
 		for it := n.Children(); it.Next(); {
-			w.counts[name]++
+			w.count(name)
 			w.element(path, it.Node(), line)
 		}
 	default:
 		w.add(path, scalar(n), line)
+	}
+}
+
+// count begins another element of a list; the lists below it begin anew.
+func (w *walker) count(name string) {
+	w.counts[name]++
+	for below := range w.counts {
+		if strings.HasPrefix(below, name+".") {
+			delete(w.counts, below)
+		}
 	}
 }
 

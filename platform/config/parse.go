@@ -33,6 +33,10 @@ type Checks struct {
 	Mapping func(rule string) error
 	// Component tells what is wrong with the name of a part of the program.
 	Component func(name string) error
+	// Zone tells what is wrong with the name of a time zone, Window with a time of the day in which a link may send.
+	Zone, Window func(text string) error
+	// Link tells what else is wrong with a link, as far as its settings are good each for itself.
+	Link func(u *Upstream) error
 	// Driver tells what is wrong with a sensor's driver.
 	Driver func(name string) error
 	// FRAM tells what is wrong with an FRAM's driver.
@@ -61,7 +65,7 @@ func Parse(file string, data []byte, names Names, checks Checks) (*Config, error
 	if err != nil {
 		return nil, err
 	}
-	p := parse{Config: Default(), file: file, names: names, checks: checks, lines: map[string]int{}}
+	p := parse{Config: Default(), file: file, names: names, checks: checks, lines: map[string]int{}, element: map[string]int{}}
 	p.Flash.ReserveBytes = 0 // follows journal.bytes.max unless the file says it
 	for _, e := range entries {
 		p.entry(e)
@@ -78,7 +82,8 @@ type parse struct {
 	file     string
 	names    Names
 	checks   Checks
-	lines    map[string]int // where each "section.key" was set
+	lines    map[string]int // where each "section.key" was set, and what elementKey makes of it
+	element  map[string]int // where the last element of each list began
 	problems []error
 }
 
@@ -90,7 +95,8 @@ func (p *parse) problem(line int, key, format string, args ...any) {
 
 func (p *parse) entry(e entry) {
 	name := strings.Join(e.path, ".")
-	val, err := p.names.expand(e.val, e.section == "mqtt.route" || e.section == "mqtt.reverse")
+	captures := e.section == "mqtt.route" || e.section == "mqtt.reverse" || e.section == "upstream" && e.key == "naming"
+	val, err := p.names.expand(e.val, captures)
 	if err != nil {
 		p.problem(e.line, name, "%v", err)
 		return
@@ -109,6 +115,9 @@ func (p *parse) entry(e entry) {
 
 func (p *parse) set(e entry, name string, val any) {
 	settings := settingsOf(p.Config, e.section, e.index, e.line)
+	if e.header && e.key == "" {
+		p.element[e.section] = e.line
+	}
 	if e.header && (e.key == "" || slices.ContainsFunc(settings, func(s setting) bool {
 		return strings.HasPrefix(s.key, e.key+".") || s.bind.put != nil && s.key == e.key
 	})) {
@@ -129,6 +138,7 @@ func (p *parse) set(e entry, name string, val any) {
 		p.problem(e.line, name, "%v", err)
 	}
 	p.lines[e.section+"."+e.key] = e.line
+	p.lines[elementKey(e.section, p.element[e.section], e.key)] = e.line
 }
 
 // unknown names the nearest key: in the same table, or the same key in the table it belongs to.
@@ -144,6 +154,10 @@ func (p *parse) unknown(e entry, name string) {
 			}
 			p.problem(e.line, name, "unknown table; nearest is [%s]", nearest(e.section, sections()))
 		}
+		return
+	}
+	if here, ok := kafkaNames[e.key]; ok && e.section == "upstream" {
+		p.problem(e.line, name, "unknown key; here it is %s", here)
 		return
 	}
 	for _, s := range sections() {
@@ -271,6 +285,7 @@ func (p *parse) finish() {
 	}
 	p.devices()
 	p.memories()
+	p.upstreams()
 }
 
 // routes checks the routing rules: each for what it lacks, then all together.

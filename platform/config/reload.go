@@ -30,6 +30,9 @@ func Diff(old, next *Config) (live, restart []string) {
 	}) {
 		note("topic", true)
 	}
+	if !slices.EqualFunc(old.Upstreams, next.Upstreams, func(a, b Upstream) bool { return a.Same(&b) }) {
+		note("upstream", true)
+	}
 	if !slices.EqualFunc(old.MQTT.Places, next.MQTT.Places, func(a, b MQTTListener) bool {
 		a.Line, b.Line = 0, 0
 		return a == b
@@ -80,7 +83,7 @@ func Merge(old, next *Config) *Config {
 			}
 		}
 	}
-	merged.Topics = next.Topics
+	merged.Topics, merged.Upstreams = next.Topics, next.Upstreams
 	return &merged
 }
 

@@ -171,6 +171,12 @@ var lists = map[string]func(c *Config, index, line int) []setting{
 	"fram": func(c *Config, index, line int) []setting {
 		return framSettings(grow(&c.FRAMs, index, FRAM{Line: line}))
 	},
+	"upstream": func(c *Config, index, line int) []setting {
+		return upstreamSettings(grow(&c.Upstreams, index, newUpstream(line)))
+	},
+	"upstream.class": func(c *Config, index, line int) []setting {
+		return upstreamClassSettings(grow(&lastUpstream(c, line).Classes, index, newUpstreamClass(line)))
+	},
 	"sensor": func(c *Config, index, line int) []setting {
 		return sensorSettings(grow(&c.Sensors, index, Sensor{Every: 10 * second, Format: Formats[0], Line: line}))
 	},

@@ -39,6 +39,13 @@ func (c *Config) Show(w io.Writer) error {
 	for i := range c.FRAMs {
 		section(&b, "[[fram]]", framSettings(&c.FRAMs[i]))
 	}
+	for i := range c.Upstreams {
+		u := &c.Upstreams[i]
+		section(&b, "[[upstream]]", upstreamSettings(u))
+		for j := range u.Classes {
+			section(&b, "[[upstream.class]]", upstreamClassSettings(&u.Classes[j]))
+		}
+	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
 }
@@ -60,6 +67,11 @@ func (c *Config) Values() map[string]any {
 	values["bus"] = each(c.Buses, busSettings)
 	values["sensor"] = each(c.Sensors, sensorSettings)
 	values["fram"] = each(c.FRAMs, framSettings)
+	links := each(c.Upstreams, upstreamSettings)
+	for i := range links {
+		links[i]["class"] = each(c.Upstreams[i].Classes, upstreamClassSettings)
+	}
+	values["upstream"] = links
 	return values
 }
 
@@ -102,7 +114,9 @@ func valuesOf(settings []setting) map[string]any {
 func section(b *strings.Builder, header string, settings []setting) {
 	fmt.Fprintf(b, "\n%s\n", header)
 	for _, s := range settings {
-		fmt.Fprintf(b, "%s = %s\n", s.key, literal(s.bind.get()))
+		if v := s.bind.get(); v != nil {
+			fmt.Fprintf(b, "%s = %s\n", s.key, literal(v))
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -47,6 +48,8 @@ type Board struct {
 	Watchdog bool
 	// PID is the running broker's, 0 where none runs: its limits count then, else this process's.
 	PID int
+	// Links are those of the configuration.
+	Links []Link
 
 	Now time.Time
 	// Device is the number of the device the data lies on.
@@ -55,11 +58,13 @@ type Board struct {
 	Space func(dir string) (bytes, files int64, err error)
 	// Synchronised says whether something keeps the clock right.
 	Synchronised func() (bool, error)
+	// Resolve finds a host by its name, Dial sees whether somebody listens at host:port.
+	Resolve, Dial func(ctx context.Context, what string) error
 }
 
 // New is a Board of this machine.
 func New(dir string) *Board {
-	return &Board{Dir: dir, Now: time.Now(), Device: device, Space: space, Synchronised: synchronised}
+	return &Board{Dir: dir, Now: time.Now(), Device: device, Space: space, Synchronised: synchronised, Resolve: resolve, Dial: dial}
 }
 
 // Examine looks at everything. What cannot be looked at is a finding too.
@@ -76,6 +81,7 @@ func (b *Board) Examine() (all []Finding) {
 		{"files", b.files},
 		{"network", b.network},
 		{"unit", b.unit},
+		{"upstream", b.links},
 	} {
 		check.look(func(s State, text, change string) { all = append(all, Finding{check.name, s, text, change}) })
 	}

@@ -1,9 +1,11 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +62,18 @@ func built(t *testing.T, change map[string]string, adjust func(*Board)) []Findin
 		Device:       func(string) (uint32, uint32, error) { return 179, 2, nil },
 		Space:        func(string) (int64, int64, error) { return 1 << 30, 100_000, nil },
 		Synchronised: func() (bool, error) { return true, nil },
+		Resolve: func(_ context.Context, host string) error {
+			if host == "lost.example" {
+				return errors.New("lookup lost.example: no such host")
+			}
+			return nil
+		},
+		Dial: func(_ context.Context, address string) error {
+			if address == "far.example:9093" {
+				return errors.New("dial far.example:9093: timed out")
+			}
+			return nil
+		},
 	}
 	if adjust != nil {
 		adjust(b)
@@ -76,6 +90,33 @@ func TestAFitMachineIsFit(t *testing.T) {
 		if f.Text == "" || f.Change != "" {
 			t.Errorf("%+v", f)
 		}
+	}
+}
+
+// A link that its servers can be reached by is well; one that is metered calls nobody.
+func TestLinksAreLookedAt(t *testing.T) {
+	all := built(t, map[string]string{"/etc/hq.secret": "x"}, func(b *Board) {
+		b.Links = []Link{
+			{Name: "hq", Servers: []string{"far.example:9093", "near.example:9093"}, TLS: true, Files: []string{"/etc/hq.secret"}},
+			{Name: "sat", Servers: []string{"far.example:9093"}, Metered: true},
+		}
+	})
+	var said []string
+	for _, f := range all {
+		if f.Check == "upstream" {
+			said = append(said, string(f.State)+" "+f.Text)
+		}
+	}
+	if want := []string{"ok link hq: near.example:9093 answers", "ok link sat: it is metered, so its servers are not called; their names are found"}; !slices.Equal(said, want) {
+		t.Errorf("%q, want %q", said, want)
+	}
+}
+
+// linked is a board with one link.
+func linked(l Link) func(*Board) {
+	return func(b *Board) {
+		l.Name = "hq"
+		b.Links = []Link{l}
 	}
 }
 
@@ -128,6 +169,11 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		{"no watchdog", file("/etc/systemd/system/millrace.service.d/override.conf", "[Service]\nWatchdogSec=\n"), nil, Warn, "unit", "nothing resets"},
 		{"unit of another type", file("/usr/lib/systemd/system/millrace.service", "[Service]\nType=simple\nWatchdogSec=20s\n"), nil, Warn, "unit", `Type is "simple"`},
 		{"no systemd", file("/run/systemd/system/x", "-"), nil, Warn, "unit", "no systemd"},
+		{"a link's name", nil, linked(Link{Servers: []string{"lost.example:9093", "near.example:9093"}}), Warn, "upstream", "link hq: a name is not found: lookup lost.example"},
+		{"a metered link's name", nil, linked(Link{Servers: []string{"lost.example:9093"}, Metered: true}), Warn, "upstream", "link hq: a name is not found"},
+		{"a link's servers", nil, linked(Link{Servers: []string{"far.example:9093"}}), Warn, "upstream", "link hq: no server answers: dial far.example:9093: timed out"},
+		{"a link's file", nil, linked(Link{Servers: []string{"a:1"}, Files: []string{"/etc/hq.pem"}}), Warn, "upstream", "a file it needs cannot be used"},
+		{"a link's secret", file("/etc/hq.secret", "x"), linked(Link{Servers: []string{"a:1"}, Files: []string{"/etc/hq.secret"}, Secrets: []string{"/etc/hq.secret"}}), Warn, "upstream", "everybody on this machine can read /etc/hq.secret"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			all := built(t, tt.change, tt.adjust)

@@ -36,10 +36,13 @@ const (
 	life        kind = "life.json"
 	key         kind = "identity.pem"
 	keyCopy     kind = "identity.pem.copy"
+	paused      kind = "paused links"
+	linkDay     kind = "day of a link"
+	linkKept    kind = "what a link has delivered"
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, causes, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, causes, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy, paused, linkDay, linkKept}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -57,6 +60,12 @@ func kindOf(path string) kind {
 		return key
 	case name == "identity.pem.copy":
 		return keyCopy
+	case path == "upstream/paused.json":
+		return paused
+	case strings.HasPrefix(dir, "upstream/") && strings.HasSuffix(name, ".day"):
+		return linkDay
+	case strings.HasPrefix(dir, "upstream/") && strings.HasSuffix(name, ".delivered"):
+		return linkKept
 	case strings.HasPrefix(name, "checkpoint."):
 		return slot
 	case strings.HasPrefix(name, "clock."):

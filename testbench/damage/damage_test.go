@@ -1,10 +1,13 @@
 package damage
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +18,8 @@ import (
 
 	"millrace/broker"
 	"millrace/broker/disk"
+	"millrace/broker/record"
+	"millrace/platform/config"
 	"millrace/testbench/fixture"
 
 	"millrace/testbench/lane"
@@ -44,9 +49,35 @@ func scratch(t *testing.T) string {
 	return t.TempDir()
 }
 
+// linkFiles are the files that a board keeps for a link to another cluster, one that is paused and counts the bytes of a day.
+func linkFiles(t *testing.T) fs.FS {
+	dir := t.TempDir()
+	linked, err := config.Parse("", []byte("[[upstream]]\nname = 'hq'\nbootstrap.servers = ['127.0.0.1:1']\ntopics = ['*']\nrate.bytes.per.day = '1GiB'\n"), config.Names{}, config.Checks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := fixture.Settings(dir)
+	settings.Upstreams = linked.Upstreams
+	b, err := broker.Open(t.Context(), broker.Config{Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = broker.Decide(t.Context(), dir, "pause", url.Values{"link": {"hq"}})
+	if err := errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	delivered := []byte(`[{"topic":"a","partition":0,"id":"00000000000000000000000000000001","from":7}]` + "\n")
+	delivered = fmt.Appendf(delivered, "checksum=%08x\n", record.Castagnoli(delivered))
+	if err := os.WriteFile(filepath.Join(dir, "upstream", "hq.delivered"), delivered, 0o600); err != nil { // this link has never had a connection
+		t.Fatal(err)
+	}
+	return os.DirFS(filepath.Join(dir, "upstream"))
+}
+
 // originals makes the directories that are damaged: every way to stop, with and without catalog snapshots.
 func originals(t *testing.T, dir string, seed uint64) []*original {
 	var list []*original
+	links := linkFiles(t)
 	for i, s := range []fixture.Scene{
 		{Stop: fixture.Clean},
 		{Stop: fixture.Killed},
@@ -59,6 +90,9 @@ func originals(t *testing.T, dir string, seed uint64) []*original {
 		m, err := s.Make()
 		if err != nil {
 			t.Fatalf("make %s: %v", s.Dir, err)
+		}
+		if err := os.CopyFS(filepath.Join(s.Dir, "upstream"), links); err != nil {
+			t.Fatal(err)
 		}
 		o, err := survey(fmt.Sprintf("%s, %d catalog snapshots", s.Stop, s.Snapshots), s.Dir, m)
 		if err != nil {

@@ -63,6 +63,8 @@ var points = map[disk.Point]proof{
 	"boot.file":            sceneProof("timed"),
 	"checkpoint.directory": sceneProof("checkpointed"),
 	"checkpoint.slot":      sceneProof("checkpointed"),
+	"contract.budget":      sceneProof("metered"),
+	"contract.budget.dir":  sceneProof("metered"),
 	"journal.commit":       belowProof,
 	"journal.cut":          sceneProof("mended"),
 	"journal.parent":       journalProof,

@@ -302,8 +302,9 @@ func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 
 // scenes are all of them, by name.
 var scenes = map[string]func(dir string, seed uint64, skip disk.Point) (cuts int, err error){
-	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "offline": offline, "orphaned": orphaned,
-	"quarantined": quarantined, "relearned": relearned, "reset": reset, "restored": restored, "snapshotted": snapshotted, "timed": timed, "walked": walked,
+	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "metered": metered, "offline": offline,
+	"orphaned": orphaned, "quarantined": quarantined, "relearned": relearned, "reset": reset, "restored": restored, "snapshotted": snapshotted,
+	"timed": timed, "walked": walked,
 }
 
 // With every sync in its place no scene loses anything.

@@ -31,7 +31,7 @@ var lines = map[string]int{
 	"broker/server": 4, "broker/rest": 4, "broker/quorum": 4, "broker/cleaner": 4, "broker/canary": 4, "broker/replica": 4, "broker/group": 4, "broker/txn": 4,
 	"bridge/mqtt": 4, "bridge/remote": 4, "bridge/feed": 4, "bridge/rule": 4, "bridge/upstream": 4,
 
-	"broker/partition": 3, "broker/purgatory": 3, "hw/sensor": 3, "hw/gpio": 3, "bridge/mqtt/packet": 3,
+	"broker/partition": 3, "broker/purgatory": 3, "hw/sensor": 3, "hw/gpio": 3, "bridge/mqtt/packet": 3, "bridge/upstream/contract": 3,
 
 	"broker/journal": 2, "broker/segment": 2, "broker/poll": 2, "broker/wire": 2, "broker/boot": 2, "broker/catalog": 2, "bridge/route": 2,
 	"hw/storage": 2, "hw/watchdog": 2, "hw/clock": 2, "hw/board": 2,

@@ -51,6 +51,7 @@ func checks() config.Checks {
 			}
 			return fmt.Errorf("there is no such part; there are %s", strings.Join(broker.Components, ", "))
 		},
+		Zone: broker.CheckZone, Window: broker.CheckWindow, Link: broker.CheckLink,
 		Driver: sensor.Known,
 		FRAM:   storage.Known,
 	}

@@ -58,6 +58,10 @@ func examine(ctx context.Context, cfg *config.Config) []doctor.Finding {
 	b := doctor.New(cfg.Broker.LogDirs)
 	b.Memory, b.Reserve = cfg.Memory.Limit, cfg.Flash.ReserveBytes
 	b.Connections = cfg.Broker.MaxConnections + cfg.HTTP.MaxConnections + mqttConnections(cfg)
+	for i := range cfg.Upstreams {
+		u := &cfg.Upstreams[i]
+		b.Links = append(b.Links, doctor.Link{Name: u.Name, Servers: u.Servers, TLS: u.TLS(), Metered: u.Metered, Files: u.Files(), Secrets: u.Secrets()})
+	}
 	b.Watchdog = cfg.Watchdog.Device != "" || cfg.Watchdog.GPIO != ""
 	if raw, err := broker.Ask(ctx, cfg.Broker.LogDirs, "status"); err == nil {
 		var status broker.Status

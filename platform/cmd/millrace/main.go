@@ -107,7 +107,7 @@ func (c *command) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.format, "output", "o", "text", "text or json")
 	c.complete(root, "output", "text", "json")
-	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.route(), c.group(), c.produce(), c.consume(), c.dump(),
+	root.AddCommand(c.serve(), c.formatDir(), c.randomUUID(), c.topic(), c.route(), c.upstream(), c.group(), c.produce(), c.consume(), c.dump(),
 		c.fsck(), c.status(), c.doctor(), c.support(), c.backup(), c.restore(), c.user(), c.acl(), c.cert(), c.factoryReset(), c.config(), c.version())
 	return root
 }

@@ -56,6 +56,9 @@ func TestScripts(t *testing.T) {
 			"serve": serveInBackground,
 			"halt":  halt,
 			"hup":   hup,
+
+			// logged TEXT: waits until the broker's log has it.
+			"logged": logged,
 		},
 	})
 }

@@ -131,6 +131,19 @@ func ownedBy(ts *testscript.TestScript, _ bool, args []string) {
 	}))
 }
 
+// logged waits until the broker has logged the text.
+func logged(ts *testscript.TestScript, _ bool, args []string) {
+	b := boards[ts]
+	for {
+		line, err := b.log.ReadString('\n')
+		ts.Check(err)
+		b.said.WriteString(line)
+		if strings.Contains(line, args[0]) {
+			return
+		}
+	}
+}
+
 // hup makes the broker read its configuration again and wants the text in its log.
 func hup(ts *testscript.TestScript, _ bool, args []string) {
 	b := boards[ts]

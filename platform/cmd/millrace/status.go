@@ -91,6 +91,11 @@ func verdict(s *broker.Status) (word string, code int, why string) {
 	case s.Offline > 0:
 		return "degraded", exitPartial, fmt.Sprintf("%d partitions are offline", s.Offline)
 	}
+	for _, l := range s.Upstream {
+		if l.Trouble != "" {
+			return "degraded", exitPartial, fmt.Sprintf("link %s: %s", l.Name, l.Trouble)
+		}
+	}
 	return "healthy", 0, ""
 }
 
@@ -128,6 +133,9 @@ func (c *command) screen(s *broker.Status, word, why string) error {
 		row("memory", "%s resident, limit %s", amount(s.Memory.Used), amount(s.Memory.Limit))
 		row("data", "%d topics, %d partitions (%d offline), %d records", s.Topics, s.Partitions, s.Offline, s.Records)
 		row("backlog", "%d records not read by %d groups, %s wait for the disk", s.Lag, s.Groups, amount(s.Queued))
+	}
+	for _, l := range s.Upstream {
+		row("link "+l.Name, "%s, %s", l.State, behind(&l))
 	}
 	for i, line := range s.Troubles {
 		if i == 0 {

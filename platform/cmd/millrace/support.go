@@ -112,7 +112,7 @@ func (s *supported) gather(quick bool) error {
 	s.values("version.json", "this program", map[string]any{"version": version, "format": formatVersion}, nil)
 	running := true
 	for _, of := range []struct{ what, name string }{
-		{"status", "status.json"}, {"config", "config.toml"}, {"catalog", "catalog.json"}, {"metrics", "metrics.txt"}, {"logs", "log.txt"},
+		{"status", "status.json"}, {"config", "config.toml"}, {"catalog", "catalog.json"}, {"upstream", "upstream.json"}, {"metrics", "metrics.txt"}, {"logs", "log.txt"},
 	} {
 		text, err := broker.Ask(s.ctx, dir, of.what)
 		if of.what == "status" && (errors.Is(err, broker.ErrNotRunning) || errors.Is(err, fs.ErrNotExist)) && !errors.Is(err, broker.ErrSilent) {

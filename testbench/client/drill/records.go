@@ -37,11 +37,7 @@ func send(t testing.TB, ctx context.Context, b *board.Board, codec string, recor
 	c := peer(t, b, kgo.ProducerBatchCompression(codecOf[codec]), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	defer c.Close()
 	for _, r := range records {
-		k := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Timestamp: unix(r.Timestamp), Key: r.Key, Value: r.Value}
-		for _, h := range r.Headers {
-			k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
-		}
-		c.Produce(ctx, k, func(_ *kgo.Record, err error) {
+		c.Produce(ctx, r.ToClient(), func(_ *kgo.Record, err error) {
 			if err != nil {
 				t.Errorf("produce: %v", err)
 			}
@@ -147,11 +143,7 @@ func Records(t *testing.T, lane Lane) {
 			} else if got != "none" { // some compress only what gets smaller
 				t.Errorf("%s has a batch with %s", k.Topic, got)
 			}
-			r := Record{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset, Timestamp: k.Timestamp.UnixMilli(), Key: k.Key, Value: k.Value}
-			for _, h := range k.Headers {
-				r.Headers = append(r.Headers, Header{h.Key, h.Value})
-			}
-			mine.tell("franz-go", r)
+			mine.tell("franz-go", FromClient(k))
 		})
 	}
 	if len(used) != len(topics) {

@@ -13,6 +13,8 @@ done
 rm -rf "$dir.part"
 mkdir -p "$dir.part"
 mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir.part"
+mkdir "$dir.part/log"
+mv "$dir.part"/slf4j-simple-*.jar "$dir.part/log"
 # The marker goes in last: a fetch that was cut short is not taken for a whole one.
 cp "$here/pom.xml" "$dir.part/complete"
 rm -rf "$dir"

@@ -1,0 +1,196 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"millrace/broker/record"
+)
+
+// commit sends what was built, with the cursors and the gaps, and notes that it was.
+func (ln *lane) commit(ctx context.Context) error {
+	f := &ln.filler
+	now := ln.env.Clock.Now().UnixMilli()
+	data := len(f.records)
+	for _, d := range ln.drafts {
+		if err := ln.mark(d, now); err != nil {
+			return err
+		}
+	}
+	ln.set(StateSending, "")
+	began := time.Now()
+	if err := ln.send(ctx, f.records, data); err != nil {
+		f.forget()
+		return err
+	}
+	ln.applied(data, time.Since(began))
+	return nil
+}
+
+// send sends records: the first of them data, the others cursors and gaps.
+func (ln *lane) send(ctx context.Context, records []Record, data int) (err error) {
+	ctx, cancel := ln.deadline(ctx)
+	defer cancel()
+	if ln.cfg.Delivery == AtLeastOnce { // cursors only of what is there
+		err = ln.session.Send(ctx, records[:data])
+		records = records[data:]
+	}
+	if err == nil {
+		err = ln.session.Send(ctx, records)
+	}
+	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			ln.tooSlow()
+		}
+		ln.refused(err)
+		return fmt.Errorf("%s lane: %w", ln.lane, err)
+	}
+	return nil
+}
+
+// mark adds the cursor and the gaps of a draft to the records.
+func (ln *lane) mark(d *draft, now int64) error {
+	d.cursor.By, d.cursor.At = ln.by, now
+	id := CursorKey{Board: ln.cfg.Board, Link: ln.cfg.Name, Lane: d.lane.String(), Topic: d.part.topic, Partition: d.part.index}
+	key, err := id.Append(nil)
+	if err != nil {
+		return err
+	}
+	value, err := d.cursor.Append(nil)
+	if err != nil {
+		return err
+	}
+	f := &ln.filler
+	f.records = append(f.records, Record{
+		Topic: ln.cfg.CursorTopic, Partition: cursorPartition(ln.cfg.Board), Timestamp: now, Key: key, Value: value,
+	})
+	for _, h := range d.holes {
+		key, value, err := h.record(&ln.cfg, d.part.topic, d.part.index, now)
+		if err != nil {
+			return err
+		}
+		f.records = append(f.records, Record{
+			Topic: ln.cfg.GapTopic, Partition: record.PartitionForKey(key, int(ln.gapPartitions)), Timestamp: now, Key: key, Value: value,
+		})
+	}
+	return nil
+}
+
+// deadline is the context of a transaction: it ends well before the peer would end it, and a while after ctx.
+func (ln *lane) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	send, cancel := context.WithTimeout(context.WithoutCancel(ctx), ln.patience*3/4)
+	stop := context.AfterFunc(ctx, func() {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		select {
+		case <-send.Done():
+		case <-t.C:
+			cancel()
+		}
+	})
+	return send, func() {
+		stop()
+		cancel()
+	}
+}
+
+// applied notes that a transaction was committed.
+func (ln *lane) applied(data int, took time.Duration) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	bytes := ln.filler.bytes
+	ln.count.Transactions++
+	ln.count.Records += int64(data)
+	ln.count.Bytes += int64(bytes)
+	ln.lastSuccess = ln.env.Clock.Now()
+	ln.fences = 0
+	ln.env.Backoff.Reset()
+	for _, d := range ln.drafts {
+		ln.applyLocked(d)
+	}
+	ln.shares.served[ln.lane] += int64(bytes)
+	ln.kick(int(1 - ln.lane))
+	ln.fitLocked(bytes, took)
+}
+
+// applyLocked makes a draft what is committed.
+func (l *Link) applyLocked(d *draft) {
+	p := d.part
+	pos := p.lane[d.lane]
+	pos.cursor, pos.has, pos.checked, pos.pos, pos.draft = d.cursor, true, d.cursor, d.cursor.Next, nil
+	p.strikes = 0
+	p.show()
+	l.count.Looped += int64(d.looped)
+	l.count.Gaps += int64(len(d.holes))
+	for _, h := range d.holes {
+		l.count.Lost += h.End - h.First
+		l.log.Error("records are lost to the upstream", "topic", p.topic, "partition", p.index,
+			"first", h.First, "last", h.End-1, "cause", h.cause)
+	}
+	for i := range p.lane {
+		if p.behind(Lane(i)) {
+			l.table.enqueue(Lane(i), p)
+		}
+	}
+}
+
+// fitLocked fits the size of transactions to the link.
+func (ln *lane) fitLocked(bytes int, took time.Duration) {
+	if bytes == 0 {
+		return
+	}
+	rate := float64(bytes) / max(took.Seconds(), 1e-4)
+	if ln.rate == 0 {
+		ln.rate = rate
+	}
+	ln.rate += (rate - ln.rate) / 8
+	switch {
+	case took < brisk && bytes >= ln.size/2:
+		ln.size = min(2*ln.size, ln.cfg.TransactionBytes)
+	case took > transactionTarget:
+		ln.size = int(float64(min(bytes, ln.size)) * transactionTarget.Seconds() / took.Seconds())
+		ln.size = min(max(ln.size, leastTransactionBytes), ln.cfg.TransactionBytes)
+	}
+	ln.Link.size[ln.lane] = ln.size
+	if took < ln.cfg.TransactionTimeout/2 { // for the next connection: who reads upstream waits as long for a board that is gone
+		ln.Link.patience[ln.lane] = ln.cfg.TransactionTimeout
+	}
+}
+
+// tooSlow has the next connection send less at a time, and wait longer for it: a large record may take minutes.
+func (ln *lane) tooSlow() {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.size > leastTransactionBytes {
+		ln.Link.size[ln.lane] = max(ln.size/4, leastTransactionBytes)
+		return
+	}
+	if ln.filler.bytes >= leastTransactionBytes/2 { // a small one was held up by something else
+		ln.Link.patience[ln.lane] = min(2*ln.patience, patienceMax)
+	}
+}
+
+// refused notes what an error of Send says of partitions.
+func (ln *lane) refused(err error) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	var refused *RefusedError
+	if !errors.As(err, &refused) {
+		if !errors.Is(err, ErrFenced) {
+			ln.count.Unknown++
+		}
+		return
+	}
+	for _, d := range ln.drafts {
+		if d.to != refused.Topic || d.mine == d.have && d.part.index != refused.Partition {
+			continue
+		}
+		if errors.Is(err, ErrTooLarge) && d.records > 1 {
+			d.part.most = max(1, d.bytes/2)
+			continue
+		}
+		ln.holdLocked(d.part, Refused, refused.Error())
+	}
+}

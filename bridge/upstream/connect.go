@@ -1,0 +1,354 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"millrace/broker/record"
+)
+
+// errUnfit is returned for topics upstream that cursors cannot be kept in.
+var errUnfit = errors.New("cursor topic is unfit")
+
+// errNoTopic is why nothing goes to a topic that was made, and is not seen yet.
+var errNoTopic = errors.New("it is not there yet")
+
+// connect takes over, reads the cursors, and sends until something fails.
+func (l *Link) connect(ctx context.Context) error {
+	l.set(StateConnecting, "taking over")
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var sessions [lanes]Session
+	defer func() {
+		for _, s := range sessions {
+			if s != nil {
+				s.Close()
+			}
+		}
+	}()
+	open := func(lane Lane) (err error) {
+		id := ""
+		if l.cfg.Delivery == ExactlyOnce {
+			id = l.cfg.transactionalID(lane)
+		}
+		if p, is := l.env.Remote.(Patient); is {
+			p.Patience(l.patience[lane]) // this goroutine's until the lanes run
+		}
+		if sessions[lane], err = l.env.Remote.Open(ctx, id); err != nil {
+			return fmt.Errorf("take over %s lane: %w", lane, err)
+		}
+		return nil
+	}
+	if err := open(Live); err != nil {
+		return err
+	}
+	if l.cfg.Order == LiveFirst { // before anything is read: its open transaction would have to be waited for
+		if err := open(Backfill); err != nil {
+			return err
+		}
+	}
+	if err := l.prepare(ctx, sessions[Live]); err != nil {
+		return err
+	}
+	l.set(StateConnecting, "reading cursors, and waiting for transactions that are open there")
+	if err := l.readCursors(ctx, sessions[Live]); err != nil {
+		return err
+	}
+	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
+		if err := open(Backfill); err != nil {
+			return err
+		}
+		// Its former life may have committed until just now.
+		if err := l.readCursors(ctx, sessions[Live]); err != nil {
+			return err
+		}
+	}
+	l.begin()
+	l.set(StateConnecting, "looking at topics")
+	if err := l.refresh(ctx, sessions[Live]); err != nil {
+		return err
+	}
+	return l.lanes(ctx, cancel, &sessions)
+}
+
+// lanes runs the lanes until one fails.
+func (l *Link) lanes(ctx context.Context, cancel func(), sessions *[lanes]Session) (first error) {
+	var once sync.Once
+	var running sync.WaitGroup
+	for i, s := range sessions {
+		if s == nil {
+			continue
+		}
+		ln := &lane{Link: l, lane: Lane(i), session: s, other: sessions[1-i] != nil}
+		ln.filler = filler{cfg: &l.cfg, clock: l.env.Clock, cluster: sessions[Live].Cluster()} // it has asked
+		running.Go(func() {
+			err := ln.run(ctx)
+			once.Do(func() { first = err })
+			cancel()
+		})
+	}
+	running.Wait()
+	return first
+}
+
+// prepare makes sure of the link's own topics, and of the targets.
+func (l *Link) prepare(ctx context.Context, s Session) error {
+	own := []Topic{
+		{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: map[string]string{"cleanup.policy": "compact"}},
+		{Name: l.cfg.GapTopic, Partitions: 1},
+	}
+	if err := s.Ensure(ctx, own); err != nil {
+		return fmt.Errorf("topics of the link: %w", err)
+	}
+	cursors := own[0]
+	switch {
+	case cursors.Err != nil:
+		return &RefusedError{Topic: cursors.Name, Err: cursors.Err}
+	case own[1].Err != nil:
+		return &RefusedError{Topic: own[1].Name, Err: own[1].Err}
+	case cursors.Have < cursorPartitions:
+		return fmt.Errorf("%w: %s has %d partitions, %d are needed", errUnfit, cursors.Name, cursors.Have, cursorPartitions)
+	case !cursors.Compacted:
+		return fmt.Errorf("%w: %s is not compacted, and would forget", errUnfit, cursors.Name)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.read >= 0 && l.cursorTopic != cursors.ID {
+		return fmt.Errorf("%w: %s was made anew: what was delivered is not known any more", errUnfit, cursors.Name)
+	}
+	l.cursorTopic, l.gapPartitions = cursors.ID, max(own[1].Have, 1)
+	return nil
+}
+
+// aim makes sure of topics upstream, and learns their ids.
+func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
+	topics := make([]Topic, len(list))
+	for i, to := range list {
+		l.mu.Lock()
+		topics[i] = Topic{Name: to.name, Partitions: to.want}
+		l.mu.Unlock()
+		topics[i].Configs = l.env.Log.Configs(to.local)
+	}
+	if len(topics) == 0 {
+		return nil
+	}
+	if err := s.Ensure(ctx, topics); err != nil {
+		return fmt.Errorf("topics upstream: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, to := range list {
+		to.have, to.id = topics[i].Have, topics[i].ID
+		for _, p := range l.table.parts[to.local] {
+			if p == nil {
+				continue
+			}
+			if err := topics[i].Err; err != nil || to.have == 0 {
+				l.holdLocked(p, Refused, fmt.Sprintf("topic %s upstream: %v", to.name, or(err, errNoTopic)))
+			}
+		}
+	}
+	return nil
+}
+
+// readCursors reads what is new in the cursor topic. After the first connection of this life all of it must be our own.
+func (l *Link) readCursors(ctx context.Context, s Session) error {
+	l.mu.Lock()
+	from, known := l.read, l.known
+	l.mu.Unlock()
+	end, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
+		k, err := ParseCursorKey(key)
+		if err != nil || k.Board != l.cfg.Board || k.Link != l.cfg.Name {
+			return nil // another board's, or nobody's
+		}
+		for lane := range lanes {
+			if k.Lane == lane.String() {
+				return l.take(lane, &k, value, known)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read cursors: %w", err)
+	}
+	l.mu.Lock()
+	l.read = end
+	l.mu.Unlock()
+	return nil
+}
+
+// take takes one cursor over. known says that nobody but this life may have written it.
+func (l *Link) take(lane Lane, k *CursorKey, value []byte, known bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := cursorID{lane, k.Topic, k.Partition}
+	if value == nil {
+		if p := l.table.cursors[id]; p != nil {
+			p.has, p.cursor, p.pos = false, Cursor{Last: -1}, 0
+		}
+		return nil
+	}
+	c, err := ParseCursor(value)
+	if err != nil {
+		return fmt.Errorf("cursor of %s-%d: %w", k.Topic, k.Partition, err)
+	}
+	if known && c.By != l.by {
+		return fmt.Errorf("%w: %s-%d", errForeign, k.Topic, k.Partition)
+	}
+	if l.table.cursors[id] == nil && len(l.table.cursors) >= 4*l.cfg.Partitions {
+		return fmt.Errorf("%w: it has more than %d cursors of this link", errUnfit, 4*l.cfg.Partitions)
+	}
+	p := l.table.at(lane, k.Topic, k.Partition)
+	p.has, p.cursor, p.pos = true, c, c.Next
+	return nil
+}
+
+// leftOver says whether the backfill lane has something to do from a time when there was one.
+func (l *Link) leftOver() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.table.cursors {
+		if len(p.cursor.Ranges) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// begin puts every partition back to its cursors. Nothing is in line then.
+func (l *Link) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count.Connects++
+	l.known, l.table.hints = true, nil
+	l.lookedAt = time.Time{}
+	for _, p := range l.table.all {
+		p.jump = false
+		for _, pos := range p.lane {
+			pos.pos, pos.queued, pos.draft = pos.cursor.Next, false, nil
+		}
+		p.show()
+	}
+	for _, to := range l.table.targets {
+		to.have = 0 // look again
+	}
+	for i := range l.table.queue {
+		for c := range l.table.queue[i] {
+			l.table.queue[i][c] = fifo{}
+		}
+	}
+	l.shares.served = [lanes]int64{}
+}
+
+// refresh brings the table up to date with the log, makes sure of what is new upstream, and judges.
+func (l *Link) refresh(ctx context.Context, s Session) error {
+	l.mu.Lock()
+	wanting := l.lookLocked()
+	l.mu.Unlock()
+	if err := l.aim(ctx, s, wanting); err != nil {
+		return err
+	}
+	l.judge()
+	return nil
+}
+
+// lookLocked is table.look, with the lock held.
+func (l *Link) lookLocked() []*target {
+	l.news.begin()
+	wanting := l.table.look(l.env.Log, &l.cfg, l.env.Scheduler.Class)
+	l.news.end(l.table.parts)
+	return wanting
+}
+
+// judge compares all partitions with their cursors, and puts those that may go in line. It reads the log without the lock.
+func (l *Link) judge() {
+	l.mu.Lock()
+	list := slices.Clone(l.table.all)
+	l.mu.Unlock()
+	var scratch []byte
+	for _, p := range list {
+		scratch = l.judgePart(p, scratch)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.table.all {
+		for i := range p.lane {
+			if p.behind(Lane(i)) {
+				l.table.enqueue(Lane(i), p)
+			}
+		}
+	}
+}
+
+// judgePart judges one partition.
+func (l *Link) judgePart(p *part, scratch []byte) []byte {
+	l.mu.Lock()
+	log, facts := p.log, Facts{Local: p.id, Upstream: p.to.id}
+	live, back := *p.lane[Live], *p.lane[Backfill]
+	_, _, rest := p.rest()
+	held := p.verdict == Refused || p.verdict == Unreadable
+	l.mu.Unlock()
+	if log == nil {
+		return scratch
+	}
+	facts.Start, facts.High = log.Start(), log.High()
+	v, reason := Go, ""
+	for i, pos := range []*position{&live, &back} {
+		if !pos.has || Lane(i) == Backfill && (!rest || back.cursor.Turn != live.cursor.Turn) || v != Go {
+			continue
+		}
+		if pos.checked.Last != pos.cursor.Last || pos.checked.CRC != pos.cursor.CRC || pos.checked.Local != facts.Local {
+			facts.Found, facts.CRC, scratch = lookUp(log, pos.cursor.Last, scratch)
+		} else {
+			facts.Found = false
+		}
+		v, reason = Judge(&pos.cursor, facts)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if v == Go {
+		p.lane[Live].checked, p.lane[Backfill].checked = live.cursor, back.cursor
+		if held {
+			return scratch
+		}
+	}
+	if v != p.verdict && v != Go {
+		l.log.Error("partition is stopped", "topic", p.topic, "partition", p.index, "reason", reason)
+	}
+	p.verdict, p.reason = v, reason
+	p.show()
+	return scratch
+}
+
+// lookUp is the sum of the record at an offset, where there is one.
+func lookUp(log Partition, offset int64, scratch []byte) (found bool, crc uint32, _ []byte) {
+	if offset < log.Start() || offset >= log.High() {
+		return false, 0, scratch
+	}
+	raw, err := log.ReadBatches(scratch[:0], offset, 1)
+	if err != nil {
+		return false, 0, scratch
+	}
+	for rest := raw; len(rest) > 0; {
+		var b record.Batch
+		if b, rest, err = record.Next(rest); err != nil {
+			break
+		}
+		if offset < b.BaseOffset() || offset > b.LastOffset() || b.Control() {
+			continue
+		}
+		for r, err := range b.Records(record.DefaultMaxBytes) {
+			if err != nil || r.Offset > offset {
+				break
+			}
+			if r.Offset == offset {
+				return true, sum(&r), raw
+			}
+		}
+	}
+	return false, 0, raw
+}

@@ -1,0 +1,388 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"millrace/broker/record"
+)
+
+// KafkaConfig is how a cluster is reached.
+type KafkaConfig struct {
+	// Brokers are addresses to begin with, host:port. Required.
+	Brokers []string
+	// TLS is nil for plain text. The host name is filled in.
+	TLS *tls.Config
+	// SASL is the zero value for none.
+	SASL SASL
+	// Dial makes connections, under TLS: what is metered is what is on the wire. Nil is a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// TransactionTimeout is that of the link, 60 s by default.
+	TransactionTimeout time.Duration
+	// BatchBytes is the most a batch holds before compression, 1,000,012 by default: a record that is larger is refused.
+	BatchBytes int
+	// Compression is Kafka's compression.type, "zstd" by default.
+	Compression string
+	// Replication is the replication factor of topics that are made; 0 is -1, what the peer has by default.
+	Replication int16
+	// Options come last.
+	Options []kgo.Opt
+}
+
+// SASL is how a client says who it is. Files are read at each login, so that secrets can be changed.
+type SASL struct {
+	// Mechanism is PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.
+	Mechanism string
+	Username  string
+	// Password, or else the contents of PasswordFile without the end of the line.
+	Password, PasswordFile string
+	// Token gives the token of OAUTHBEARER, or else TokenFile has it.
+	Token     func(context.Context) (string, error)
+	TokenFile string
+}
+
+const (
+	defaultBatchBytes = 1_000_012
+	// openTimeout is how long taking over may take, in all.
+	openTimeout = time.Minute
+	// adminTimeout is how long looking at topics and making them may take.
+	adminTimeout = time.Minute
+	// idleTimeout keeps connections: on a thin link a new one costs more than it. Brokers close them after 10 minutes.
+	idleTimeout = 9 * time.Minute
+	// metadataAge is how often who leads what is asked without need.
+	metadataAge = 10 * time.Minute
+	// unknownRetries is how often a topic may be unknown before that is believed.
+	unknownRetries = 5
+	// fileMax is how large a file with a secret may be, in bytes.
+	fileMax = 64 << 10
+)
+
+// Kafka is the way to a cluster. It holds nothing: sessions do.
+type Kafka struct {
+	cfg  KafkaConfig
+	opts []kgo.Opt
+	// patience is the transaction timeout of sessions to come.
+	patience atomic.Int64
+}
+
+// NewKafka makes a way to a cluster, without talking to it. It returns ErrConfig.
+func NewKafka(cfg KafkaConfig) (*Kafka, error) {
+	if len(cfg.Brokers) == 0 {
+		return nil, fmt.Errorf("%w: no brokers", ErrConfig)
+	}
+	cfg.TransactionTimeout = or(cfg.TransactionTimeout, defaultTransactionTimeout)
+	cfg.BatchBytes = or(cfg.BatchBytes, defaultBatchBytes)
+	cfg.Replication = or(cfg.Replication, -1)
+	codec, err := record.ParseCodec(or(cfg.Compression, record.Zstd.String()))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
+	}
+	k := &Kafka{cfg: cfg}
+	k.Patience(cfg.TransactionTimeout)
+	k.opts = []kgo.Opt{
+		kgo.SeedBrokers(cfg.Brokers...),
+		kgo.ClientID("millrace"),
+		kgo.SoftwareNameAndVersion("millrace", "1"),
+		kgo.DisableClientMetrics(),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.MetadataMaxAge(metadataAge),
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerBatchCompression(kgo.ZstdCompression()),
+		kgo.WithCompressor(compressor{codec}),
+		kgo.ProducerBatchMaxBytes(int32(cfg.BatchBytes)),
+		kgo.MaxBufferedRecords(recordsMax + 3*draftsMax + 1),
+		kgo.ManualFlushing(),
+		kgo.UnknownTopicRetries(unknownRetries),
+		kgo.RetryBackoffFn(retryWait),
+	}
+	if cfg.SASL.Mechanism != "" {
+		m, err := cfg.SASL.mechanism()
+		if err != nil {
+			return nil, err
+		}
+		k.opts = append(k.opts, kgo.SASL(m))
+	}
+	k.opts = append(k.opts, cfg.Options...)
+	return k, kgo.ValidateOpts(k.opts...)
+}
+
+func (s SASL) mechanism() (sasl.Mechanism, error) {
+	switch s.Mechanism {
+	case "PLAIN":
+		return plain.Plain(func(context.Context) (plain.Auth, error) {
+			password, err := secret(s.Password, s.PasswordFile)
+			return plain.Auth{User: s.Username, Pass: password}, err
+		}), nil
+	case "SCRAM-SHA-256", "SCRAM-SHA-512":
+		auth := func(context.Context) (scram.Auth, error) {
+			password, err := secret(s.Password, s.PasswordFile)
+			return scram.Auth{User: s.Username, Pass: password}, err
+		}
+		if s.Mechanism == "SCRAM-SHA-256" {
+			return scram.Sha256(auth), nil
+		}
+		return scram.Sha512(auth), nil
+	case "OAUTHBEARER":
+		if s.Token == nil {
+			s.Token = func(context.Context) (string, error) { return secret("", s.TokenFile) }
+		}
+		return oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
+			token, err := s.Token(ctx)
+			return oauth.Auth{Token: token}, err
+		}), nil
+	}
+	return nil, fmt.Errorf("%w: SASL mechanism %q", ErrConfig, s.Mechanism)
+}
+
+// retryWait is how long the client waits within a session. The peer refuses the first records of a transaction for as long
+// as it writes the end of the last one, which is mostly over in milliseconds.
+func retryWait(failures int) time.Duration {
+	wait := min(20*time.Millisecond<<min(max(failures-1, 0), 8), 5*time.Second)
+	return wait/2 + rand.N(wait/2)
+}
+
+// secret is a secret, or what a file has.
+func secret(text, file string) (string, error) {
+	if text != "" || file == "" {
+		return text, nil
+	}
+	info, err := os.Stat(file)
+	if err == nil && info.Size() > fileMax {
+		err = fmt.Errorf("%d bytes are no secret", info.Size())
+	}
+	if err != nil {
+		return "", fmt.Errorf("secret: %w", err)
+	}
+	p, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("secret: %w", err)
+	}
+	return strings.TrimRight(string(p), "\r\n"), nil
+}
+
+// compressor compresses with the board's own encoders, so that there is one pool of them.
+type compressor struct{ codec record.Codec }
+
+func (c compressor) Compress(dst *bytes.Buffer, src []byte, flags ...kgo.CompressFlag) ([]byte, kgo.CompressionCodecType) {
+	if c.codec == record.None {
+		return src, kgo.CodecNone
+	}
+	for _, f := range flags {
+		if f == kgo.CompressDisableZstd && c.codec == record.Zstd {
+			return src, kgo.CodecNone
+		}
+	}
+	dst.Reset()
+	dst.Grow(len(src) / 2)
+	out, err := c.codec.Compress(dst.AvailableBuffer(), src)
+	if err != nil || len(out) >= len(src) {
+		return src, kgo.CodecNone
+	}
+	return out, kgo.CompressionCodecType(c.codec) // both have Kafka's numbers
+}
+
+// Patience implements Patient.
+func (k *Kafka) Patience(d time.Duration) { k.patience.Store(int64(d)) }
+
+// Open implements Remote.
+func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, error) {
+	lines := &lines{cfg: &k.cfg, open: map[*line]struct{}{}}
+	opts := append(k.opts[:len(k.opts):len(k.opts)], kgo.Dialer(lines.dial))
+	if transactionalID != "" {
+		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(time.Duration(k.patience.Load())))
+	}
+	cl, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, err
+	}
+	s := &kafkaSession{cl: cl, lines: lines, transactional: transactionalID != "", replication: k.cfg.Replication}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := s.takeOver(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// kafkaSession is a Session: one kgo client.
+type kafkaSession struct {
+	cl            *kgo.Client
+	lines         *lines
+	transactional bool
+	replication   int16 // of topics that are made
+	cluster       string
+
+	slab    []kgo.Record
+	headers []kgo.RecordHeader
+	outcome outcome
+}
+
+// transactionKeys are what a peer has to offer that has transactions.
+var transactionKeys = []int16{kmsg.InitProducerID.Int16(), kmsg.EndTxn.Int16()}
+
+func (s *kafkaSession) takeOver(ctx context.Context) error {
+	if s.transactional {
+		resp, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, s.cl)
+		if err != nil {
+			return err
+		}
+		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+			return err
+		}
+		for _, key := range transactionKeys {
+			offered := false
+			for _, k := range resp.ApiKeys {
+				offered = offered || k.ApiKey == key
+			}
+			if !offered {
+				return fmt.Errorf("%w: it does not know %s", ErrNoTransactions, kmsg.NameForKey(key))
+			}
+		}
+	}
+	id, _, err := s.cl.ProducerID(ctx)
+	switch {
+	case errors.Is(err, kerr.UnsupportedVersion), err == nil && id < 0 && s.transactional:
+		return fmt.Errorf("%w: it gives no producer ids", ErrNoTransactions)
+	}
+	return classify(err)
+}
+
+// Cluster implements Session.
+func (s *kafkaSession) Cluster() string { return s.cluster }
+
+// Close implements Session.
+func (s *kafkaSession) Close() {
+	s.lines.close()
+	s.cl.Close()
+}
+
+// outcome gathers what became of the records of a transaction.
+type outcome struct {
+	mu    sync.Mutex
+	err   error
+	topic string
+	part  int32
+}
+
+func (o *outcome) promise(r *kgo.Record, err error) {
+	if err == nil {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil || errors.Is(o.err, kgo.ErrAborting) {
+		o.err, o.topic, o.part = err, r.Topic, r.Partition
+	}
+}
+
+// result is the first error, as a Session says it.
+func (o *outcome) result() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return refusal(o.err, o.topic, o.part)
+}
+
+// refusal tells apart what a peer refuses for good, and what nobody knows.
+func refusal(err error, topic string, partition int32) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
+		return &RefusedError{topic, partition, fmt.Errorf("%w: %w", ErrTooLarge, err)}
+	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.CorruptMessage),
+		errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.InvalidTopicException),
+		errors.Is(err, kerr.UnsupportedCompressionType), errors.Is(err, kerr.UnsupportedForMessageFormat):
+		return &RefusedError{topic, partition, err}
+	}
+	return classify(fmt.Errorf("%s-%d: %w", topic, partition, err))
+}
+
+// classify puts the engine's own sentinel before the peer's error.
+func classify(err error) error {
+	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
+		return fmt.Errorf("%w: %w", ErrFenced, err)
+	}
+	return err
+}
+
+// Send implements Session.
+func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
+	if len(recs) == 0 {
+		return nil
+	}
+	if s.transactional {
+		if err := s.cl.BeginTransaction(); err != nil {
+			return classify(err)
+		}
+	}
+	s.outcome.err = nil
+	s.fill(recs)
+	for i := range s.slab {
+		s.cl.Produce(ctx, &s.slab[i], s.outcome.promise)
+	}
+	if err := s.cl.Flush(ctx); err != nil {
+		return err
+	}
+	if err := s.outcome.result(); err != nil {
+		return err
+	}
+	if s.transactional {
+		if err := s.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
+			return classify(err)
+		}
+	}
+	clear(s.slab)
+	clear(s.headers)
+	return nil
+}
+
+// fill makes the client's records of ours, in memory that is used again. Nobody holds it: the last Send was acknowledged.
+func (s *kafkaSession) fill(recs []Record) {
+	n := 0
+	for i := range recs {
+		n += len(recs[i].Headers)
+	}
+	if cap(s.slab) < len(recs) {
+		s.slab = make([]kgo.Record, len(recs))
+	}
+	if cap(s.headers) < n {
+		s.headers = make([]kgo.RecordHeader, n)
+	}
+	s.slab, s.headers = s.slab[:len(recs)], s.headers[:0]
+	for i := range recs {
+		r := &recs[i]
+		mark := len(s.headers)
+		for _, h := range r.Headers {
+			s.headers = append(s.headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+		}
+		s.slab[i] = kgo.Record{
+			Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp),
+		}
+		if end := len(s.headers); end > mark {
+			s.slab[i].Headers = s.headers[mark:end:end]
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/record"
+)
+
+const (
+	// cursorsTimeout is how long reading cursors may take, with waiting for transactions of others that are open there.
+	cursorsTimeout = 5 * time.Minute
+	// fetchBytes is how much of the cursor topic is asked for at once, fetchWaitMS how long the peer may wait to have some.
+	fetchBytes  = 512 << 10
+	fetchWaitMS = 1000
+	// cursorBatchMax is the most a batch of cursors may take decompressed, in bytes.
+	cursorBatchMax = 64 << 20
+)
+
+// Cursors implements Session. It fetches by hand: a consumer is not told of offsets that have no record, so it could not
+// know when it is at the end.
+func (s *kafkaSession) Cursors(
+	ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error,
+) (end int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cursorsTimeout)
+	defer cancel()
+	end = -1
+	for tries := 0; ; tries++ {
+		if from, end, err = s.read(ctx, topic, partition, from, end, fn); err == nil {
+			return end, nil
+		}
+		if !kerr.IsRetriable(err) || tries == seenTries {
+			return 0, err
+		}
+		select { // it has a new leader, or was just made
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(seenWait):
+		}
+	}
+}
+
+// read reads on to end, which is looked up where it is negative. It says how far it came.
+func (s *kafkaSession) read(
+	ctx context.Context, topic string, partition int32, from, end int64, fn func(key, value []byte) error,
+) (int64, int64, error) {
+	leader, id, err := s.leader(ctx, topic, partition)
+	if err != nil {
+		return from, end, err
+	}
+	if end < 0 {
+		if end, err = s.offset(ctx, leader, topic, partition, -1); err != nil {
+			return from, -1, err
+		}
+	}
+	for from < end {
+		p, err := s.fetch(ctx, leader, topic, id, partition, from)
+		if errors.Is(err, kerr.OffsetOutOfRange) { // its beginning was deleted
+			first, err := s.offset(ctx, leader, topic, partition, -2)
+			if err != nil {
+				return from, end, err
+			}
+			if first <= from {
+				return from, end, fmt.Errorf("offset %d of the cursor topic is gone, it begins at %d", from, first)
+			}
+			from = first
+			continue
+		}
+		if err != nil {
+			return from, end, err
+		}
+		if from, err = committed(p, from, end, fn); err != nil {
+			return from, end, err
+		}
+	}
+	return from, end, nil
+}
+
+// leader is who leads a partition, and the topic's id.
+func (s *kafkaSession) leader(ctx context.Context, topic string, partition int32) (leader int, id [16]byte, err error) {
+	req := kmsg.NewPtrMetadataRequest()
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = kmsg.StringPtr(topic)
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, s.cl)
+	if err != nil {
+		return 0, id, err
+	}
+	for _, t := range resp.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return 0, id, fmt.Errorf("%s: %w", topic, err)
+		}
+		for _, p := range t.Partitions {
+			if p.Partition == partition && p.Leader >= 0 {
+				return int(p.Leader), t.TopicID, nil
+			}
+		}
+	}
+	return 0, id, fmt.Errorf("%s-%d: %w", topic, partition, kerr.LeaderNotAvailable)
+}
+
+// offset is the end of a partition (-1) or its beginning (-2).
+func (s *kafkaSession) offset(ctx context.Context, leader int, topic string, partition int32, at int64) (int64, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID = -1
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic = topic
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Partition, p.Timestamp = partition, at
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	raw, err := s.cl.Broker(leader).RetriableRequest(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	resp, ok := raw.(*kmsg.ListOffsetsResponse)
+	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return 0, errors.New("offsets: not the answer to what was asked")
+	}
+	return resp.Topics[0].Partitions[0].Offset, kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+}
+
+// fetch reads one partition from an offset on, up to the last stable offset.
+func (s *kafkaSession) fetch(
+	ctx context.Context, leader int, topic string, id [16]byte, partition int32, from int64,
+) (*kmsg.FetchResponseTopicPartition, error) {
+	req := kmsg.NewPtrFetchRequest()
+	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = -1, fetchWaitMS, 1, fetchBytes, 1
+	t := kmsg.NewFetchRequestTopic()
+	t.Topic, t.TopicID = topic, id
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, from, fetchBytes
+	t.Partitions = append(t.Partitions, p)
+	req.Topics = append(req.Topics, t)
+	raw, err := s.cl.Broker(leader).RetriableRequest(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, ok := raw.(*kmsg.FetchResponse)
+	if !ok {
+		return nil, errors.New("fetch: not the answer to what was asked")
+	}
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return nil, err
+	}
+	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
+		return nil, errors.New("fetch: not the answer to what was asked")
+	}
+	got := &resp.Topics[0].Partitions[0]
+	return got, kerr.ErrorForCode(got.ErrorCode)
+}
+
+// committed calls fn with the records at offsets from to end-1 that no transaction took back, and says where to go on.
+func committed(p *kmsg.FetchResponseTopicPartition, from, end int64, fn func(key, value []byte) error) (next int64, err error) {
+	aborted := slices.Clone(p.AbortedTransactions)
+	slices.SortFunc(aborted, func(a, b kmsg.FetchResponseTopicPartitionAbortedTransaction) int {
+		return int(min(1, max(-1, a.FirstOffset-b.FirstOffset)))
+	})
+	taken := map[int64]bool{} // producers whose records from here on were taken back
+	next = from
+	for rest := p.RecordBatches; len(rest) > 0; {
+		var b record.Batch
+		if b, rest, err = record.Next(rest); errors.Is(err, record.ErrShort) {
+			break // the peer cuts where its limit is
+		}
+		if err == nil {
+			err = b.Check()
+		}
+		if err != nil {
+			return next, fmt.Errorf("cursor topic at %d: %w", next, err)
+		}
+		for len(aborted) > 0 && aborted[0].FirstOffset <= b.LastOffset() {
+			taken[aborted[0].ProducerID] = true
+			aborted = aborted[1:]
+		}
+		switch {
+		case b.Control():
+			if abort(b) {
+				delete(taken, b.ProducerID())
+			}
+		case b.Transactional() && taken[b.ProducerID()]:
+		default:
+			for r, err := range b.Records(cursorBatchMax) {
+				if err != nil {
+					return next, fmt.Errorf("cursor topic at %d: %w", next, err)
+				}
+				if r.Offset < from || r.Offset >= end {
+					continue
+				}
+				if err := fn(r.Key, r.Value); err != nil {
+					return next, err
+				}
+			}
+		}
+		next = max(next, b.NextOffset())
+	}
+	return next, nil
+}
+
+// abort says whether a control batch takes a transaction back: the key is a version and a type, 0 for an abort.
+func abort(b record.Batch) bool {
+	for r, err := range b.Records(len(b)) {
+		return err == nil && len(r.Key) >= 4 && r.Key[2] == 0 && r.Key[3] == 0
+	}
+	return false
+}

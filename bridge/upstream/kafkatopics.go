@@ -1,0 +1,188 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	// seenTries and seenWait are how long a topic may take to be seen after it was made.
+	seenTries = 20
+	seenWait  = 250 * time.Millisecond
+	// createTimeoutMS is what the peer is given to make topics.
+	createTimeoutMS = 15_000
+)
+
+// Ensure implements Session.
+func (s *kafkaSession) Ensure(ctx context.Context, topics []Topic) error {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	if err := s.look(ctx, topics); err != nil {
+		return err
+	}
+	made, err := s.create(ctx, topics)
+	if err != nil {
+		return err
+	}
+	grown, err := s.grow(ctx, topics)
+	if err != nil {
+		return err
+	}
+	for try := 0; (made || grown) && try < seenTries; try++ {
+		if err := s.look(ctx, topics); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(topics, func(t Topic) bool { return t.Have < t.Partitions && t.Err == nil }) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(seenWait):
+		}
+	}
+	return s.compacted(ctx, topics)
+}
+
+// look fills in what the peer says of topics. Those that are not there have no partitions.
+func (s *kafkaSession) look(ctx context.Context, topics []Topic) error {
+	req := kmsg.NewPtrMetadataRequest()
+	for i := range topics {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(topics[i].Name)
+		req.Topics = append(req.Topics, t)
+	}
+	resp, err := req.RequestWith(ctx, s.cl)
+	if err != nil {
+		return err
+	}
+	if resp.ClusterID != nil {
+		s.cluster = *resp.ClusterID
+	}
+	for _, r := range resp.Topics {
+		i := slices.IndexFunc(topics, func(t Topic) bool { return r.Topic != nil && t.Name == *r.Topic })
+		if i < 0 {
+			continue
+		}
+		switch err := kerr.ErrorForCode(r.ErrorCode); {
+		case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.LeaderNotAvailable):
+			topics[i].Have = 0
+		case err != nil:
+			topics[i].Have, topics[i].Err = 0, err
+		default:
+			topics[i].ID, topics[i].Have = r.TopicID, int32(len(r.Partitions))
+		}
+	}
+	return nil
+}
+
+// create makes the topics that are not there.
+func (s *kafkaSession) create(ctx context.Context, topics []Topic) (some bool, err error) {
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.TimeoutMillis = createTimeoutMS
+	for _, t := range topics {
+		if t.Have > 0 || t.Err != nil {
+			continue
+		}
+		r := kmsg.NewCreateTopicsRequestTopic()
+		r.Topic, r.NumPartitions, r.ReplicationFactor = t.Name, t.Partitions, s.replication
+		for name, value := range t.Configs {
+			c := kmsg.NewCreateTopicsRequestTopicConfig()
+			c.Name, c.Value = name, kmsg.StringPtr(value)
+			r.Configs = append(r.Configs, c)
+		}
+		req.Topics = append(req.Topics, r)
+	}
+	if len(req.Topics) == 0 {
+		return false, nil
+	}
+	resp, err := req.RequestWith(ctx, s.cl)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range resp.Topics {
+		err := kerr.ErrorForCode(r.ErrorCode)
+		if err == nil || errors.Is(err, kerr.TopicAlreadyExists) {
+			some = true
+			continue
+		}
+		blame(topics, r.Topic, "it cannot be made", err, r.ErrorMessage)
+	}
+	return some, nil
+}
+
+// grow adds partitions where there are too few.
+func (s *kafkaSession) grow(ctx context.Context, topics []Topic) (some bool, err error) {
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	req.TimeoutMillis = createTimeoutMS
+	for _, t := range topics {
+		if t.Have > 0 && t.Have < t.Partitions && t.Err == nil {
+			r := kmsg.NewCreatePartitionsRequestTopic()
+			r.Topic, r.Count = t.Name, t.Partitions
+			req.Topics = append(req.Topics, r)
+		}
+	}
+	if len(req.Topics) == 0 {
+		return false, nil
+	}
+	resp, err := req.RequestWith(ctx, s.cl)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range resp.Topics {
+		// What may not grow is used as it is: records go by their keys.
+		some = some || r.ErrorCode == 0
+	}
+	return some, nil
+}
+
+func blame(topics []Topic, name, what string, err error, message *string) {
+	for i := range topics {
+		if topics[i].Name == name {
+			topics[i].Err = fmt.Errorf("%s: %w", what, err)
+			if message != nil && *message != "" {
+				topics[i].Err = fmt.Errorf("%s: %w: %s", what, err, *message)
+			}
+		}
+	}
+}
+
+// compacted looks up whether topics that should be compacted are. A peer that does not tell is believed.
+func (s *kafkaSession) compacted(ctx context.Context, topics []Topic) error {
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	for i, t := range topics {
+		if _, asked := t.Configs["cleanup.policy"]; !asked || t.Have == 0 {
+			continue
+		}
+		topics[i].Compacted = true
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName, r.ConfigNames = kmsg.ConfigResourceTypeTopic, t.Name, []string{"cleanup.policy"}
+		req.Resources = append(req.Resources, r)
+	}
+	if len(req.Resources) == 0 {
+		return nil
+	}
+	resp, err := req.RequestWith(ctx, s.cl)
+	if err != nil {
+		return err
+	}
+	for _, r := range resp.Resources {
+		for i := range topics {
+			if topics[i].Name != r.ResourceName || r.ErrorCode != 0 {
+				continue
+			}
+			for _, c := range r.Configs {
+				if c.Name == "cleanup.policy" && c.Value != nil {
+					topics[i].Compacted = *c.Value == "compact"
+				}
+			}
+		}
+	}
+	return nil
+}

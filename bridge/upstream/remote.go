@@ -1,0 +1,91 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"millrace/broker/record"
+)
+
+// Remote is the way to a Kafka cluster. Kafka is the real one; upstreamtest.Kafka the fake.
+type Remote interface {
+	// Open begins a session. With a transactional id, whoever else used it is fenced when Open returns, and its open
+	// transaction is over and decided; without one the session's producer is idempotent only. It returns
+	// ErrNoTransactions where the peer has none.
+	Open(ctx context.Context, transactionalID string) (Session, error)
+}
+
+// Patient is a Remote whose transactions can be given longer: what has to go over a thin link may not fit in the time.
+type Patient interface {
+	// Patience is how long the peer waits for the end of a transaction, of sessions opened from now on.
+	Patience(d time.Duration)
+}
+
+// Session is one life of one producer. After an error of Send or Cursors it is good for nothing but Close. It is used by
+// one goroutine at a time.
+type Session interface {
+	// Cluster is the peer's cluster id, "" where it has none.
+	Cluster() string
+	// Ensure creates topics that are missing, adds partitions where there are too few, and fills in what there is.
+	Ensure(ctx context.Context, topics []Topic) error
+	// Cursors calls fn with every record of a partition from an offset on, in order, that is committed, up to the end the
+	// partition has at the call. end is that offset. It waits for transactions that are open there.
+	// Key and value are good until fn returns.
+	Cursors(ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error) (end int64, err error)
+	// Send writes records in one transaction, if the session has them, and commits it: in order within each partition.
+	// Nil says that all are there for good. ErrFenced and *RefusedError say that none is; with any other error nobody knows.
+	// recs and what they point to are the session's until Send returns; after an error nothing of it may be written to again.
+	Send(ctx context.Context, recs []Record) error
+	// Close ends the session at once.
+	Close()
+}
+
+// Record is one record on its way up.
+type Record struct {
+	Topic      string
+	Partition  int32
+	Timestamp  int64 // ms
+	Key, Value []byte
+	Headers    []record.Header
+}
+
+// Topic is a topic upstream.
+type Topic struct {
+	Name string
+	// Partitions is how many it should have at least, and Configs what it is created with.
+	Partitions int32
+	Configs    map[string]string
+
+	// ID is what it has, zero where the peer knows no ids; Have is how many partitions.
+	ID   [16]byte
+	Have int32
+	// Compacted says that its cleanup.policy is compact; it is looked at where Configs has it.
+	Compacted bool
+	// Err is why the topic cannot be used.
+	Err error
+}
+
+var (
+	// ErrFenced is returned when another process took the transactional id over.
+	ErrFenced = errors.New("another process has taken over the transactional id")
+	// ErrNoTransactions is returned by Open for a peer that cannot do them.
+	ErrNoTransactions = errors.New("the peer has no transactions")
+	// ErrTooLarge is in a RefusedError about a batch that is larger than the peer takes.
+	ErrTooLarge = errors.New("larger than the peer takes")
+)
+
+// RefusedError is what the peer says of records it will not have. None of the transaction is visible.
+type RefusedError struct {
+	Topic     string
+	Partition int32
+	Err       error
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("refused by the peer: %s-%d: %v", e.Topic, e.Partition, e.Err)
+}
+
+// Unwrap is the peer's reason.
+func (e *RefusedError) Unwrap() error { return e.Err }

@@ -1,0 +1,278 @@
+// Package upstreamtest has what tests of links stand on: a Kafka with transactions that fails wherever it is told to, a
+// board's log that grows, loses and compacts, and a world that throws both about by a seed.
+package upstreamtest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"millrace/bridge/upstream"
+	"millrace/broker/record"
+)
+
+// Kafka is a cluster that does what Apache Kafka does of producers, transactions and read_committed. It keeps time by
+// package time: run it in a synctest bubble. Its methods are safe for concurrent use.
+type Kafka struct {
+	// NoFencing is a defect: an old epoch may still write and commit.
+	NoFencing bool
+	// NoTransactions: Open with a transactional id is refused.
+	NoTransactions bool
+	// Timeout ends open transactions.
+	Timeout time.Duration
+
+	mu       sync.Mutex
+	rng      *rand.Rand
+	faults   Faults
+	topics   map[string]*topic
+	holders  map[string]*holder // by transactional id
+	producer int64              // ids given
+	late     []func()           // requests that the network holds back
+}
+
+// Faults are the chances of what goes wrong, 0 to 1, for each step of a session.
+type Faults struct {
+	// Lost: the connection breaks before the request arrives. Silent: it arrives, and the answer is lost. Late: it is
+	// given up, and arrives when somebody else may have come.
+	Lost, Silent, Late float64
+	// Bumped: the coordinator ends the transaction and takes the epoch away.
+	Bumped float64
+	// Latency is how long each step takes at most.
+	Latency time.Duration
+}
+
+type topic struct {
+	id         [16]byte
+	compacted  bool
+	partitions []*replica
+	refuse     func(upstream.Record) error
+}
+
+type replica struct{ list []entry }
+
+// entry is a record upstream.
+type entry struct {
+	upstream.Record
+	offset int64
+	txn    *txn // nil: no transaction
+	marker bool
+}
+
+type txn struct{ open, committed bool }
+
+// holder is who has a transactional id.
+type holder struct {
+	id    int64
+	epoch int16
+	txn   *txn
+	until time.Time
+	// parts are where the open transaction has written.
+	parts map[*replica]bool
+}
+
+// NewKafka makes an empty cluster.
+func NewKafka(rng *rand.Rand) *Kafka {
+	return &Kafka{Timeout: time.Minute, rng: rng, topics: map[string]*topic{}, holders: map[string]*holder{}}
+}
+
+// Fail sets what goes wrong from now on.
+func (k *Kafka) Fail(f Faults) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.faults = f
+}
+
+// Create makes a topic, anew where there is one of that name.
+func (k *Kafka) Create(name string, partitions int, compacted bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.create(name, partitions, compacted)
+}
+
+func (k *Kafka) create(name string, partitions int, compacted bool) *topic {
+	t := &topic{compacted: compacted}
+	t.grow(partitions)
+	binary.BigEndian.PutUint64(t.id[:], k.rng.Uint64())
+	k.topics[name] = t
+	return t
+}
+
+func (t *topic) grow(n int) {
+	for len(t.partitions) < n {
+		t.partitions = append(t.partitions, new(replica))
+	}
+}
+
+// Refuse makes a topic refuse records that fn has an error for. Nil ends it.
+func (k *Kafka) Refuse(name string, fn func(upstream.Record) error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.topics[name] == nil {
+		k.create(name, 1, false)
+	}
+	k.topics[name].refuse = fn
+}
+
+// Rewrite changes every record of a topic.
+func (k *Kafka) Rewrite(name string, fn func(upstream.Record) upstream.Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range k.topics[name].partitions {
+		for i := range p.list {
+			if !p.list[i].marker {
+				p.list[i].Record = fn(p.list[i].Record)
+			}
+		}
+	}
+}
+
+// Partitions is how many partitions a topic has, 0 where there is none.
+func (k *Kafka) Partitions(name string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if t := k.topics[name]; t != nil {
+		return len(t.partitions)
+	}
+	return 0
+}
+
+// Committed is what a consumer reads of a partition with read_committed, after every open transaction was ended.
+func (k *Kafka) Committed(name string, partition int) (list []upstream.Record) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := k.topics[name]
+	if t == nil || partition >= len(t.partitions) {
+		return nil
+	}
+	for _, e := range t.partitions[partition].list {
+		if !e.marker && (e.txn == nil || e.txn.committed) {
+			list = append(list, e.Record)
+		}
+	}
+	return list
+}
+
+// Compact lets a compacted topic's records go that a later committed one has the key of, all but the last of a partition.
+func (k *Kafka) Compact(name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := k.topics[name]
+	if t == nil {
+		return
+	}
+	for _, p := range t.partitions {
+		list := p.list
+		latest := map[string]int64{}
+		for _, e := range list {
+			if !e.marker && (e.txn == nil || e.txn.committed) {
+				latest[string(e.Key)] = e.offset
+			}
+		}
+		var kept []entry
+		for _, e := range list {
+			settled := e.txn == nil || !e.txn.open
+			stale := !e.marker && settled && (latest[string(e.Key)] != e.offset || e.txn != nil && !e.txn.committed)
+			if !stale || e.offset == list[len(list)-1].offset {
+				kept = append(kept, e)
+			}
+		}
+		p.list = kept
+	}
+}
+
+// Hang opens a transaction of somebody else in a partition, which ends by itself.
+func (k *Kafka) Hang(name string, partition int32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := k.topics[name]
+	if t == nil || int(partition) >= len(t.partitions) {
+		return
+	}
+	h := &holder{txn: &txn{open: true}, until: time.Now().Add(k.Timeout), parts: map[*replica]bool{}}
+	k.holders[fmt.Sprint("other", k.rng.Uint64())] = h
+	k.append(h, t.partitions[partition], upstream.Record{Topic: name, Partition: partition, Key: []byte("other"), Value: []byte("?")})
+}
+
+func (k *Kafka) append(h *holder, p *replica, r upstream.Record) {
+	var next int64
+	if n := len(p.list); n > 0 {
+		next = p.list[n-1].offset + 1
+	}
+	r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+	headers := r.Headers
+	r.Headers = nil
+	for _, hd := range headers {
+		r.Headers = append(r.Headers, record.Header{Key: hd.Key, Value: bytes.Clone(hd.Value)})
+	}
+	e := entry{Record: r, offset: next}
+	if h != nil {
+		e.txn = h.txn
+		h.parts[p] = true
+	}
+	p.list = append(p.list, e)
+}
+
+// end ends the open transaction of a holder.
+func (k *Kafka) end(h *holder, commit bool) {
+	if h.txn == nil {
+		return
+	}
+	h.txn.open, h.txn.committed = false, commit
+	for p := range h.parts {
+		p.list = append(p.list, entry{offset: p.list[len(p.list)-1].offset + 1, marker: true})
+	}
+	h.txn, h.parts = nil, nil
+}
+
+// expire ends transactions whose time is over, as the coordinator does: their epoch is gone.
+func (k *Kafka) expire() {
+	for _, h := range k.holders {
+		if h.txn != nil && time.Now().After(h.until) {
+			k.end(h, false)
+			h.epoch++
+		}
+	}
+}
+
+// Expire ends every open transaction.
+func (k *Kafka) Expire() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, h := range k.holders {
+		if h.txn != nil {
+			k.end(h, false)
+			h.epoch++
+		}
+	}
+}
+
+// Arrive lets requests arrive that the network has held back. Others arrive by themselves within lateMax.
+func (k *Kafka) Arrive() {
+	k.mu.Lock()
+	late := k.late
+	k.late = nil
+	k.mu.Unlock()
+	for _, fn := range late {
+		fn()
+	}
+}
+
+// lateMax is how late a request may come.
+const lateMax = 20 * time.Second
+
+// hold holds a request back.
+func (k *Kafka) hold(request func() error) {
+	var once sync.Once
+	fn := func() {
+		once.Do(func() {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			_ = request() // nobody hears it
+		})
+	}
+	k.late = append(k.late, fn)
+	time.AfterFunc(time.Duration(k.rng.Int64N(int64(lateMax))), fn)
+}

@@ -1,0 +1,202 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"millrace/bridge/upstream"
+	"millrace/bridge/upstream/contract"
+	"millrace/broker/disk"
+)
+
+// window is one of three hours that begins so many hours from now, in UTC.
+func window(from int) string {
+	hour := func(n int) int { return ((time.Now().UTC().Hour()+n)%24 + 24) % 24 }
+	return fmt.Sprintf("window = ['%02d:00-%02d:00']\n", hour(from), hour(from+3))
+}
+
+// Outside its windows a link does not even log in, and says when it will.
+func TestALinkKeepsItsWindows(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'")+window(5))
+	appendOne(t, p.Broker, "a", "1")
+	p.until("it waits for its window", func() bool {
+		s := p.one("hq")
+		return s.State == string(upstream.StateWaiting) && strings.HasPrefix(s.Reason, "no window is open; the next opens ") && s.Trouble == "" && s.Records == 1
+	})
+	if p.kafka.Partitions("__millrace_cursors") != 0 {
+		t.Error("it has logged in outside its window")
+	}
+	if s := p.Status(); s.NotReady != "" || s.Upstream[0].Trouble != "" {
+		t.Errorf("%+v", s)
+	}
+	p.reload(aLink("hq", "'a'") + window(-1))
+	p.wants("a", "1")
+	// A class may have windows of its own.
+	p.reload(aLink("hq", "'a', 'b'") + window(5) + "[[upstream.class]]\ntopics = ['b']\nwindow = []\n")
+	appendOne(t, p.Broker, "a", "2")
+	appendOne(t, p.Broker, "b", "1")
+	p.wants("b", "1")
+	if got := p.delivered("a"); len(got) != 1 {
+		t.Errorf("sent outside the window: %q", got)
+	}
+}
+
+// A board that nobody tells the time is in no window, and sends where there is none.
+func TestNoWindowOpensBeforeTheTimeIsKnown(t *testing.T) {
+	p := newPlantThat(t, true, aLink("hq", "'a'")+window(-1)+aLink("sat", "'b'"))
+	appendOne(t, p.Broker, "a", "1")
+	appendOne(t, p.Broker, "b", "1")
+	p.wants("b", "1")
+	p.until("it says so", func() bool { return p.one("hq").Reason == "no window opens before the time is known" })
+	if got := p.delivered("a"); got != nil {
+		t.Errorf("sent %q", got)
+	}
+}
+
+// Over a link that is paid for by the byte only what is urgent goes, and what says so.
+func TestAMeteredLink(t *testing.T) {
+	const classes = "metered = true\n[[upstream.class]]\ntopics = ['alarm']\n[[upstream.class]]\ntopics = ['daily']\npriority = 5\nmetered = true\n"
+	p := newPlant(t, aLink("hq", "'alarm', 'daily', 'bulk'")+classes)
+	for _, topic := range []string{"bulk", "daily", "alarm"} {
+		appendOne(t, p.Broker, topic, "1")
+	}
+	p.wants("daily", "1")
+	p.wants("alarm", "1")
+	p.until("the rest waits", func() bool { s := p.one("hq"); return s.Records == 1 && s.Trouble == "" })
+	if got := p.delivered("bulk"); got != nil {
+		t.Errorf("sent %q", got)
+	}
+	list, _ := p.Topic("bulk")
+	if _, priority, needed := p.links.Needed("bulk", list[0].TopicID(), 0); !needed || priority != 6 {
+		t.Errorf("needed %v, of priority %d", needed, priority)
+	}
+}
+
+// exhaust has a link send bytes over a connection of its own, until it may not.
+func exhaust(t *testing.T, p *plant, link string, n int) (sent int, err error) {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, theirs)
+	}()
+	conn := p.links.find(link).meter.Conn(ours)
+	for sent < n && err == nil {
+		var m int
+		m, err = conn.Write(make([]byte, 4<<10))
+		sent += m
+	}
+	if err := errors.Join(conn.Close(), theirs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	return sent, err
+}
+
+// The bytes of a day are kept over a restart, a link that has spent them waits for the next and troubles nobody, and a file that
+// is damaged gives none away.
+func TestALinkKeepsItsDay(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'")+"rate.bytes.per.day = '1MiB'\n")
+	if n, err := exhaust(t, p, "hq", 512<<10); err != nil {
+		t.Fatal(n, err)
+	}
+	day := func() *LinkDay { return p.one("hq").Day }
+	used := day().Used
+	if d := day(); d.Budget != 1<<20 || used < 512<<10 || used > 600<<10 || d.Renews == nil {
+		t.Errorf("%+v", d)
+	}
+	p.stop()
+	p.start()
+	if d := day(); d.Used < used || d.Used > used+(1<<20)/100 {
+		t.Errorf("%d bytes were used, after a restart %d", used, d.Used)
+	}
+	// A reload that changes the link keeps it too.
+	p.reload(aLink("hq", "'a*'") + "rate.bytes.per.day = '1MiB'\n")
+	if d := day(); d.Used < used {
+		t.Errorf("%d bytes were used, after a reload %d", used, d.Used)
+	}
+	if n, err := exhaust(t, p, "hq", 2<<20); !errors.Is(err, contract.ErrDaySpent) || n > 600<<10 {
+		t.Errorf("%d bytes more went out, %v", n, err)
+	}
+	appendOne(t, p.Broker, "a", "1")
+	spent := func() bool {
+		s := p.one("hq")
+		return s.State == string(upstream.StateWaiting) && strings.HasPrefix(s.Reason, "the bytes of the day are spent; the next begins ") && s.Trouble == "" && s.Records == 1
+	}
+	p.until("it waits for the next day", spent)
+	p.stop()
+	name := filepath.Join(p.dir, linksDir, "hq"+dayFile)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name  string
+		wrong []int // bytes
+		found string
+	}{
+		{"whole", nil, ""},
+		{"half", []int{20}, "a hundredth of the day counts as spent"},
+		{"between", []int{2000}, "nothing is lost"},
+		{"all", []int{20, len(text) - 1}, "the bytes of the day count as spent"},
+	} {
+		damaged := append([]byte(nil), text...)
+		for _, at := range tt.wrong {
+			damaged[at] ^= 1
+		}
+		if err := os.WriteFile(name, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		report, err := Fsck(disk.OS{}, p.dir, nil)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case report.Damaged() || (len(report.Findings) > 0) != (tt.found != ""):
+			t.Errorf("%s: %+v", tt.name, report)
+		case tt.found != "" && !strings.Contains(report.Findings[0].Text, tt.found):
+			t.Errorf("%s: %+v", tt.name, report.Findings)
+		}
+		p.start()
+		p.until(tt.name+": it still waits", spent)
+		if got := p.delivered("a"); got != nil {
+			t.Errorf("%s: sent %q", tt.name, got)
+		}
+		p.stop()
+	}
+}
+
+// What is behind is told with how long it will take, once that is known.
+func TestALinkEstimates(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'"))
+	p.clients["hq"].Cut(true)
+	appendOne(t, p.Broker, "a", strings.Repeat("x", 5000))
+	p.until("it is behind", func() bool { return p.one("hq").Records == 1 })
+	if s := p.one("hq"); s.Estimate != nil || !strings.HasSuffix(s.Told, " behind, for an unknown time") {
+		t.Errorf("%+v", s)
+	}
+	k := p.links.find("hq")
+	for range 20 { // as if it had carried a thousand bytes a second
+		k.mu.Lock()
+		k.speed.Add(1000, 300, time.Second)
+		k.mu.Unlock()
+	}
+	if s := p.one("hq"); s.Estimate == nil || *s.Estimate < 4 || *s.Estimate > 7 || s.Told != "5.1 kB behind, less than a minute" {
+		t.Errorf("%+v", s)
+	}
+	p.clients["hq"].Cut(false)
+	k.link.Kick()
+	p.until("it is delivered", func() bool { s := p.one("hq"); return s.Told == "up to date" && *s.Estimate == 0 })
+	p.links.step()
+	is := k.link.Status()
+	if k.line.step(&is) || k.speed.PerSecond() == 0 {
+		t.Errorf("it has carried something and knows no speed")
+	}
+}
