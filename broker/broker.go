@@ -80,11 +80,10 @@ type Config struct {
 	// error, and where it is nil, there is no such user.
 	Reveal func(user, secret string) error
 	// remote is what links reach, for tests; nil: Kafka.
-	remote func(*config.Upstream) upstream.Remote
-	still  time.Duration // in place of stillMax, for tests
-	sys    string        // in place of storage.Sys, for tests
-	// setWall is in place of clock.SetSystem, for tests.
-	setWall func(time.Time) error
+	remote  func(*config.Upstream) upstream.Remote
+	still   time.Duration         // in place of stillMax, for tests
+	sys     string                // in place of storage.Sys, for tests
+	setWall func(time.Time) error // in place of clock.SetSystem, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.

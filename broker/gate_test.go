@@ -44,8 +44,8 @@ func hammer(t *testing.T, address string) (acked *atomic.Int64, stop func()) {
 	return acked, stop
 }
 
-// until waits for something of another goroutine.
-func until(t *testing.T, what string, is func() bool) {
+// soon waits for something of another goroutine.
+func soon(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for began := time.Now(); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Since(began) > time.Minute {
@@ -87,7 +87,7 @@ func TestAStartThatHangsInOneDoorIsBitten(t *testing.T) {
 		})
 	}()
 	acked, stop := hammer(t, kafka.Addr().String())
-	until(t, "a bite", func() bool { return d.bites.Load() > 0 })
+	soon(t, "a bite", func() bool { return d.bites.Load() > 0 })
 	if n := acked.Load(); n > 0 {
 		t.Errorf("%d records were taken by a board that is not whole", n)
 	}
@@ -98,7 +98,7 @@ func TestAStartThatHangsInOneDoorIsBitten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "who has waited is served", func() bool { return acked.Load() > 0 })
+	soon(t, "who has waited is served", func() bool { return acked.Load() > 0 })
 	stop()
 	if err := b.Close(); err != nil {
 		t.Error(err)
@@ -122,13 +122,13 @@ func TestAStopThatHangsInOneDoorIsBitten(t *testing.T) {
 		}()
 	})
 	acked, _ := hammer(t, l.b.Addresses().Kafka[0])
-	until(t, "clients are served", func() bool { return acked.Load() > 0 })
+	soon(t, "clients are served", func() bool { return acked.Load() > 0 })
 	if l.dog.bites.Load() > 0 {
 		t.Fatal("bitten before the stop")
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- l.b.Close() }()
-	until(t, "a bite", func() bool { return l.dog.bites.Load() > 0 })
+	soon(t, "a bite", func() bool { return l.dog.bites.Load() > 0 })
 	if err := l.b.vitals.Check(); err == nil || !strings.Contains(err.Error(), "the stop") {
 		t.Errorf("bitten for %v", err)
 	}
