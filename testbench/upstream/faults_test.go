@@ -122,7 +122,7 @@ func besiege(t *testing.T, seed uint64) *siege {
 		fmt.Sprintf("num.partitions = %d\nreplication.factor = %d\n", lanedPartition, replicas))
 	s.writers = startWriters(t, s.board.Kafka, s.board.MQTT, seed)
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || testing.Verbose() {
 			t.Logf("what the rounds did:\n%s", strings.Join(s.story, "\n"))
 		}
 	})
