@@ -452,3 +452,36 @@ func TestAReloadHasLinksTryAgain(t *testing.T) {
 	p.reload(file)
 	p.wants("a", "1")
 }
+
+// A board that begins without its link knows what was delivered all the same, and holds no more than the rest; a file that is
+// damaged has it hold everything.
+func TestWhatWasDeliveredIsRemembered(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'"))
+	appendOne(t, p.Broker, "a", "1")
+	p.wants("a", "1")
+	p.until("nothing is behind", func() bool { return p.state("hq") == upstream.StateIdle })
+	p.stop()
+	p.kafka.Fail(upstreamtest.Faults{Lost: 1})
+	name := filepath.Join(p.dir, linksDir, "hq"+deliveredFile)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{1, 0} {
+		p.start()
+		appendOne(t, p.Broker, "a", "2")
+		list, _ := p.Topic("a")
+		if from, _, needed := p.links.Needed("a", list[0].TopicID(), 0); !needed || from != want {
+			t.Errorf("needed %v from %d, want %d", needed, from, want)
+		}
+		p.stop()
+		damaged := append([]byte(nil), text...)
+		damaged[3] ^= 1
+		if err := os.WriteFile(name, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := Fsck(disk.OS{}, p.dir, nil); err != nil || len(report.Findings) != 1 || !strings.Contains(report.Findings[0].Text, "holds what was delivered") {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+}

@@ -69,14 +69,15 @@ func TestDefectsAreCaught(t *testing.T) {
 		{"fencing switched off", "twice", func(w *world) { w.kafka.NoFencing = true }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for range 20 {
+			for tries := range 40 {
 				for _, seed := range seeds(1) {
 					if list := simulate(t, seed, upstream.Config{}, tt.change); strings.Contains(strings.Join(list, "\n"), tt.fault) {
+						t.Logf("try %d, -seed=%d finds it", tries+1, seed)
 						return
 					}
 				}
 			}
-			t.Error("no seed of 20 has found it")
+			t.Error("no seed of 40 has found it")
 		})
 	}
 }
@@ -102,7 +103,7 @@ func TestACloneIsFencedAndSaysSo(t *testing.T) {
 		w.board.drained(t)
 
 		image := w.log.Image()
-		clone := start(t, w.kafka, image, w.cfg, nil, nil)
+		clone := start(t, w.kafka, image, w.cfg, nil, nil, nil)
 		defer clone.kill()
 		clone.until(t, upstream.StateIdle)
 		theirs := history{}
@@ -164,7 +165,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		w.board.drained(t)
 		w.board.kill()
 
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
 		s := stopped(t, w.board, "s.a", 0, upstream.LocalShort)
 		if s.Next != 20 || !strings.Contains(s.Reason, "ends at offset 10, before 20") {
 			t.Errorf("it says %+v", s)
@@ -172,7 +173,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		// Other records at the same offsets are not skipped in silence, either.
 		plainly(nil, older.Partition("s.a", 0), 15, "another life")
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
 		stopped(t, w.board, "s.a", 0, upstream.LocalOther)
 		plainly(w.all, older.Partition("s.a", 1), 5, "goes on") // the others do
 		defer func() { w.board.kill() }()

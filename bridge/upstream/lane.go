@@ -13,8 +13,8 @@ const (
 	// transactionTarget is how long a transaction is to take at most, and brisk how quick one must be for the next to be larger.
 	transactionTarget = 2 * time.Second
 	brisk             = time.Second
-	// patienceMax is how long a transaction may take at most: brokers allow no more, unless they are told to.
-	patienceMax = 15 * time.Minute
+	// patienceMax is how long a transaction may take at most. Brokers allow 15 minutes, unless they are told otherwise.
+	patienceMax = 10 * time.Minute
 	// grace is how long a transaction that is under way may take when the link is to end.
 	grace = 2 * time.Second
 	// jumpEvery is how often the live lane looks whether it is too far behind.
@@ -48,7 +48,7 @@ func (ln *lane) run(ctx context.Context) error {
 	defer ln.env.Budget.Release(memory)
 	ln.ready = make([]bool, ln.env.Scheduler.Classes())
 	ln.mu.Lock()
-	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience
+	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience[ln.lane]
 	ln.mu.Unlock()
 	for {
 		if ctx.Err() != nil {
@@ -123,7 +123,11 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.mu.Lock()
 		ln.pendingLocked(false)
 		ln.setLocked(StateWaiting, "")
+		alone := !ln.shares.pending[1-ln.lane]
 		ln.mu.Unlock()
+		if alone && wait >= quietLeast {
+			return 0, false, errQuiet
+		}
 		return wait, false, nil
 	case len(ln.drafts) == 0:
 		return 0, false, nil
@@ -165,6 +169,7 @@ func (ln *lane) chores(ctx context.Context) error {
 	stale = ln.retryLocked() || stale
 	ln.jumpLocked()
 	ln.mu.Unlock()
+	ln.keep(memoryWhenUp)
 	if stale {
 		if err := ln.refresh(ctx, ln.session); err != nil {
 			return err

@@ -139,7 +139,7 @@ func TestAnOlderDiskMayBeAccepted(t *testing.T) {
 		plainly(w.all, w.parts[0], 10, "x")
 		w.board.drained(t)
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
 		defer w.board.kill()
 		p := older.Partition("s.a", 0)
 		plainly(nil, p, 4, "counts as delivered")
@@ -343,6 +343,31 @@ func TestWhatIsNeeded(t *testing.T) {
 	})
 }
 
+// The log tells of news, and asks what is needed, with locks held that the link takes when it asks the log: nobody waits for
+// the other for ever.
+func TestTheLogMayAskWithItsLocksHeld(t *testing.T) {
+	w := newWorld(t, 1, upstream.Config{Linger: -1})
+	w.board = w.start()
+	defer w.board.kill()
+	p := w.parts[0]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2000 {
+			w.board.link.Status()
+		}
+	}()
+	for i := range 2000 {
+		plainly(nil, p, 1, "x") // tells with the lock held
+		p.Hold(func() {
+			if from, _, _ := w.board.link.Needed("s.a", p.ID(), 0); from > int64(i)+1 {
+				t.Errorf("%d is needed of %d", from, i)
+			}
+		})
+	}
+	<-done
+}
+
 // 500 partitions and a backlog: no goroutine each, and nothing that grows with what is behind.
 func TestManyPartitions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -367,53 +392,6 @@ func TestManyPartitions(t *testing.T) {
 		if s := w.board.link.Status(); s.Sent.Transactions > 40 {
 			t.Errorf("%d transactions for 10,000 records", s.Sent.Transactions)
 		}
-		w.exact()
-	})
-}
-
-// closed is a Scheduler whose window is closed for some classes until a time.
-type closed struct {
-	until time.Time
-}
-
-func (*closed) Classes() int { return 2 }
-func (*closed) Class(topic string) int {
-	if topic == "s.a" {
-		return 0
-	}
-	return 1
-}
-func (*closed) Priority(class int) int                  { return 1 - class }
-func (*closed) Sent(time.Time, upstream.Lane, int, int) {}
-func (c *closed) Next(now time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
-	if ready[1] {
-		return 1, 1 << 20, 0
-	}
-	if wait := c.until.Sub(now); wait > 0 {
-		return -1, 0, wait
-	}
-	return 0, 1 << 20, 0
-}
-
-func TestTheSchedulerIsObeyed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, upstream.Config{})
-		c := &closed{until: time.Now().Add(10 * time.Hour)}
-		w.scheduler = c
-		w.board = w.start()
-		defer w.board.kill()
-		plainly(w.all, w.parts[0], 5, "x")
-		plainly(w.all, w.parts[3], 5, "x")
-		w.board.until(t, upstream.StateWaiting)
-		time.Sleep(9 * time.Hour)
-		if a, b := len(w.kafka.Committed("s.a", 0)), len(w.kafka.Committed("s.b", 0)); a != 0 || b != 5 {
-			t.Errorf("%d and %d arrived", a, b)
-		}
-		if _, priority, _ := w.board.link.Needed("s.a", w.parts[0].ID(), 0); priority != 1 {
-			t.Errorf("priority %d", priority)
-		}
-		time.Sleep(2 * time.Hour)
-		w.board.drained(t)
 		w.exact()
 	})
 }
