@@ -1,7 +1,6 @@
 package upstream_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,48 +11,6 @@ import (
 	"millrace/broker/record"
 )
 
-// splitting is a defect: cursors are committed in a transaction of their own, before or after the data.
-type splitting struct {
-	upstream.Remote
-	first bool
-}
-
-func (r splitting) Open(ctx context.Context, id string) (upstream.Session, error) {
-	s, err := r.Remote.Open(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return splitSession{s, r.first}, nil
-}
-
-type splitSession struct {
-	upstream.Session
-	first bool
-}
-
-func (s splitSession) Send(ctx context.Context, recs []upstream.Record) error {
-	var parts [2][]upstream.Record
-	for _, r := range recs {
-		own := 0
-		if strings.HasPrefix(r.Topic, "__") {
-			own = 1
-		}
-		if s.first {
-			own = 1 - own
-		}
-		parts[own] = append(parts[own], r)
-	}
-	for _, part := range parts {
-		if len(part) == 0 {
-			continue
-		}
-		if err := s.Session.Send(ctx, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // What the simulation compares must bite: each of these defects is found by one of a few seeds.
 func TestDefectsAreCaught(t *testing.T) {
 	for _, tt := range []struct {
@@ -61,10 +18,10 @@ func TestDefectsAreCaught(t *testing.T) {
 		change      func(*world)
 	}{
 		{"cursor committed after the data", "twice", func(w *world) {
-			w.wrap = func(r upstream.Remote) upstream.Remote { return splitting{r, false} }
+			w.wrap = func(r upstream.Remote) upstream.Remote { return upstreamtest.Split(r, false) }
 		}},
 		{"cursor committed before the data", "arrived 0 times", func(w *world) {
-			w.wrap = func(r upstream.Remote) upstream.Remote { return splitting{r, true} }
+			w.wrap = func(r upstream.Remote) upstream.Remote { return upstreamtest.Split(r, true) }
 		}},
 		{"fencing switched off", "twice", func(w *world) { w.kafka.NoFencing = true }},
 	} {

@@ -3,17 +3,22 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"millrace/bridge/upstream"
 	"millrace/broker"
 	"millrace/testbench/client/drill"
+	"millrace/testbench/client/kafka"
 	"millrace/testbench/lane"
 )
 
@@ -157,4 +162,41 @@ func drained(t *testing.T, dir string) map[string]broker.LinkStatus {
 		return nil
 	})
 	return all
+}
+
+// markers counts the ends of transactions in the cursor topic: committed, and aborted because they were cut short.
+func markers(t *testing.T, c *kafka.Cluster) (committed, aborted int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), lane.Patience)
+	defer cancel()
+	client := c.Client(t, kgo.KeepControlRecords(), kgo.ConsumeTopics(upstream.DefaultCursorTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, upstream.DefaultCursorTopic)
+	if err := errors.Join(err, ends.Error()); err != nil {
+		t.Fatal(err)
+	}
+	left := map[int32]bool{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[o.Partition] = true
+		}
+	})
+	for len(left) > 0 {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			switch {
+			case !r.Attrs.IsControl():
+			case kmsg.ControlRecordKeyType(binary.BigEndian.Uint16(r.Key[2:])) == kmsg.ControlRecordKeyTypeAbort:
+				aborted++
+			default:
+				committed++
+			}
+			if end, _ := ends.Lookup(r.Topic, r.Partition); r.Offset >= end.Offset-1 {
+				delete(left, r.Partition)
+			}
+		})
+	}
+	return committed, aborted
 }

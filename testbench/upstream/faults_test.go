@@ -122,7 +122,7 @@ func besiege(t *testing.T, seed uint64) *siege {
 		fmt.Sprintf("num.partitions = %d\nreplication.factor = %d\n", lanedPartition, replicas))
 	s.writers = startWriters(t, s.board.Kafka, s.board.MQTT, seed)
 	t.Cleanup(func() {
-		if t.Failed() || testing.Verbose() {
+		if t.Failed() {
 			t.Logf("what the rounds did:\n%s", strings.Join(s.story, "\n"))
 		}
 	})
@@ -285,9 +285,11 @@ func TestLinkCutsAndKills(t *testing.T) {
 		}
 	}
 	took := time.Since(began)
+	began = time.Now()
 	s.writers.end()
 	s.kill() // what is still to come comes from a recovery
 	drained(t, s.dir)
+	rest := time.Since(began)
 	s.count()
 
 	topics := func(rename func(string) string) (list []string) {
@@ -317,12 +319,10 @@ func TestLinkCutsAndKills(t *testing.T) {
 		if c.Gaps != 0 || c.Lost != 0 {
 			t.Errorf("%s has lost records", name)
 		}
-		if *rounds >= 40 && (c.Unknown < int64(*rounds)/4 || c.Connects < int64(*rounds)/2) {
-			t.Errorf("%s: too little has happened to prove anything", name)
-		}
 	}
-	if *rounds >= 40 && backfilled == 0 {
-		t.Error("nothing went by the backfill lane")
+	committed, aborted := markers(t, s.cluster)
+	if *rounds >= 40 && (aborted < *rounds/4 || backfilled == 0) {
+		t.Error("too little has happened to prove anything")
 	}
 	var bad badlink.Stats
 	for _, l := range s.links {
@@ -330,6 +330,7 @@ func TestLinkCutsAndKills(t *testing.T) {
 		bad.Up, bad.Down, bad.Swallowed, bad.Accepted, bad.Refused, bad.Resets = bad.Up+is.Up, bad.Down+is.Down, bad.Swallowed+is.Swallowed,
 			bad.Accepted+is.Accepted, bad.Refused+is.Refused, bad.Resets+is.Resets
 	}
-	t.Logf("%d rounds in %v, %d lives of the board, %d records, %d of them by the backfill lane; the links: %+v",
-		*rounds, took.Round(time.Second), s.lives, len(local), backfilled, bad)
+	t.Logf("%d rounds in %v, then %v to deliver the rest; %d lives of the board, %d records, %d of them by the backfill lane of %s", *rounds,
+		took.Round(time.Second), rest.Round(time.Second), s.lives, len(local), backfilled, laned)
+	t.Logf("%d transactions with cursors were committed, %d aborted; the links: %+v", committed, aborted, bad)
 }
