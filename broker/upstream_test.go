@@ -142,7 +142,7 @@ func TestALinkCarriesAndTells(t *testing.T) {
 	appendOne(t, p.Broker, "plant.a", "1")
 	appendOne(t, p.Broker, "other", "2")
 	p.wants("test.plant.a", "1")
-	p.until("nothing is behind", func() bool { return p.state("hq") == upstream.StateIdle })
+	p.until("it knows that all is delivered", func() bool { s := p.one("hq"); return s.State == string(upstream.StateIdle) && s.Sent == 1 })
 	s := p.one("hq")
 	if s.Records != 0 || s.Partitions != 1 || s.Sent != 1 || s.Transactions < 1 || s.LastSuccess == nil || s.Trouble != "" || s.Paused || s.Direction != config.Up {
 		t.Errorf("%+v", s)
@@ -436,9 +436,7 @@ func TestAGapIsToldWithItsCause(t *testing.T) {
 	if want := (upstream.Gap{Board: p.Meta().ClusterID, Link: "hq", Topic: "a", First: 0, Last: 1, Count: 2, Cause: "deleted by a client"}); gap != want {
 		t.Errorf("%+v, want %+v", gap, want)
 	}
-	if s := p.one("hq"); s.Gaps != 1 || s.Lost != 2 {
-		t.Errorf("%+v", s)
-	}
+	p.until("it is counted", func() bool { s := p.one("hq"); return s.Gaps == 1 && s.Lost == 2 })
 }
 
 // Who has put the right secret into its file says so with a reload, and does not wait for the link to try again by itself.
@@ -459,7 +457,7 @@ func TestWhatWasDeliveredIsRemembered(t *testing.T) {
 	p := newPlant(t, aLink("hq", "'a'"))
 	appendOne(t, p.Broker, "a", "1")
 	p.wants("a", "1")
-	p.until("nothing is behind", func() bool { return p.state("hq") == upstream.StateIdle })
+	p.until("it knows that all is delivered", func() bool { s := p.one("hq"); return s.State == string(upstream.StateIdle) && s.Sent == 1 })
 	p.stop()
 	p.kafka.Fail(upstreamtest.Faults{Lost: 1})
 	name := filepath.Join(p.dir, linksDir, "hq"+deliveredFile)

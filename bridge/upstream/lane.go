@@ -40,7 +40,7 @@ type lane struct {
 
 // run sends until something fails; errHalted when the link is not to.
 func (ln *lane) run(ctx context.Context) error {
-	// Records, their copies and what the client makes of them.
+	// What was read, copies of it, records, and what the client makes of them.
 	memory := int64(4 * ln.cfg.TransactionBytes)
 	if err := ln.env.Budget.Acquire(ctx, memory); err != nil {
 		return err

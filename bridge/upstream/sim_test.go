@@ -328,7 +328,7 @@ func seeds(n int) []uint64 {
 		return []uint64{*seed}
 	}
 	if testing.Short() {
-		n = (n + 2) / 3
+		n = (n + 4) / 5
 	}
 	list := make([]uint64, n)
 	for i := range list {
