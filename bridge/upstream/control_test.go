@@ -145,10 +145,15 @@ func TestATopicMadeAnewStopsItsPartitions(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		anew    func(*world)
+		runs    bool // the board does, meanwhile
 		verdict upstream.Verdict
 	}{
-		{"here", func(w *world) { w.log.Create("s.a", 3, false) }, upstream.LocalAnew},
-		{"upstream", func(w *world) { w.kafka.Create("s.a", 3, false) }, upstream.UpstreamAnew},
+		{"here", func(w *world) { w.log.Create("s.a", 3, false) }, false, upstream.LocalAnew},
+		{"here, while it runs", func(w *world) {
+			w.log.Create("s.a", 3, false)
+			plainly(nil, w.log.Partition("s.a", 0), 1, "anew") // it is told by this
+		}, true, upstream.LocalAnew},
+		{"upstream", func(w *world) { w.kafka.Create("s.a", 3, false) }, false, upstream.UpstreamAnew},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -156,13 +161,17 @@ func TestATopicMadeAnewStopsItsPartitions(t *testing.T) {
 				w.board = w.start()
 				plainly(w.all, w.parts[0], 10, "first")
 				w.board.drained(t)
-				w.board.kill()
+				if !tt.runs {
+					w.board.kill()
+				}
 				tt.anew(w)
-				w.board = w.start()
+				if !tt.runs {
+					w.board = w.start()
+				}
 				defer func() { w.board.kill() }()
 				stopped(t, w.board, "s.a", 0, tt.verdict)
 				p := w.log.Partition("s.a", 0)
-				plainly(nil, p, 5, "anew")
+				plainly(nil, p, 5-int(p.High())%10, "anew")
 				time.Sleep(time.Minute)
 				if n := len(w.kafka.Committed("s.a", 0)); n != 10 && tt.verdict == upstream.LocalAnew || n != 0 && tt.verdict == upstream.UpstreamAnew {
 					t.Errorf("%d records arrived", n)
