@@ -101,13 +101,13 @@ const (
 	lanedPartition = 5
 )
 
-// besiege starts all there is.
-func besiege(t *testing.T, seed uint64) *siege {
+// besiege starts all there is, with so many nodes, formatted so.
+func besiege(t *testing.T, seed uint64, nodes int, format ...string) *siege {
 	t.Helper()
 	s := &siege{t: t, rng: rand.New(rand.NewPCG(seed, 0)), sent: map[string]upstream.Counters{}, dir: filepath.Join(t.TempDir(), "data")}
-	replicas := min(*nodes, 3)
+	replicas := min(nodes, 3)
 	s.cluster = kafka.Start(t, kafka.Options{
-		Nodes: *nodes,
+		Nodes: nodes, Format: format,
 		Advertise: func(node int, address string) string {
 			s.links = append(s.links, badlink.NewSeeded(t, address, seed+uint64(node)))
 			return s.links[node-1].Addr
@@ -272,20 +272,45 @@ func (s *siege) round(n int, restart bool) {
 // TestLinkCutsAndKills is the proof of exactly once: rounds of link cut x kill -9 against one living Apache Kafka, and in the
 // end both logs compared record by record.
 func TestLinkCutsAndKills(t *testing.T) {
-	s := besiege(t, drawn(t))
+	s := besiege(t, drawn(t), *nodes)
+	s.run(*rounds, *restarts)
+	committed, aborted, backfilled := s.judge()
+	if *rounds >= 40 && (aborted < *rounds/4 || committed < *rounds || backfilled == 0) {
+		t.Error("too little has happened to prove anything")
+	}
+}
+
+// A Kafka before version 4 is told of each partition of a transaction by the client, and its producers keep their epochs: the
+// same promise.
+func TestOldTransactions(t *testing.T) {
+	s := besiege(t, drawn(t), 1, "--feature", "transaction.version=0")
+	s.run(max(*rounds/5, 1), 1)
+	s.judge()
+}
+
+// run is so many rounds, in some of which a node upstream is restarted.
+func (s *siege) run(rounds, restarts int) {
+	s.t.Helper()
 	began := time.Now()
 	restarting := map[int]bool{}
-	for i := range *restarts {
-		restarting[(2*i+1)**rounds/(2**restarts)] = true
+	for i := range restarts {
+		restarting[(2*i+1)*rounds/(2*restarts)] = true
 	}
-	for n := range *rounds {
+	for n := range rounds {
 		s.round(n, restarting[n])
-		if t.Failed() {
-			t.FailNow()
+		if s.t.Failed() {
+			s.t.FailNow()
 		}
 	}
-	took := time.Since(began)
-	began = time.Now()
+	s.t.Logf("%d rounds, %d with a restart upstream, in %v: %d lives of the board", rounds, len(restarting), time.Since(began).Round(time.Second), s.lives)
+}
+
+// judge lets the links heal and the board drain, and compares both ends. It says how many transactions with cursors were
+// committed and aborted, and how many records came by a backfill lane.
+func (s *siege) judge() (committed, aborted, backfilled int) {
+	t := s.t
+	t.Helper()
+	began := time.Now()
 	s.writers.end()
 	s.kill() // what is still to come comes from a recovery
 	drained(t, s.dir)
@@ -307,7 +332,8 @@ func TestLinkCutsAndKills(t *testing.T) {
 	if _, err := mirrored(local, logOf(t, topics(same), s.cluster.Direct()...), same, 0, false); err != nil {
 		t.Errorf("%s: %v", direct, err)
 	}
-	backfilled, err := mirrored(local, logOf(t, topics(edge), s.cluster.Direct()...), edge, lanedPartition, true)
+	var err error
+	backfilled, err = mirrored(local, logOf(t, topics(edge), s.cluster.Direct()...), edge, lanedPartition, true)
 	if err != nil {
 		t.Errorf("%s: %v", laned, err)
 	}
@@ -320,17 +346,15 @@ func TestLinkCutsAndKills(t *testing.T) {
 			t.Errorf("%s has lost records", name)
 		}
 	}
-	committed, aborted := markers(t, s.cluster)
-	if *rounds >= 40 && (aborted < *rounds/4 || backfilled == 0) {
-		t.Error("too little has happened to prove anything")
-	}
+	committed, aborted = markers(t, s.cluster)
 	var bad badlink.Stats
 	for _, l := range s.links {
 		is := l.Stats()
 		bad.Up, bad.Down, bad.Swallowed, bad.Accepted, bad.Refused, bad.Resets = bad.Up+is.Up, bad.Down+is.Down, bad.Swallowed+is.Swallowed,
 			bad.Accepted+is.Accepted, bad.Refused+is.Refused, bad.Resets+is.Resets
 	}
-	t.Logf("%d rounds in %v, then %v to deliver the rest; %d lives of the board, %d records, %d of them by the backfill lane of %s", *rounds,
-		took.Round(time.Second), rest.Round(time.Second), s.lives, len(local), backfilled, laned)
-	t.Logf("%d transactions with cursors were committed, %d aborted; the links: %+v", committed, aborted, bad)
+	t.Logf("%d records, the last of them there after %v; %d by the backfill lane of %s; %d transactions with cursors were committed, %d aborted",
+		len(local), rest.Round(time.Second), backfilled, laned, committed, aborted)
+	t.Logf("the links: %+v", bad)
+	return committed, aborted, backfilled
 }
