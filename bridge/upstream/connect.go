@@ -217,7 +217,7 @@ func (l *Link) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.count.Connects++
-	l.known = true
+	l.known, l.table.hints = true, nil
 	l.lookedAt = time.Time{}
 	for _, p := range l.table.all {
 		p.jump = false

@@ -102,7 +102,7 @@ func TestACloneIsFencedAndSaysSo(t *testing.T) {
 		w.board.drained(t)
 
 		image := w.log.Image()
-		clone := start(t, w.kafka, image, w.cfg, nil, nil)
+		clone := start(t, w.kafka, image, w.cfg, nil, nil, nil)
 		defer clone.kill()
 		clone.until(t, upstream.StateIdle)
 		theirs := history{}
@@ -164,7 +164,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		w.board.drained(t)
 		w.board.kill()
 
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
 		s := stopped(t, w.board, "s.a", 0, upstream.LocalShort)
 		if s.Next != 20 || !strings.Contains(s.Reason, "ends at offset 10, before 20") {
 			t.Errorf("it says %+v", s)
@@ -172,7 +172,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		// Other records at the same offsets are not skipped in silence, either.
 		plainly(nil, older.Partition("s.a", 0), 15, "another life")
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
 		stopped(t, w.board, "s.a", 0, upstream.LocalOther)
 		plainly(w.all, older.Partition("s.a", 1), 5, "goes on") // the others do
 		defer func() { w.board.kill() }()

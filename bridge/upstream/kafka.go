@@ -105,7 +105,6 @@ func NewKafka(cfg KafkaConfig) (*Kafka, error) {
 		kgo.ClientID("millrace"),
 		kgo.SoftwareNameAndVersion("millrace", "1"),
 		kgo.DisableClientMetrics(),
-		kgo.Dialer(k.dial),
 		kgo.ConnIdleTimeout(idleTimeout),
 		kgo.MetadataMaxAge(metadataAge),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -183,24 +182,6 @@ func secret(text, file string) (string, error) {
 	return strings.TrimRight(string(p), "\r\n"), nil
 }
 
-func (k *Kafka) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := k.cfg.Dial(ctx, network, address)
-	if err != nil || k.cfg.TLS == nil {
-		return conn, err
-	}
-	cfg := k.cfg.TLS.Clone()
-	if cfg.ServerName == "" {
-		if cfg.ServerName, _, err = net.SplitHostPort(address); err != nil {
-			return nil, errors.Join(err, conn.Close())
-		}
-	}
-	secure := tls.Client(conn, cfg)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return secure, nil
-}
-
 // compressor compresses with the board's own encoders, so that there is one pool of them.
 type compressor struct{ codec record.Codec }
 
@@ -227,19 +208,20 @@ func (k *Kafka) Patience(d time.Duration) { k.patience.Store(int64(d)) }
 
 // Open implements Remote.
 func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, error) {
-	opts := k.opts
+	lines := &lines{cfg: &k.cfg, open: map[*line]struct{}{}}
+	opts := append(k.opts[:len(k.opts):len(k.opts)], kgo.Dialer(lines.dial))
 	if transactionalID != "" {
-		opts = append(opts[:len(opts):len(opts)], kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(time.Duration(k.patience.Load())))
+		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(time.Duration(k.patience.Load())))
 	}
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, err
 	}
-	s := &kafkaSession{cl: cl, transactional: transactionalID != "", replication: k.cfg.Replication}
+	s := &kafkaSession{cl: cl, lines: lines, transactional: transactionalID != "", replication: k.cfg.Replication}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	if err := s.takeOver(ctx); err != nil {
-		cl.Close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -248,6 +230,7 @@ func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, erro
 // kafkaSession is a Session: one kgo client.
 type kafkaSession struct {
 	cl            *kgo.Client
+	lines         *lines
 	transactional bool
 	replication   int16 // of topics that are made
 	cluster       string
@@ -291,7 +274,10 @@ func (s *kafkaSession) takeOver(ctx context.Context) error {
 func (s *kafkaSession) Cluster() string { return s.cluster }
 
 // Close implements Session.
-func (s *kafkaSession) Close() { s.cl.Close() }
+func (s *kafkaSession) Close() {
+	s.lines.close()
+	s.cl.Close()
+}
 
 // outcome gathers what became of the records of a transaction.
 type outcome struct {

@@ -123,7 +123,11 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.mu.Lock()
 		ln.pendingLocked(false)
 		ln.setLocked(StateWaiting, "")
+		alone := !ln.shares.pending[1-ln.lane]
 		ln.mu.Unlock()
+		if alone && wait >= quietLeast {
+			return 0, false, errQuiet
+		}
 		return wait, false, nil
 	case len(ln.drafts) == 0:
 		return 0, false, nil
@@ -165,6 +169,7 @@ func (ln *lane) chores(ctx context.Context) error {
 	stale = ln.retryLocked() || stale
 	ln.jumpLocked()
 	ln.mu.Unlock()
+	ln.keep(memoryWhenUp)
 	if stale {
 		if err := ln.refresh(ctx, ln.session); err != nil {
 			return err

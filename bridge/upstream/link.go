@@ -17,8 +17,9 @@ type Link struct {
 	log *slog.Logger
 	// by is this life of the link, in its cursors.
 	by string
-	// wake wakes the lanes and Run, which look then at everything there may be.
-	wake [lanes + 1]chan struct{}
+	// wake wakes the lanes and Run, which look then at everything there may be; the last tells Run of news, where it waits
+	// for nothing else.
+	wake [lanes + 2]chan struct{}
 
 	news news
 
@@ -49,9 +50,12 @@ type Link struct {
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
-	shares        shares
-	nextRetry     time.Time
-	lookedAt      time.Time // when jumps were last considered
+	// kept is when Memory was last written, keptAt the count of transactions then.
+	kept      time.Time
+	keptAt    int64
+	shares    shares
+	nextRetry time.Time
+	lookedAt  time.Time // when jumps were last considered
 }
 
 // New makes a link that does nothing until Run. It returns ErrConfig.
@@ -85,14 +89,23 @@ func New(cfg Config, env Env) (*Link, error) {
 		l.wake[i] = make(chan struct{}, 1)
 	}
 	l.shares = shares{weight: [lanes]float64{Live: cfg.LiveShare, Backfill: 1 - cfg.LiveShare}}
+	l.remember()
 	l.mu.Lock()
 	l.lookLocked() // so that Needed knows, before Run and before there is a connection
+	for _, p := range l.table.all {
+		if p.behind(Live) {
+			l.table.enqueue(Live, p)
+		}
+	}
 	l.mu.Unlock()
 	return l, nil
 }
 
-// the index of Run's own channel in Link.wake.
-const runner = int(lanes)
+// the indexes of Run's own channels in Link.wake.
+const (
+	runner = int(lanes)
+	heard  = runner + 1
+)
 
 func (l *Link) kick(which int) {
 	select {
@@ -150,6 +163,8 @@ func (l *Link) set(s State, reason string) {
 var (
 	// errHalted ends a connection that is not wanted now.
 	errHalted = errors.New("link is paused or fenced")
+	// errQuiet ends a connection that would be of no use for a while.
+	errQuiet = errors.New("nothing may be sent for a while")
 	// errEnded is what decisions get that nobody will carry out.
 	errEnded = errors.New("the link has ended")
 	// errForeign says that another process wrote a cursor in this life.
@@ -157,6 +172,8 @@ var (
 )
 
 const (
+	// quietLeast is how long nothing may be sent that a link is without a connection meanwhile: a new one costs some KiB.
+	quietLeast = 5 * time.Minute
 	// fencesMax is how often in a row a link takes over again after it was fenced by somebody who wrote nothing. A request
 	// of our own that a bad link held back looks like another process, and no person should have to come for it.
 	fencesMax = 5
@@ -170,6 +187,7 @@ func (l *Link) Run(ctx context.Context) {
 	cancel := l.env.Log.OnAdvance(func(topic string, partition int32) {
 		if l.news.advanced(topic, partition) {
 			l.kick(int(Live))
+			l.kick(heard)
 		}
 	})
 	defer cancel()
@@ -180,14 +198,67 @@ func (l *Link) Run(ctx context.Context) {
 			l.sleep(ctx, -1)
 			continue
 		}
+		if wait := l.unwanted(); wait > 0 {
+			l.set(StateWaiting, "")
+			l.quiet(ctx, wait)
+			continue
+		}
 		err := l.connect(ctx)
 		if ctx.Err() != nil {
+			l.keep(0)
 			return
 		}
-		if errors.Is(err, errHalted) {
+		l.keep(memoryWhenDown)
+		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) {
 			continue
 		}
 		l.sleep(ctx, l.failed(err))
+	}
+}
+
+// unwanted is how long nothing may be sent of all there is to send: then there is no connection either, which would cost
+// bytes all the time. 0 means that there is something to do, or that there may be.
+func (l *Link) unwanted() (wait time.Duration) {
+	l.mu.Lock()
+	stale := l.news.drain(func(p *part) {
+		if p.behind(Live) {
+			l.table.enqueue(Live, p)
+		}
+	})
+	if stale {
+		l.lookLocked()
+	}
+	ready := [lanes][]bool{}
+	some := [lanes]bool{}
+	for lane := range lanes {
+		ready[lane] = make([]bool, l.env.Scheduler.Classes())
+		some[lane] = l.table.ready(lane, ready[lane])
+	}
+	l.mu.Unlock()
+	for lane := range lanes {
+		if !some[lane] {
+			continue
+		}
+		class, _, later := l.env.Scheduler.Next(l.env.Clock.Now(), lane, ready[lane])
+		if class >= 0 || later < quietLeast {
+			return 0
+		}
+		if wait == 0 || later < wait {
+			wait = later
+		}
+	}
+	return wait
+}
+
+// quiet waits for the contract to allow something, or for something to come that it may allow.
+func (l *Link) quiet(ctx context.Context, wait time.Duration) {
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-l.wake[runner]:
+	case <-l.wake[heard]:
 	}
 }
 

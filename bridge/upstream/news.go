@@ -6,14 +6,15 @@ import (
 	"sync"
 )
 
-// news is what the log has told since the live lane last asked. The log tells it with locks of its own held, so nothing of
-// the log is asked for here.
+// news is what the log has told since the link last asked. The log tells it with locks of its own held, so nothing of the
+// log is asked with mu held.
 type news struct {
 	cfg *Config
 
 	mu    sync.Mutex
 	parts map[string][]*part // as the table had them last
 	list  []*part            // that have something new
+	spare []*part            // belongs to who drains
 	// stale says that the log has topics or partitions that are not in the table.
 	stale   bool
 	ignored map[string]struct{} // topics that are not carried
@@ -77,15 +78,19 @@ func (n *news) end(parts map[string][]*part) {
 	}
 }
 
-// drain calls fn with the partitions that have something new, and says whether the table is out of date.
+// drain calls fn with the partitions that have something new, and says whether the table is out of date. It is for one
+// goroutine at a time. fn may ask the log.
 func (n *news) drain(fn func(*part)) (stale bool) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	for i, p := range n.list {
+	n.list, n.spare = n.spare[:0], n.list
+	for _, p := range n.spare {
 		p.news = false
-		n.list[i] = nil
+	}
+	stale = n.stale
+	n.mu.Unlock()
+	for i, p := range n.spare {
+		n.spare[i] = nil
 		fn(p)
 	}
-	n.list = n.list[:0]
-	return n.stale
+	return stale
 }

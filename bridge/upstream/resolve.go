@@ -111,6 +111,9 @@ func (ln *lane) decide(ctx context.Context) error {
 		}
 		ln.releaseLocked(w.part)
 		ln.mu.Unlock()
+		if err == nil {
+			ln.keep(0) // it may need more than before
+		}
 		w.done <- err
 	}
 }

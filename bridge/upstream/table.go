@@ -92,6 +92,8 @@ type table struct {
 	// cursors are all of this link's, read or written.
 	cursors map[cursorID]*position
 	queue   [lanes][]fifo // by class
+	// hints are what was delivered when the board was on last, as far as it was written down, until the cursors are read.
+	hints map[cursorID]shown
 }
 
 func newTable(classes int) table {
@@ -304,5 +306,8 @@ func (t *table) put(p Partition, cfg *Config, class func(string) int) *part {
 	}
 	known.log = p
 	known.show()
+	if hint, is := t.hints[cursorID{Live, topic, index}]; is && hint.id == known.id {
+		known.shown.Store(&hint)
+	}
 	return known
 }

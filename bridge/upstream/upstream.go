@@ -167,6 +167,7 @@ type Env struct {
 	Remote    Remote
 	Scheduler Scheduler    // nil: every topic is of one class, and nothing is held back
 	Backoff   Backoff      // nil: from 1 s to 60 s, doubled, with jitter
-	Budget    Budget       // nil: memory is not counted
+	Budget    Budget       // nil: bytes are not counted
+	Memory    Memory       // nil: what was delivered is known when the cursors are read
 	Logger    *slog.Logger // nil: slog.Default()
 }

@@ -14,9 +14,11 @@ import (
 type Log struct {
 	mu     sync.Mutex
 	topics map[string][]*Partition
-	watch  map[int]func(string, int32)
-	next   int
 	ids    uint64
+
+	watching sync.Mutex // taken with a partition's lock held
+	watch    map[int]func(string, int32)
+	next     int
 }
 
 // NewLog makes a log without topics.
@@ -74,21 +76,21 @@ func (l *Log) Configs(string) map[string]string { return nil }
 
 // OnAdvance implements upstream.Log.
 func (l *Log) OnAdvance(fn func(string, int32)) (cancel func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.watching.Lock()
+	defer l.watching.Unlock()
 	l.next++
 	n := l.next
 	l.watch[n] = fn
 	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
+		l.watching.Lock()
+		defer l.watching.Unlock()
 		delete(l.watch, n)
 	}
 }
 
 func (l *Log) tell(p *Partition) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.watching.Lock()
+	defer l.watching.Unlock()
 	for _, fn := range l.watch {
 		fn(p.topic, p.index)
 	}
@@ -183,8 +185,15 @@ func (p *Partition) AppendBatch(b record.Batch) {
 	b.Stamp(p.high, 0)
 	p.batches = append(p.batches, b)
 	p.high = b.NextOffset()
+	p.log.tell(p) // with the lock held: who is told must not ask back
 	p.mu.Unlock()
-	p.log.tell(p)
+}
+
+// Hold calls fn with the lock of the partition held, as a broker may call what it knows of.
+func (p *Partition) Hold(fn func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fn()
 }
 
 // Damage takes offsets out of the log, as a hole does that was stepped over: whole batches, all but the last.

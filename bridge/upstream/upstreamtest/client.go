@@ -1,0 +1,284 @@
+package upstreamtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"millrace/bridge/upstream"
+	"millrace/broker/record"
+)
+
+var (
+	errLost = errors.New("connection lost")
+	errGone = errors.New("no answer in time")
+)
+
+// Client is one board's way to the cluster, for one life.
+type Client struct {
+	k    *Kafka
+	mu   sync.Mutex
+	dead bool
+	cut  bool
+}
+
+// Client is a way to the cluster.
+func (k *Kafka) Client() *Client { return &Client{k: k} }
+
+// Kill ends everything this client does, at once, as a power cut does.
+func (c *Client) Kill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead = true
+}
+
+// Cut cuts the link, or mends it.
+func (c *Client) Cut(cut bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = cut
+}
+
+func (c *Client) down() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead || c.cut
+}
+
+// ask is a request that changes nothing: it does not matter when it comes late.
+func (c *Client) ask(ctx context.Context, request func() error) error { return c.do(ctx, request, nil) }
+
+// do is one request: it arrives or not, and is answered or not. late is what it does when it comes late, nil for nothing.
+func (c *Client) do(ctx context.Context, request, late func() error) error {
+	k := c.k
+	k.mu.Lock()
+	f := k.faults
+	var wait time.Duration
+	if f.Latency > 0 {
+		wait = time.Duration(k.rng.Int64N(int64(f.Latency)))
+	}
+	dice := k.rng.Float64()
+	k.mu.Unlock()
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if c.down() {
+		return errLost
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.expire()
+	switch {
+	case dice < f.Lost:
+		return errLost
+	case dice < f.Lost+f.Late:
+		if late != nil {
+			k.hold(late)
+		}
+		return errGone
+	}
+	err := request()
+	if dice < f.Lost+f.Late+f.Silent {
+		return errGone
+	}
+	return err
+}
+
+// Open implements upstream.Remote.
+func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) {
+	s := &session{c: c, id: id, epoch: -1}
+	if id == "" {
+		return s, nil
+	}
+	if c.k.NoTransactions {
+		return nil, upstream.ErrNoTransactions
+	}
+	takeOver := func() error {
+		k := c.k
+		h := k.holders[id]
+		if h == nil {
+			k.producer++
+			h = &holder{id: k.producer}
+			k.holders[id] = h
+		}
+		if !k.NoFencing {
+			k.end(h, false)
+			h.epoch++
+		}
+		s.epoch = h.epoch
+		return nil
+	}
+	if err := c.do(ctx, takeOver, takeOver); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+type session struct {
+	c     *Client
+	id    string
+	epoch int16
+}
+
+func (s *session) Cluster() string { return "fake" }
+
+func (s *session) Close() {}
+
+// Ensure implements upstream.Session.
+func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
+	return s.c.ask(ctx, func() error {
+		for i := range topics {
+			want := &topics[i]
+			t := s.c.k.topics[want.Name]
+			if t == nil {
+				t = s.c.k.create(want.Name, int(want.Partitions), want.Configs["cleanup.policy"] == "compact")
+			}
+			t.grow(int(want.Partitions))
+			want.ID, want.Have, want.Compacted, want.Err = t.id, int32(len(t.partitions)), t.compacted, nil
+		}
+		return nil
+	})
+}
+
+// Cursors implements upstream.Session.
+func (s *session) Cursors(
+	ctx context.Context, name string, partition int32, from int64, fn func(key, value []byte) error,
+) (end int64, err error) {
+	end = -1
+	for {
+		var list []entry
+		open := false
+		err := s.c.ask(ctx, func() error {
+			all := s.c.k.topics[name].partitions[partition].list
+			if end < 0 {
+				end = 0
+				if n := len(all); n > 0 {
+					end = all[n-1].offset + 1
+				}
+			}
+			for _, e := range all {
+				open = open || e.offset < end && e.txn != nil && e.txn.open
+				if e.offset >= from && e.offset < end && !e.marker && (e.txn == nil || e.txn.committed) {
+					list = append(list, e)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		if !open {
+			for _, e := range list {
+				if err := fn(e.Key, e.Value); err != nil {
+					return 0, err
+				}
+			}
+			return end, nil
+		}
+		t := time.NewTimer(time.Second)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// holder is the session's, unless somebody else took over.
+func (s *session) holder() (*holder, error) {
+	h := s.c.k.holders[s.id]
+	if h == nil || h.epoch != s.epoch && !s.c.k.NoFencing {
+		return nil, fmt.Errorf("invalid producer epoch: %w", upstream.ErrFenced)
+	}
+	return h, nil
+}
+
+// Send implements upstream.Session: two requests with the records, and one that commits.
+func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
+	half := len(recs) / 2
+	for _, some := range [][]upstream.Record{recs[:half], recs[half:]} {
+		if len(some) == 0 {
+			continue
+		}
+		some = clone(some)
+		produce := func() error { return s.produce(some) }
+		if err := s.c.do(ctx, produce, produce); err != nil {
+			return err
+		}
+	}
+	if s.id == "" {
+		return nil
+	}
+	commit := func() error {
+		k := s.c.k
+		h, err := s.holder()
+		if err != nil {
+			return err
+		}
+		if k.rng.Float64() < k.faults.Bumped {
+			k.end(h, false)
+			h.epoch++
+			return fmt.Errorf("invalid producer epoch: %w", upstream.ErrFenced)
+		}
+		k.end(h, true)
+		return nil
+	}
+	return s.c.do(ctx, commit, commit)
+}
+
+func (s *session) produce(recs []upstream.Record) error {
+	k := s.c.k
+	var h *holder
+	if s.id != "" {
+		var err error
+		if h, err = s.holder(); err != nil {
+			return err
+		}
+	}
+	for _, r := range recs {
+		t := k.topics[r.Topic]
+		if t == nil || int(r.Partition) >= len(t.partitions) {
+			return errors.New("unknown topic or partition")
+		}
+		if t.refuse != nil {
+			if err := t.refuse(r); err != nil {
+				if h != nil {
+					k.end(h, false)
+				}
+				return &upstream.RefusedError{Topic: r.Topic, Partition: r.Partition, Err: err}
+			}
+		}
+	}
+	if h != nil && h.txn == nil {
+		h.txn, h.until, h.parts = &txn{open: true}, time.Now().Add(k.Timeout), map[*replica]bool{}
+	}
+	for _, r := range recs {
+		k.append(h, k.topics[r.Topic].partitions[r.Partition], r)
+	}
+	return nil
+}
+
+// clone copies records whose bytes are the sender's: a request that comes late comes with what was in it.
+func clone(recs []upstream.Record) []upstream.Record {
+	list := make([]upstream.Record, len(recs))
+	for i, r := range recs {
+		r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+		headers := make([]record.Header, 0, len(r.Headers))
+		for _, h := range r.Headers {
+			headers = append(headers, record.Header{Key: h.Key, Value: bytes.Clone(h.Value)})
+		}
+		r.Headers = headers
+		list[i] = r
+	}
+	return list
+}
