@@ -314,7 +314,7 @@ func (d *Down) round(ctx context.Context, r Reader) error {
 	}
 	err := d.pull(ctx, r, began.Add(lookEvery))
 	if errors.Is(err, errAgain) && ctx.Err() == nil {
-		d.sleep(ctx, time.Until(began.Add(lookSoon)))
+		d.sleep(ctx, max(time.Until(began.Add(lookSoon)), 0))
 	}
 	return err
 }

@@ -122,7 +122,7 @@ func (d *Down) readMarks(ctx context.Context) error {
 	d.marks, d.known = marks, true
 	for _, s := range d.order {
 		for _, in := range s.parts {
-			in.cursor, in.has, in.checked = landing{Last: -1, Epoch: -1}, false, false
+			in.cursor, in.has = landing{Last: -1, Epoch: -1}, false
 			d.recallLocked(in)
 		}
 	}
@@ -160,7 +160,7 @@ func (d *Down) recallLocked(in *inlet) {
 	if l := d.marks[in.id()]; l != nil {
 		in.cursor, in.has = *l, true
 	}
-	in.pos = in.cursor.Next
+	in.pos, in.gone, in.checked, in.compare = in.cursor.Next, nil, false, false
 }
 
 // own is the one partition of a topic of the board's own.
