@@ -19,7 +19,7 @@ FUZZTIME ?= 20s
 
 # Packages whose tests run once more under the race detector, which needs a C compiler.
 RACE := ./broker/api ./broker/auth ./broker/group ./broker/journal ./broker/partition ./broker/poll ./broker/purgatory ./broker/record ./broker/rest ./broker/server ./broker/wheel ./broker/budget \
-	./broker/boot ./bridge/mqtt/... ./bridge/feed ./hw/... ./platform/health ./platform/logbook ./platform/pulse
+	./broker/boot ./bridge/mqtt/... ./bridge/feed ./bridge/upstream/... ./hw/... ./platform/health ./platform/logbook ./platform/pulse
 
 .PHONY: run test test-long test-deps lint fuzz bench build cross image qemu flash clean help go
 

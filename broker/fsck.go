@@ -385,7 +385,8 @@ func (c *fsck) segment(open opener, dir string, base, next int64, flushed partit
 	c.Bytes += s.Size()
 	end = base
 	below := next >= 0 && next <= flushed.Start // retention has let it go, and what is left of it is nobody's
-	if base == flushed.Segment && s.Size() < flushed.Position && !below {
+	// The same where it was the last: a recovery that was cut has left a new file of that name.
+	if base == flushed.Segment && s.Size() < flushed.Position && !below && flushed.Next > flushed.Start {
 		c.found(Finding{Damage: true, Path: s.Path(), Text: fmt.Sprintf("%d bytes, the checkpoint saw %d", s.Size(), flushed.Position)})
 	}
 	index, err := c.index(dir, base)

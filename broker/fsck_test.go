@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"millrace/broker/disk"
+	"millrace/broker/partition"
 	"millrace/broker/record"
 	"millrace/broker/segment"
 )
@@ -113,6 +114,27 @@ func TestFsckNamesALogsDamage(t *testing.T) {
 	// What follows the damage is checked too. Index entries of the lost batch may no longer fit.
 	if r.Batches != 19 {
 		t.Errorf("%d batches", r.Batches)
+	}
+}
+
+// A recovery makes the segment anew that the checkpoint names, and may be cut before it removes it again.
+func TestFsckMissesNothingOfASegmentBelowTheStart(t *testing.T) {
+	for start := int64(19); start <= 20; start++ {
+		dir, s := stopped(t)
+		for n := range 2 {
+			slot := partition.Slot{Sequence: uint64(n + 1), Partitions: []partition.SlotEntry{{
+				Topic: [16]byte{1}, Position: s.Size(), Next: 20, Start: start, Snapshot: -1,
+			}}}
+			if err := os.WriteFile(partition.SlotPath(dir, n), slot.Encode(), 0o640); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Truncate(s.Path(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if r := checked(t, dir); r.Damaged() != (start < 20) {
+			t.Errorf("start %d: %+v", start, r.Findings)
+		}
 	}
 }
 

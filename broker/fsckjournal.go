@@ -101,7 +101,7 @@ func (c *fsck) change(e *journal.Entry) {
 		case e.Kind == journal.StartMoved:
 			p.Start = max(p.Start, e.Base)
 		case e.Kind == journal.Truncate && (e.Segment < p.Segment || e.Segment == p.Segment && e.Position < p.Position):
-			p.Segment, p.Position, p.Start = e.Segment, e.Position, min(p.Start, e.Base)
+			p.Segment, p.Position, p.Next, p.Start = e.Segment, e.Position, e.Base, min(p.Start, e.Base)
 		}
 	}
 }

@@ -20,6 +20,11 @@ func (c *fsck) links() {
 	}
 	for _, e := range entries {
 		name := filepath.Join(c.Dir, linksDir, e.Name())
+		if filepath.Ext(name) == deliveredFile {
+			if _, err := readChecked(c.fs, name, deliveredMax); err != nil {
+				c.found(Finding{Path: name, Text: err.Error() + "; the next start holds what was delivered until the link has a connection"})
+			}
+		}
 		if filepath.Ext(name) != dayFile {
 			continue
 		}

@@ -108,6 +108,9 @@ func (l *links) apply(s *config.Config) {
 		if at >= 0 && l.alias == s.Broker.ClusterAlias && old[at].settings.Same(u) {
 			next[i] = old[at]
 			kept[old[at]] = true
+			if old[at].link != nil { // the files it names may have changed where their names have not
+				old[at].link.Kick()
+			}
 		}
 	}
 	for _, k := range old {
@@ -198,6 +201,7 @@ func (l *links) env(k *link) upstream.Env {
 	return upstream.Env{
 		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.line, Scheduler: k.line, Backoff: k.backoff,
 		Budget: l.b.memory.upstream, Logger: l.log,
+		Memory: linkMemory{l.b, filepath.Join(l.b.dir(), linksDir, k.settings.Name+deliveredFile)},
 	}
 }
 

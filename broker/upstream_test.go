@@ -142,7 +142,7 @@ func TestALinkCarriesAndTells(t *testing.T) {
 	appendOne(t, p.Broker, "plant.a", "1")
 	appendOne(t, p.Broker, "other", "2")
 	p.wants("test.plant.a", "1")
-	p.until("nothing is behind", func() bool { return p.state("hq") == upstream.StateIdle })
+	p.until("it knows that all is delivered", func() bool { s := p.one("hq"); return s.State == string(upstream.StateIdle) && s.Sent == 1 })
 	s := p.one("hq")
 	if s.Records != 0 || s.Partitions != 1 || s.Sent != 1 || s.Transactions < 1 || s.LastSuccess == nil || s.Trouble != "" || s.Paused || s.Direction != config.Up {
 		t.Errorf("%+v", s)
@@ -436,7 +436,50 @@ func TestAGapIsToldWithItsCause(t *testing.T) {
 	if want := (upstream.Gap{Board: p.Meta().ClusterID, Link: "hq", Topic: "a", First: 0, Last: 1, Count: 2, Cause: "deleted by a client"}); gap != want {
 		t.Errorf("%+v, want %+v", gap, want)
 	}
-	if s := p.one("hq"); s.Gaps != 1 || s.Lost != 2 {
-		t.Errorf("%+v", s)
+	p.until("it is counted", func() bool { s := p.one("hq"); return s.Gaps == 1 && s.Lost == 2 })
+}
+
+// Who has put the right secret into its file says so with a reload, and does not wait for the link to try again by itself.
+func TestAReloadHasLinksTryAgain(t *testing.T) {
+	file := aLink("hq", "'a'") + "reconnect.backoff.ms = '1h'\nreconnect.backoff.max.ms = '1h'\n"
+	p := newPlant(t, file)
+	p.clients["hq"].Cut(true)
+	appendOne(t, p.Broker, "a", "1")
+	p.until("it waits", func() bool { return p.one("hq").Trouble != "" && p.one("hq").Records == 1 })
+	p.clients["hq"].Cut(false)
+	p.reload(file)
+	p.wants("a", "1")
+}
+
+// A board that begins without its link knows what was delivered all the same, and holds no more than the rest; a file that is
+// damaged has it hold everything.
+func TestWhatWasDeliveredIsRemembered(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'"))
+	appendOne(t, p.Broker, "a", "1")
+	p.wants("a", "1")
+	p.until("it knows that all is delivered", func() bool { s := p.one("hq"); return s.State == string(upstream.StateIdle) && s.Sent == 1 })
+	p.stop()
+	p.kafka.Fail(upstreamtest.Faults{Lost: 1})
+	name := filepath.Join(p.dir, linksDir, "hq"+deliveredFile)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int64{1, 0} {
+		p.start()
+		appendOne(t, p.Broker, "a", "2")
+		list, _ := p.Topic("a")
+		if from, _, needed := p.links.Needed("a", list[0].TopicID(), 0); !needed || from != want {
+			t.Errorf("needed %v from %d, want %d", needed, from, want)
+		}
+		p.stop()
+		damaged := append([]byte(nil), text...)
+		damaged[3] ^= 1
+		if err := os.WriteFile(name, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if report, err := Fsck(disk.OS{}, p.dir, nil); err != nil || len(report.Findings) != 1 || !strings.Contains(report.Findings[0].Text, "holds what was delivered") {
+			t.Errorf("%+v, %v", report, err)
+		}
 	}
 }

@@ -19,8 +19,14 @@ import (
 const (
 	// dayFile ends the name of the file in which a link counts the bytes of a day.
 	dayFile = ".day"
-	// waitMax is how long a link waits for its contract before it looks again: the clock may have been set, or the day have ended.
-	waitMax = time.Minute
+	// deliveredFile ends that of the file in which it keeps how far each partition was delivered.
+	deliveredFile = ".delivered"
+	// deliveredMax bounds what is read of it, in bytes.
+	deliveredMax = 4 << 20
+	// waitMax is how long a link waits for its contract where nobody knows until when. What comes sooner, step tells of.
+	waitMax = 12 * time.Hour
+	// dayLeast is what of a day's bytes is too little for another transaction.
+	dayLeast = 4 << 10
 	// batchMax is about the largest request a link makes, in bytes.
 	batchMax = 1 << 20
 	// growthOver is over how long what comes in is averaged.
@@ -45,8 +51,8 @@ type line struct {
 	last struct {
 		raw, records, behind, wire int64
 		run                        time.Duration
-		held                       bool // it was not let through
-		known                      bool // there was one
+		allowed                    contract.Set // what was let through
+		known                      bool         // there was one
 	}
 	growth float64 // records a second that come in
 }
@@ -152,9 +158,9 @@ func (k *line) held() string {
 	switch day := k.budget.Day(); {
 	case day.Err != nil:
 		return day.Err.Error()
-	case day.Left <= 0 && day.Renews.IsZero():
+	case spent(day) && day.Renews.IsZero():
 		return "the bytes of the day are spent, and nobody knows the time: until the next start, or a day of running"
-	case day.Left <= 0:
+	case spent(day):
 		return "the bytes of the day are spent; the next begins " + day.Renews.In(k.zone).Format(time.RFC3339)
 	}
 	if k.contract.Allowed(now) != 0 {
@@ -185,11 +191,7 @@ func (k *line) Sent(_ time.Time, _ upstream.Lane, class, bytes int) {
 
 // Next implements upstream.Scheduler.
 func (k *line) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
-	now := k.moment()
-	day := k.budget.Day()
-	if day.Err != nil || day.Left <= 0 {
-		return -1, 0, until(now, day.Renews, !day.Renews.IsZero())
-	}
+	now, day := k.moment(), k.budget.Day()
 	var pending contract.Set
 	for i, is := range ready {
 		if is {
@@ -199,14 +201,19 @@ func (k *line) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes in
 	k.mu.Lock()
 	measured := k.speed.PerSecond()
 	k.mu.Unlock()
-	// What is left of the day is bytes on the wire: where nothing can be compressed it is what may be read.
-	class, room := k.contract.Pick(now, pending, min(contract.TransactionBytes(k.u.RateSecond, measured), day.Left))
-	if class < 0 {
-		at, ok := k.contract.Next(now)
+	class, room, _ := k.contract.Turn(now, pending, contract.TransactionBytes(k.u.RateSecond, measured), day)
+	switch at, ok := k.contract.Next(now); {
+	case class >= 0:
+		return class, int(min(room, math.MaxInt32)), 0
+	case spent(day):
+		return -1, 0, until(now, day.Renews, !day.Renews.IsZero())
+	default:
 		return -1, 0, until(now, at, ok)
 	}
-	return class, int(min(room, math.MaxInt32)), 0
 }
+
+// spent says whether nothing more may be sent of a day.
+func spent(d contract.Day) bool { return d.Err != nil || d.Left < dayLeast }
 
 // until is how long to wait for a time, at most waitMax.
 func until(now contract.Moment, at time.Time, ok bool) time.Duration {
@@ -216,14 +223,17 @@ func until(now contract.Moment, at time.Time, ok bool) time.Duration {
 	return min(max(at.Sub(now.Time), time.Millisecond), waitMax)
 }
 
-// step is called now and then with the link's status. It says whether the link is let through again, after it was not.
+// step is called now and then with the link's status. It says whether something is let through that was not before.
 func (k *line) step(is *upstream.Status) (again bool) {
-	held := k.held() != ""
+	allowed := k.contract.Allowed(k.moment())
+	if k.held() != "" {
+		allowed = 0
+	}
 	wire, run := k.meter.Sent()+k.meter.Received(), k.moment().Run
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	l := &k.last
-	again = l.held && !held
+	again = l.known && allowed&^l.allowed != 0
 	if raw := is.Sent.Bytes - l.raw; raw > 0 && is.Rate > 0 {
 		k.speed.Add(raw, wire-l.wire, time.Duration(float64(raw)/is.Rate*float64(time.Second)))
 	}
@@ -232,7 +242,7 @@ func (k *line) step(is *upstream.Status) (again bool) {
 		keep := math.Exp(-over.Seconds() / growthOver.Seconds())
 		k.growth = keep*k.growth + (1-keep)*came
 	}
-	l.raw, l.records, l.behind, l.wire, l.run, l.held, l.known = is.Sent.Bytes, is.Sent.Records, is.Records, wire, run, held, true
+	l.raw, l.records, l.behind, l.wire, l.run, l.allowed, l.known = is.Sent.Bytes, is.Sent.Records, is.Records, wire, run, allowed, true
 	return again
 }
 

@@ -99,6 +99,8 @@ func (k *link) status() LinkStatus {
 	if is.State == upstream.StateWaiting || is.State == upstream.StateConnecting {
 		if why := k.line.held(); why != "" {
 			is.State, is.Reason = upstream.StateWaiting, why
+		} else if is.State == upstream.StateWaiting && is.Reason == "" {
+			is.Reason = "what is behind is of classes that may not send now"
 		}
 	}
 	s.State, s.Reason, s.Since = string(is.State), is.Reason, is.Since

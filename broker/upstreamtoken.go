@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"millrace/platform/config"
@@ -71,15 +71,8 @@ func ask(ctx context.Context, at *url.URL, u *config.Upstream, secret string, di
 	if u.Scope != "" {
 		form.Set("scope", u.Scope)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, at.String(), strings.NewReader(form.Encode()))
-	if err != nil {
-		return nil, 0, err
-	}
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	r.Header.Set("Accept", "application/json")
-	r.Header.Set("User-Agent", "millrace")
-	r.SetBasicAuth(url.QueryEscape(u.ClientID), url.QueryEscape(secret))
-	r.Close = true
+	login := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(u.ClientID) + ":" + url.QueryEscape(secret)))
+	text := form.Encode()
 	port := at.Port()
 	if port == "" {
 		port = map[string]string{"https": "443", "http": "80"}[at.Scheme]
@@ -101,10 +94,11 @@ func ask(ctx context.Context, at *url.URL, u *config.Upstream, secret string, di
 		}
 		c = secured
 	}
-	if err := r.Write(c); err != nil {
+	if _, err := fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Basic %s\r\nContent-Type: application/x-www-form-urlencoded\r\n"+
+		"Accept: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", at.RequestURI(), at.Host, login, len(text), text); err != nil {
 		return nil, 0, err
 	}
-	answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, tokenMax)), r)
+	answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, tokenMax)), nil)
 	if err != nil {
 		return nil, 0, err
 	}

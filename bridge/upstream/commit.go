@@ -154,6 +154,9 @@ func (ln *lane) fitLocked(bytes int, took time.Duration) {
 		ln.size = min(max(ln.size, leastTransactionBytes), ln.cfg.TransactionBytes)
 	}
 	ln.Link.size[ln.lane] = ln.size
+	if took < ln.cfg.TransactionTimeout/2 { // for the next connection: who reads upstream waits as long for a board that is gone
+		ln.Link.patience[ln.lane] = ln.cfg.TransactionTimeout
+	}
 }
 
 // tooSlow has the next connection send less at a time, and wait longer for it: a large record may take minutes.
@@ -164,7 +167,9 @@ func (ln *lane) tooSlow() {
 		ln.Link.size[ln.lane] = max(ln.size/4, leastTransactionBytes)
 		return
 	}
-	ln.Link.patience = max(ln.Link.patience, min(2*ln.patience, patienceMax))
+	if ln.filler.bytes >= leastTransactionBytes/2 { // a small one was held up by something else
+		ln.Link.patience[ln.lane] = min(2*ln.patience, patienceMax)
+	}
 }
 
 // refused notes what an error of Send says of partitions.

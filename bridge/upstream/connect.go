@@ -19,12 +19,9 @@ var errNoTopic = errors.New("it is not there yet")
 
 // connect takes over, reads the cursors, and sends until something fails.
 func (l *Link) connect(ctx context.Context) error {
-	l.set(StateConnecting, "")
+	l.set(StateConnecting, "taking over")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if p, is := l.env.Remote.(Patient); is {
-		p.Patience(l.patience) // of this goroutine until the lanes run
-	}
 	var sessions [lanes]Session
 	defer func() {
 		for _, s := range sessions {
@@ -38,6 +35,9 @@ func (l *Link) connect(ctx context.Context) error {
 		if l.cfg.Delivery == ExactlyOnce {
 			id = l.cfg.transactionalID(lane)
 		}
+		if p, is := l.env.Remote.(Patient); is {
+			p.Patience(l.patience[lane]) // this goroutine's until the lanes run
+		}
 		if sessions[lane], err = l.env.Remote.Open(ctx, id); err != nil {
 			return fmt.Errorf("take over %s lane: %w", lane, err)
 		}
@@ -46,13 +46,19 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := open(Live); err != nil {
 		return err
 	}
+	if l.cfg.Order == LiveFirst { // before anything is read: its open transaction would have to be waited for
+		if err := open(Backfill); err != nil {
+			return err
+		}
+	}
 	if err := l.prepare(ctx, sessions[Live]); err != nil {
 		return err
 	}
+	l.set(StateConnecting, "reading cursors, and waiting for transactions that are open there")
 	if err := l.readCursors(ctx, sessions[Live]); err != nil {
 		return err
 	}
-	if l.cfg.Order == LiveFirst || l.leftOver() {
+	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
 		if err := open(Backfill); err != nil {
 			return err
 		}
@@ -62,6 +68,7 @@ func (l *Link) connect(ctx context.Context) error {
 		}
 	}
 	l.begin()
+	l.set(StateConnecting, "looking at topics")
 	if err := l.refresh(ctx, sessions[Live]); err != nil {
 		return err
 	}

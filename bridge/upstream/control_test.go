@@ -69,14 +69,15 @@ func TestDefectsAreCaught(t *testing.T) {
 		{"fencing switched off", "twice", func(w *world) { w.kafka.NoFencing = true }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for range 20 {
+			for tries := range 40 {
 				for _, seed := range seeds(1) {
 					if list := simulate(t, seed, upstream.Config{}, tt.change); strings.Contains(strings.Join(list, "\n"), tt.fault) {
+						t.Logf("try %d, -seed=%d finds it", tries+1, seed)
 						return
 					}
 				}
 			}
-			t.Error("no seed of 20 has found it")
+			t.Error("no seed of 40 has found it")
 		})
 	}
 }

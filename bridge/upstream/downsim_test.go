@@ -108,7 +108,7 @@ type sea struct {
 	from   map[place]int64
 
 	lives, anew, truncated, stopped, went int // went: on after it was truncated
-	sent                            upstream.Counters
+	sent                                  upstream.Counters
 }
 
 func newSea(t *testing.T, seed uint64) *sea {

@@ -69,12 +69,9 @@ type filler struct {
 	bytes   int
 }
 
-// fillerKeep is the largest buffer a filler keeps over a transaction, beside TransactionBytes.
-const fillerKeep = 256 << 10
-
-// reset forgets all records, and memory that was taken for an uncommonly large one.
+// reset forgets all records, and memory that was taken for an uncommonly large one. Buffers grow by more than is needed.
 func (f *filler) reset() {
-	keep := f.cfg.TransactionBytes + fillerKeep
+	keep := 2 * (f.cfg.TransactionBytes + readMax)
 	if cap(f.raw) > keep {
 		f.raw = nil
 	}

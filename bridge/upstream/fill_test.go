@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -247,6 +248,7 @@ func TestTransactionsAreFitted(t *testing.T) {
 type thin struct {
 	upstream.Remote
 	rate int
+	mu   sync.Mutex
 	took []time.Duration
 }
 
@@ -269,7 +271,9 @@ func (s thinSession) Send(ctx context.Context, recs []upstream.Record) error {
 		n += len(r.Key) + len(r.Value)
 	}
 	took := time.Duration(n) * time.Second / time.Duration(s.r.rate)
+	s.r.mu.Lock()
 	s.r.took = append(s.r.took, took)
+	s.r.mu.Unlock()
 	select {
 	case <-time.After(took):
 	case <-ctx.Done():

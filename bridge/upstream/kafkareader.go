@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/catalog"
 )
 
 // answerMax is the largest answer a reader takes, in bytes: one batch may be as large as the peer's topic allows.
@@ -60,7 +62,7 @@ func (r *kafkaReader) Look(ctx context.Context, patterns []string) ([]Origin, er
 	var list []Origin
 	for i := range resp.Topics {
 		t := &resp.Topics[i]
-		if t.Topic == nil || !slices.ContainsFunc(patterns, func(p string) bool { return matches(p, *t.Topic) }) {
+		if t.Topic == nil || !slices.ContainsFunc(patterns, func(p string) bool { return catalog.Matches(p, *t.Topic) }) {
 			continue
 		}
 		err := kerr.ErrorForCode(t.ErrorCode)

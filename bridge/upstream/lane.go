@@ -13,8 +13,8 @@ const (
 	// transactionTarget is how long a transaction is to take at most, and brisk how quick one must be for the next to be larger.
 	transactionTarget = 2 * time.Second
 	brisk             = time.Second
-	// patienceMax is how long a transaction may take at most: brokers allow no more, unless they are told to.
-	patienceMax = 15 * time.Minute
+	// patienceMax is how long a transaction may take at most. Brokers allow 15 minutes, unless they are told otherwise.
+	patienceMax = 10 * time.Minute
 	// grace is how long a transaction that is under way may take when the link is to end.
 	grace = 2 * time.Second
 	// jumpEvery is how often the live lane looks whether it is too far behind.
@@ -40,7 +40,7 @@ type lane struct {
 
 // run sends until something fails; errHalted when the link is not to.
 func (ln *lane) run(ctx context.Context) error {
-	// Records, their copies and what the client makes of them.
+	// What was read, copies of it, records, and what the client makes of them.
 	memory := int64(4 * ln.cfg.TransactionBytes)
 	if err := ln.env.Budget.Acquire(ctx, memory); err != nil {
 		return err
@@ -48,7 +48,7 @@ func (ln *lane) run(ctx context.Context) error {
 	defer ln.env.Budget.Release(memory)
 	ln.ready = make([]bool, ln.env.Scheduler.Classes())
 	ln.mu.Lock()
-	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience
+	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience[ln.lane]
 	ln.mu.Unlock()
 	for {
 		if ctx.Err() != nil {

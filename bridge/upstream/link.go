@@ -37,7 +37,7 @@ type Link struct {
 	// size is how large the transactions of a lane are to be, in bytes, and patience how long one may take. Both are kept
 	// over connections: they are of the link.
 	size     [lanes]int
-	patience time.Duration
+	patience [lanes]time.Duration
 
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
@@ -80,8 +80,8 @@ func New(cfg Config, env Env) (*Link, error) {
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
 	}
-	l.patience = cfg.TransactionTimeout
 	for i := range l.size {
+		l.patience[i] = cfg.TransactionTimeout
 		l.size[i] = min(firstTransaction, cfg.TransactionBytes)
 	}
 	l.news.cfg, l.news.ignored = &l.cfg, map[string]struct{}{}
@@ -91,13 +91,13 @@ func New(cfg Config, env Env) (*Link, error) {
 	l.shares = shares{weight: [lanes]float64{Live: cfg.LiveShare, Backfill: 1 - cfg.LiveShare}}
 	l.remember()
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.lookLocked() // so that Needed knows, before Run and before there is a connection
 	for _, p := range l.table.all {
 		if p.behind(Live) {
 			l.table.enqueue(Live, p)
 		}
 	}
-	l.mu.Unlock()
 	return l, nil
 }
 
@@ -227,6 +227,11 @@ func (l *Link) unwanted() (wait time.Duration) {
 	})
 	if stale {
 		l.lookLocked()
+		for _, p := range l.table.all { // what is new there is in no line yet
+			if p.behind(Live) {
+				l.table.enqueue(Live, p)
+			}
+		}
 	}
 	ready := [lanes][]bool{}
 	some := [lanes]bool{}
@@ -332,7 +337,7 @@ func (l *Link) sleep(ctx context.Context, wait time.Duration) {
 			return
 		case <-l.wake[runner]:
 			return
-		case <-l.wake[Live]: // nobody else hears it
+		case <-l.wake[heard]:
 			l.mu.Lock()
 			l.lookLocked()
 			l.mu.Unlock()

@@ -4,35 +4,13 @@ import (
 	"slices"
 	"strings"
 
+	"millrace/broker/catalog"
 	"millrace/broker/record"
 )
 
-// matches says whether a name is of a pattern, in which * stands for any characters.
-func matches(pattern, name string) bool {
-	head, rest, star := strings.Cut(pattern, "*")
-	if !star {
-		return pattern == name
-	}
-	name, ok := strings.CutPrefix(name, head)
-	if !ok {
-		return false
-	}
-	for {
-		middle, after, more := strings.Cut(rest, "*")
-		if !more {
-			return strings.HasSuffix(name, rest)
-		}
-		i := strings.Index(name, middle)
-		if i < 0 {
-			return false
-		}
-		name, rest = name[i+len(middle):], after
-	}
-}
-
 // chosen says whether a local topic goes up.
 func (c *Config) chosen(topic string) bool {
-	match := func(p string) bool { return matches(p, topic) }
+	match := func(p string) bool { return catalog.Matches(p, topic) }
 	switch {
 	case slices.Contains(c.Topics, topic):
 		return !slices.Contains(c.Exclude, topic)

@@ -26,7 +26,7 @@ type Patient interface {
 // Session is one life of one producer. After an error of Send or Cursors it is good for nothing but Close. It is used by
 // one goroutine at a time.
 type Session interface {
-	// Cluster is the peer's cluster id, "" where it has none.
+	// Cluster is the peer's cluster id, "" where it has none. It is known after Ensure.
 	Cluster() string
 	// Ensure creates topics that are missing, adds partitions where there are too few, and fills in what there is.
 	Ensure(ctx context.Context, topics []Topic) error

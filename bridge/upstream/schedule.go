@@ -17,7 +17,7 @@ type Scheduler interface {
 	// Next says of which class a lane may send now, of those that are ready, and how many bytes at most: at least one
 	// record goes, however large. With no class, -1, nothing may be sent before wait has passed. ready is not kept.
 	Next(now time.Time, lane Lane, ready []bool) (class, bytes int, wait time.Duration)
-	// Sent says what was sent of a class, in bytes of keys, values and headers.
+	// Sent says what was put into a transaction of a class, in bytes of keys, values and headers. It may have to go again.
 	Sent(now time.Time, lane Lane, class, bytes int)
 }
 

@@ -22,7 +22,7 @@ const (
 type Status struct {
 	Name   string
 	State  State
-	Reason string    // why it is in this state, "" where nothing is wrong
+	Reason string    // why it is in this state; while it connects, what is being done
 	Since  time.Time // when the state began
 	// Records and Bytes are what is behind: Records counts offsets, Bytes is an estimate by the log's size.
 	Records, Bytes int64

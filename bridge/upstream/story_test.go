@@ -343,65 +343,6 @@ func TestWhatIsNeeded(t *testing.T) {
 	})
 }
 
-// memory is a Memory that lasts.
-type memory struct {
-	p      []byte
-	writes int
-}
-
-func (m *memory) Load() ([]byte, error) { return m.p, nil }
-func (m *memory) Store(p []byte) error {
-	m.p, m.writes = append([]byte(nil), p...), m.writes+1
-	return nil
-}
-
-func TestABoardRemembersWhatWasDelivered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, upstream.Config{})
-		m := &memory{}
-		w.memory = m
-		p := w.parts[0]
-		w.board = w.start()
-		for range 100 {
-			plainly(w.all, p, 10, "x")
-			w.board.drained(t)
-			time.Sleep(time.Minute)
-		}
-		if m.writes < 1 || m.writes > 3 {
-			t.Errorf("written down %d times in 100 minutes", m.writes)
-		}
-		w.board.client.Cut(true)
-		plainly(w.all, p, 10, "not delivered")
-		time.Sleep(time.Hour)
-		written := m.writes
-		w.board.kill()
-
-		w.board = start(t, w.kafka, w.log, w.cfg, func(r upstream.Remote) upstream.Remote { return unreachable{r} }, nil, m)
-		time.Sleep(24 * time.Hour)
-		if from, _, needed := w.board.link.Needed("s.a", p.ID(), 0); from != 1000 || !needed {
-			t.Errorf("from %d on is needed, %v", from, needed)
-		}
-		w.board.kill()
-		if m.writes != written {
-			t.Errorf("%d writes although nothing was delivered", m.writes-written)
-		}
-
-		// What is old, or not to be read, does no harm.
-		m.p = []byte("{")
-		w.board = w.start()
-		defer w.board.kill()
-		w.board.drained(t)
-		w.exact()
-	})
-}
-
-// unreachable is a peer that is not there.
-type unreachable struct{ upstream.Remote }
-
-func (unreachable) Open(context.Context, string) (upstream.Session, error) {
-	return nil, errors.New("no route to host")
-}
-
 // The log tells of news, and asks what is needed, with locks held that the link takes when it asks the log: nobody waits for
 // the other for ever.
 func TestTheLogMayAskWithItsLocksHeld(t *testing.T) {
@@ -451,72 +392,6 @@ func TestManyPartitions(t *testing.T) {
 		if s := w.board.link.Status(); s.Sent.Transactions > 40 {
 			t.Errorf("%d transactions for 10,000 records", s.Sent.Transactions)
 		}
-		w.exact()
-	})
-}
-
-// closed is a Scheduler whose window is closed for some classes until a time.
-type closed struct {
-	until time.Time
-}
-
-func (*closed) Classes() int { return 2 }
-func (*closed) Class(topic string) int {
-	if topic == "s.a" {
-		return 0
-	}
-	return 1
-}
-func (*closed) Priority(class int) int                  { return 1 - class }
-func (*closed) Sent(time.Time, upstream.Lane, int, int) {}
-func (c *closed) Next(now time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
-	if ready[1] {
-		return 1, 1 << 20, 0
-	}
-	if wait := c.until.Sub(now); wait > 0 {
-		return -1, 0, wait
-	}
-	return 0, 1 << 20, 0
-}
-
-// counting counts connections.
-type counting struct {
-	upstream.Remote
-	n int
-}
-
-func (r *counting) Open(ctx context.Context, id string) (upstream.Session, error) {
-	r.n++
-	return r.Remote.Open(ctx, id)
-}
-
-func TestTheSchedulerIsObeyed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, upstream.Config{})
-		c := &closed{until: time.Now().Add(10 * time.Hour)}
-		w.scheduler = c
-		opens := &counting{}
-		w.wrap = func(r upstream.Remote) upstream.Remote { opens.Remote = r; return opens }
-		plainly(w.all, w.parts[0], 5, "x")
-		w.board = w.start()
-		defer w.board.kill()
-		if w.board.until(t, upstream.StateWaiting); opens.n != 0 {
-			t.Errorf("it connected %d times although nothing may be sent", opens.n)
-		}
-		plainly(w.all, w.parts[0], 5, "x")
-		plainly(w.all, w.parts[3], 5, "x")
-		time.Sleep(9 * time.Hour)
-		if s := w.board.until(t, upstream.StateWaiting); opens.n != 1 || s.Records != 10 {
-			t.Errorf("it connected %d times for what may be sent, %d are behind", opens.n, s.Records)
-		}
-		if a, b := len(w.kafka.Committed("s.a", 0)), len(w.kafka.Committed("s.b", 0)); a != 0 || b != 5 {
-			t.Errorf("%d and %d arrived", a, b)
-		}
-		if _, priority, _ := w.board.link.Needed("s.a", w.parts[0].ID(), 0); priority != 1 {
-			t.Errorf("priority %d", priority)
-		}
-		time.Sleep(2 * time.Hour)
-		w.board.drained(t)
 		w.exact()
 	})
 }

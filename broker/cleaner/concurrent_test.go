@@ -14,7 +14,7 @@ import (
 )
 
 // Readers, writers, checkpoints and lookups by time go on while segments are replaced under them, with so few open files
-// that each is opened again all the time.
+// that each is opened again all the time. The writer and the passes meet now and then: neither gets far ahead.
 func TestNobodyNoticesACompaction(t *testing.T) {
 	topic := compacted()
 	topic.SegmentBytes, topic.IndexIntervalBytes, topic.MinCleanableRatio = 2000, 200, 0
@@ -30,12 +30,16 @@ func TestNobodyNoticesACompaction(t *testing.T) {
 		failed.Store(true)
 		t.Errorf(format, args...)
 	}
-	const records = 3000
-	done := make(chan struct{})
+	const (
+		records     = 600 // between two meetings: many segments
+		compactions = 5
+		meetings    = 20 // at most; a pass compacts what was written before it, unless the one before has
+	)
+	done, passed := make(chan struct{}), make(chan struct{})
 	var workers sync.WaitGroup
 	workers.Go(func() {
 		defer close(done)
-		for i := 0; i < records || c.Compacted() < 5 && i < 50*records; i++ {
+		for i := 0; i < meetings*records && (i < compactions*records || c.Compacted() < compactions); i++ {
 			if failed.Load() {
 				return
 			}
@@ -43,7 +47,9 @@ func TestNobodyNoticesACompaction(t *testing.T) {
 				fail("append: %v", err)
 				return
 			}
-			wrote.Store(int64(i) + 1)
+			if wrote.Store(int64(i) + 1); i%records == records-1 {
+				<-passed
+			}
 		}
 	})
 	until := func(fn func(rng *rand.Rand)) {
@@ -101,12 +107,16 @@ func TestNobodyNoticesACompaction(t *testing.T) {
 		if err := c.Pass(t.Context()); err != nil {
 			fail("pass: %v", err)
 		}
+		select {
+		case passed <- struct{}{}:
+		case <-done:
+		}
 	})
 	workers.Wait()
 	pass(t, c)
 	t.Logf("%d compactions, %d bytes saved", c.Compacted(), c.Saved())
-	if c.Compacted() < 3 {
-		t.Errorf("%d compactions", c.Compacted())
+	if c.Compacted() < compactions {
+		t.Errorf("%d compactions, want %d", c.Compacted(), compactions)
 	}
 }
 

@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -25,6 +26,15 @@ func filler(n int, first, last int64, epoch int32) (record.Batch, error) {
 	be.PutUint32(b[57:], 1)                                           // one record
 	be.PutUint32(b[17:], record.Castagnoli(b[record.ChecksumStart:])) // CRC
 	return b, nil
+}
+
+// fills says whether b is a filler.
+func fills(b record.Batch) bool {
+	if !b.Control() || b.ProducerID() >= 0 {
+		return false
+	}
+	same, err := filler(len(b), b.BaseOffset(), b.LastOffset(), b.LeaderEpoch())
+	return err == nil && bytes.Equal(b, same)
 }
 
 // fillerRecord is one control record of exactly n bytes with its length. The value takes up the room. Where a varint

@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"millrace/broker/catalog"
 	"millrace/broker/disk"
 	"millrace/broker/journal"
 	"millrace/broker/record"
@@ -102,14 +102,38 @@ func (l *log) filled(e *journal.Entry) (bool, error) {
 	}
 	for next := e.Base; len(raw) > 0; {
 		b, rest, err := record.Next(raw)
-		if err != nil || b.CheckHeader() != nil || b.BaseOffset() != next {
-			return false, nil
-		}
-		same, err := filler(len(b), b.BaseOffset(), b.LastOffset(), b.LeaderEpoch())
-		if err != nil || !bytes.Equal(b, same) {
+		if err != nil || b.CheckHeader() != nil || b.BaseOffset() != next || !fills(b) {
 			return false, nil
 		}
 		raw, next = rest, b.NextOffset()
 	}
 	return true, nil
+}
+
+// pointersHold says whether the pointed bytes of the last frame are there. Only that frame can miss them, because
+// commits are serial; and without them it never was a commit. A disk that cannot say costs the partition its place, and
+// nobody else their records.
+func (r *recovery) pointersHold(f journal.Frame) bool {
+	gone := make(map[catalog.TopicID]bool)
+	for i := range f.Entries {
+		if f.Entries[i].Kind == journal.TopicDeleted {
+			gone[f.Entries[i].Topic] = true
+		}
+	}
+	for i := range f.Entries {
+		e := &f.Entries[i]
+		if e.Kind != journal.Pointer || r.facts.deleted[e.Topic] || gone[e.Topic] || r.kept(f.Index, e) {
+			continue
+		}
+		l := r.found[key{e.Topic, e.Partition}]
+		if l == nil {
+			return false
+		}
+		if holds, err := l.holds(e); err != nil {
+			l.giveUp(err)
+		} else if !holds {
+			return false
+		}
+	}
+	return true
 }

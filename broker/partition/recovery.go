@@ -47,6 +47,7 @@ type fact struct {
 	causes causes  // why it starts there
 	cuts   []cut   // in order
 	bases  []int64 // segments that entries name and no truncation removes; the checkpoint's first
+	next   int64   // the highest offset that an entry has a place for, or a truncation since
 	// settled are places in the journal at which segments below one were about to be compacted: what entries before say of
 	// those holds no more. Only where both slots are lost are any such entries met.
 	settled []settled
@@ -361,6 +362,7 @@ func (r *recovery) collectEntry(at place, e *journal.Entry) error {
 	case journal.Truncate:
 		fact := r.fact(k)
 		fact.cutStart(e.Base)
+		fact.next = e.Base
 		fact.bases = slices.DeleteFunc(fact.bases, func(base int64) bool { return base > e.Segment })
 		fact.cuts = append(fact.cuts, cut{at, e.Segment, e.Position})
 	case journal.Append, journal.Pointer:
@@ -368,6 +370,7 @@ func (r *recovery) collectEntry(at place, e *journal.Entry) error {
 		if n := len(fact.bases); n == 0 || fact.bases[n-1] != e.Segment {
 			fact.bases = append(fact.bases, e.Segment)
 		}
+		fact.next = max(fact.next, e.Base)
 	}
 	return nil
 }
@@ -385,34 +388,6 @@ func (r *recovery) fact(k key) *fact {
 		r.facts.logs[k] = f
 	}
 	return f
-}
-
-// pointersHold says whether the pointed bytes of the last frame are there. Only that frame can miss them, because
-// commits are serial; and without them it never was a commit. A disk that cannot say costs the partition its place, and
-// nobody else their records.
-func (r *recovery) pointersHold(f journal.Frame) bool {
-	gone := make(map[catalog.TopicID]bool)
-	for i := range f.Entries {
-		if f.Entries[i].Kind == journal.TopicDeleted {
-			gone[f.Entries[i].Topic] = true
-		}
-	}
-	for i := range f.Entries {
-		e := &f.Entries[i]
-		if e.Kind != journal.Pointer || r.facts.deleted[e.Topic] || gone[e.Topic] || r.kept(f.Index, e) {
-			continue
-		}
-		l := r.found[key{e.Topic, e.Partition}]
-		if l == nil {
-			return false
-		}
-		if holds, err := l.holds(e); err != nil {
-			l.giveUp(err)
-		} else if !holds {
-			return false
-		}
-	}
-	return true
 }
 
 // apply is pass two.

@@ -187,6 +187,9 @@ func (l *log) noteProducer(b record.Batch) {
 		return
 	}
 	l.producersFrom = b.NextOffset()
+	if fills(b) {
+		l.p.store.producers.Add(-int64(l.p.producers.forget()))
+	}
 	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 {
 		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), l.p.store.nowMS(), math.MaxInt64)))
 	}
@@ -196,6 +199,13 @@ func (l *log) noteProducer(b record.Batch) {
 func (l *log) rollbackProducers(end int64) {
 	l.p.store.producers.Add(-int64(l.p.producers.rollback(end)))
 	l.producersFrom = min(l.producersFrom, end)
+}
+
+// forgetProducers forgets all of them, because batches at offset from are lost that may be anybody's. A producer that is
+// not known may go on anywhere, as KIP-360 has it; one that is known by an older batch than its last is refused for ever.
+func (l *log) forgetProducers(from int64) {
+	l.p.store.producers.Add(-int64(l.p.producers.forget()))
+	l.producersFrom = min(l.producersFrom, from)
 }
 
 // apply carries out one entry.
@@ -234,8 +244,9 @@ func (l *log) apply(at place, e *journal.Entry) error {
 	if e.Segment < l.safeSegment || e.Segment == l.safeSegment && e.Position+length <= l.safePos {
 		return nil
 	}
-	// Without its segment a pointer below the start is of one that went, and no later one is in the journal.
-	if e.Segment <= l.went || l.obsolete(e.Segment, f) || e.Kind == journal.Pointer && e.Base < f.start && !l.lay(e.Segment) {
+	if gone, err := l.gone(e, length, f); err != nil {
+		return err
+	} else if gone {
 		return l.passBy(e, length)
 	}
 	l.r.report.Entries++
@@ -249,8 +260,7 @@ func (l *log) apply(at place, e *journal.Entry) error {
 }
 
 // passBy takes nothing of an entry but its producers' sequences, which outlive their records. Where the bytes are gone
-// nobody knows whose they were: then all producers of the partition may start anywhere, as KIP-360 has it, rather than
-// one be refused for ever.
+// nobody knows whose they were.
 func (l *log) passBy(e *journal.Entry, length int64) error {
 	raw := e.Bytes
 	if e.Kind == journal.Pointer {
@@ -268,8 +278,7 @@ func (l *log) passBy(e *journal.Entry, length int64) error {
 				return err
 			}
 		} else {
-			l.p.store.producers.Add(-int64(l.p.producers.forget()))
-			l.producersFrom = min(l.producersFrom, e.Base)
+			l.forgetProducers(e.Base)
 			return nil
 		}
 	}
@@ -282,6 +291,33 @@ func (l *log) passBy(e *journal.Entry, length int64) error {
 		rest = after
 	}
 	return nil
+}
+
+// gone says whether an entry is of a segment that went. A pointer below the start tells so by itself, where no later
+// segment is in the journal: its bytes are not there. But a file of that name may be: a recovery that was cut has made it,
+// and written some of what is inline. Where the bytes were damaged instead, the place of what follows tells whether
+// anybody misses them.
+func (l *log) gone(e *journal.Entry, length int64, f *fact) (bool, error) {
+	switch {
+	case e.Segment <= l.went || l.obsolete(e.Segment, f):
+		return true, nil
+	case e.Kind != journal.Pointer || e.Base >= f.start:
+		return false, nil
+	}
+	if !l.lay(e.Segment) {
+		return true, nil
+	}
+	if length < int64(e.Length) { // of what a truncation cut in half nothing says whether it is whole
+		return false, nil
+	}
+	if err := l.flush(); err != nil {
+		return false, err
+	}
+	raw, err := l.bytesAt(e)
+	if err != nil {
+		return false, err
+	}
+	return len(raw) < int(e.Length) || e.Base < f.next && record.Castagnoli(raw) != e.CRC, nil
 }
 
 // obsolete says whether a segment lies wholly below the start, so that nothing of it is wanted any more.
@@ -389,6 +425,9 @@ func (l *log) moveTo(e *journal.Entry) error {
 	}
 	if e.Position < l.pos || e.Base < l.next {
 		return fmt.Errorf("%s: entry for offset %d at byte %d, the log is at %d, %d: %w", l.p, e.Base, e.Position, l.next, l.pos, errOrder)
+	}
+	if e.Position > l.pos {
+		l.forgetProducers(l.next)
 	}
 	return l.fill(e.Position, e.Base)
 }

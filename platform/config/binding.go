@@ -28,6 +28,10 @@ type binding struct {
 	put func(name string, v any) error
 }
 
+// The functions below are not inlined: each of some two hundred settings would carry its own copy of them, 128 KiB of the
+// program in all.
+
+//go:noinline
 func number[T ~int | ~int16 | ~int32 | ~int64 | ~uint16](p *T, low, high int64) binding {
 	return binding{
 		set: func(v any) error {
@@ -46,6 +50,8 @@ func number[T ~int | ~int16 | ~int32 | ~int64 | ~uint16](p *T, low, high int64) 
 }
 
 // size is in bytes: a number, or a string with its unit.
+//
+//go:noinline
 func size[T ~int | ~int64](p *T, low, high int64) binding {
 	return binding{
 		set: func(v any) error {
@@ -69,6 +75,8 @@ func size[T ~int | ~int64](p *T, low, high int64) binding {
 }
 
 // perDay is a size each day, as "2GiB/day"; empty is 0, no limit.
+//
+//go:noinline
 func perDay(p *int64, low, high int64) binding {
 	const unit = "/day"
 	return binding{
@@ -102,6 +110,8 @@ func perDay(p *int64, low, high int64) binding {
 }
 
 // millis is a time whose key ends in .ms: a number of milliseconds, or a string with its unit.
+//
+//go:noinline
 func millis(p *time.Duration, low, high time.Duration) binding {
 	return units(p, low, high, time.Millisecond, "ms")
 }
@@ -112,6 +122,8 @@ func minutes(p *time.Duration, low, high time.Duration) binding {
 }
 
 // units is a time in the unit its key says: a number of these, or a string with its own unit.
+//
+//go:noinline
 func units(p *time.Duration, low, high, unit time.Duration, name string) binding {
 	b := span(p, low, high)
 	return binding{
@@ -129,6 +141,8 @@ func units(p *time.Duration, low, high, unit time.Duration, name string) binding
 }
 
 // span is a time as a string with its unit.
+//
+//go:noinline
 func span(p *time.Duration, low, high time.Duration) binding {
 	return binding{
 		set: func(v any) error {
@@ -150,6 +164,7 @@ func span(p *time.Duration, low, high time.Duration) binding {
 	}
 }
 
+//go:noinline
 func flag(p *bool) binding {
 	return binding{
 		set: func(v any) error {
@@ -165,6 +180,8 @@ func flag(p *bool) binding {
 }
 
 // text takes any string that passes the checks.
+//
+//go:noinline
 func text(p *string, checks ...func(string) error) binding {
 	return binding{
 		set: func(v any) error {
@@ -184,6 +201,7 @@ func text(p *string, checks ...func(string) error) binding {
 	}
 }
 
+//go:noinline
 func choice(p *string, names ...string) binding { return text(p, oneOf(names...)) }
 
 func oneOf(names ...string) func(string) error {
@@ -196,6 +214,8 @@ func oneOf(names ...string) func(string) error {
 }
 
 // texts takes a list of strings that each pass the checks.
+//
+//go:noinline
 func texts(p *[]string, checks ...func(string) error) binding {
 	return binding{
 		set: func(v any) error {
@@ -217,6 +237,8 @@ func texts(p *[]string, checks ...func(string) error) binding {
 }
 
 // named is a table of strings under names of the user's own.
+//
+//go:noinline
 func named(p *map[string]string, checks ...func(string) error) binding {
 	return binding{
 		set: func(v any) error {
@@ -243,6 +265,8 @@ func named(p *map[string]string, checks ...func(string) error) binding {
 }
 
 // bound is a number at or above zero, kept in a map under the rest of its key.
+//
+//go:noinline
 func bound(m *map[string]float64, name string) binding {
 	return binding{
 		set: func(v any) error {

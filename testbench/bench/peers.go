@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"millrace/testbench/client/kafka"
 )
 
 // natsVersion is what the goals were measured with.
@@ -108,28 +110,18 @@ func (b *bench) kafka() (*peer, error) {
 	return &peer{name: "kafka", command: func(s *server, fresh bool) (*exec.Cmd, error) {
 		file := filepath.Join(s.dir, "server.properties")
 		if fresh {
-			if err := os.WriteFile(file, []byte(kafkaConfig(s)), 0o600); err != nil {
+			place := kafka.Place{
+				ID: 1, Dir: filepath.Join(s.dir, "data"), Controllers: []string{s.mqtt}, // the port that has no MQTT here
+				Listeners: []kafka.Listener{{Name: "PLAINTEXT", Protocol: "PLAINTEXT", Address: s.kafka, Advertised: s.kafka}},
+			}
+			lines := append(place.Properties(), "log.flush.interval.messages=1")
+			if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 				return nil, err
 			}
-			format := append(append([]string{}, java...), "kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", file)
-			if out, err := exec.CommandContext(b.ctx, "java", format...).CombinedOutput(); err != nil {
-				return nil, fmt.Errorf("format: %w\n%s", err, out)
+			if err := kafka.Format(b.ctx, append([]string{"java"}, java...), file, kafka.NewID()); err != nil {
+				return nil, err
 			}
 		}
 		return exec.Command("java", append(append([]string{}, java...), "kafka.Kafka", file)...), nil
 	}}, nil
-}
-
-func kafkaConfig(s *server) string {
-	return strings.Join([]string{
-		"process.roles=broker,controller", "node.id=1",
-		"controller.quorum.voters=1@" + s.mqtt, // the port that has no MQTT here
-		"listeners=PLAINTEXT://" + s.kafka + ",CONTROLLER://" + s.mqtt,
-		"advertised.listeners=PLAINTEXT://" + s.kafka,
-		"controller.listener.names=CONTROLLER", "inter.broker.listener.name=PLAINTEXT",
-		"listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-		"log.dirs=" + filepath.Join(s.dir, "data"),
-		"log.flush.interval.messages=1",
-		"offsets.topic.replication.factor=1", "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1",
-	}, "\n") + "\n"
 }

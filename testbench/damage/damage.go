@@ -38,10 +38,11 @@ const (
 	keyCopy     kind = "identity.pem.copy"
 	paused      kind = "paused links"
 	linkDay     kind = "day of a link"
+	linkKept    kind = "what a link has delivered"
 )
 
 // kinds are all of them.
-var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, causes, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy, paused, linkDay}
+var kinds = []kind{log, index, timeIndex, topicIndex, snapshot, epochs, causes, metadata, walFile, slot, bootTable, raftLog, vote, catalogSnap, meta, metaCopy, life, key, keyCopy, paused, linkDay, linkKept}
 
 // kindOf is the kind of a file by its path in the data directory, "" for one that holds nothing.
 func kindOf(path string) kind {
@@ -63,6 +64,8 @@ func kindOf(path string) kind {
 		return paused
 	case strings.HasPrefix(dir, "upstream/") && strings.HasSuffix(name, ".day"):
 		return linkDay
+	case strings.HasPrefix(dir, "upstream/") && strings.HasSuffix(name, ".delivered"):
+		return linkKept
 	case strings.HasPrefix(name, "checkpoint."):
 		return slot
 	case strings.HasPrefix(name, "clock."):

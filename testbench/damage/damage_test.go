@@ -18,6 +18,7 @@ import (
 
 	"millrace/broker"
 	"millrace/broker/disk"
+	"millrace/broker/record"
 	"millrace/platform/config"
 	"millrace/testbench/fixture"
 
@@ -63,6 +64,11 @@ func linkFiles(t *testing.T) fs.FS {
 	}
 	_, err = broker.Decide(t.Context(), dir, "pause", url.Values{"link": {"hq"}})
 	if err := errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	delivered := []byte(`[{"topic":"a","partition":0,"id":"00000000000000000000000000000001","from":7}]` + "\n")
+	delivered = fmt.Appendf(delivered, "checksum=%08x\n", record.Castagnoli(delivered))
+	if err := os.WriteFile(filepath.Join(dir, "upstream", "hq.delivered"), delivered, 0o600); err != nil { // this link has never had a connection
 		t.Fatal(err)
 	}
 	return os.DirFS(filepath.Join(dir, "upstream"))

@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -275,7 +276,12 @@ func (w *World) named(name string) (partition.Topic, catalog.TopicConfig, bool) 
 }
 
 // compare reads everything after a start and holds it against what was promised; then it goes on from there.
-func (w *World) compare(partition.Report) error {
+func (w *World) compare(report partition.Report) error {
+	for _, loss := range report.Lost {
+		if !strings.HasSuffix(loss, partition.ErrSlot.Error()) { // the cut came while it was written: the other one holds
+			return fmt.Errorf("recovery tells of damage where there was none: %q", report.Lost)
+		}
+	}
 	for p := range w.store.All() {
 		if w.model.topics[p.TopicID()] == nil {
 			return fmt.Errorf("%s-%d is back though its deletion was confirmed", p.Topic(), p.Index())
@@ -326,6 +332,12 @@ func (w *World) comparePart(p *part, found map[*part][]seen) error {
 	w.tally.Survived += len(p.pending)
 	found[p] = log
 	p.settle(start, high, log)
+	known := live.Producers()
+	for _, r := range p.writers {
+		if err := r.check(p, known); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

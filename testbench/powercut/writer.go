@@ -2,9 +2,11 @@ package powercut
 
 import (
 	"fmt"
+	"slices"
 
 	"millrace/broker/partition"
 	"millrace/broker/record"
+	"millrace/broker/segment"
 )
 
 // writer is one idempotent producer of a partition. It has one batch on its way at a time, sends it twice now and then,
@@ -51,6 +53,21 @@ func (r *writer) settle(log []seen, gone bool) {
 // done notes where its last batch is.
 func (r *writer) done(base int64) {
 	r.base, r.next = base, r.batch.BaseSequence()+int32(r.n)
+}
+
+// check holds what a partition remembers of the writer after a cut against what it was told. A partition may have
+// forgotten it, but must not take an older batch for its last: it would refuse the next for ever.
+func (r *writer) check(p *part, known []segment.ProducerState) error {
+	i := slices.IndexFunc(known, func(s segment.ProducerState) bool { return s.ID == r.id })
+	if i < 0 || r.next == 0 {
+		return nil
+	}
+	s, doubted := known[i], r.batch != nil && r.base < 0
+	if s.Epoch == r.epoch && (s.LastSequence == r.next-1 || doubted && s.LastSequence == r.next+int32(r.n)-1) {
+		return nil
+	}
+	return fmt.Errorf("%s: the last batch of producer %d is epoch %d up to sequence %d, remembered is epoch %d up to %d",
+		p, r.id, r.epoch, r.next-1, s.Epoch, s.LastSequence)
 }
 
 // produce has an idempotent producer send a batch, once or twice, or its last one once more.

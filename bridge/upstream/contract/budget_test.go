@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -380,115 +379,6 @@ func TestDaysAreTheZones(t *testing.T) {
 	w.kill()
 }
 
-func TestADamagedFileIsASpentDay(t *testing.T) {
-	for _, known := range []bool{true, false} {
-		w := newBoard(t, t.TempDir())
-		w.start()
-		w.send(3 * mib)
-		w.stop()
-		raw, err := os.ReadFile(w.path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		spoil := func(at ...int) {
-			p := append([]byte{}, raw...)
-			for _, i := range at {
-				p[i] ^= 4
-			}
-			if err := os.WriteFile(w.path, p, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		// One slot alone is what a power cut tears: a hundredth is taken for it.
-		spoil(20)
-		if damage := w.start(); damage != nil {
-			t.Error(damage)
-		}
-		if left := w.b.Day().Left; left > w.limit-3*mib || left < w.limit-3*mib-2*w.limit/100 {
-			t.Errorf("%d are left", left)
-		}
-		w.kill()
-		w.now.Known = known
-		spoil(20, slotApart+20)
-		if damage := w.start(); damage == nil {
-			t.Error("the damage is not reported")
-		}
-		w.left(0)
-		if w.send(1) != 0 {
-			t.Error("a byte was sent")
-		}
-		w.kill()
-		if damage := w.start(); damage != nil {
-			t.Errorf("the damage is reported again: %v", damage)
-		}
-		w.left(0)
-		w.pass(25 * time.Hour)
-		w.left(w.limit)
-		w.kill()
-		for name, p := range map[string][]byte{"empty": nil, "short": raw[:11], "zeros": make([]byte, len(raw))} {
-			if err := os.WriteFile(w.path, p, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if damage := w.start(); damage == nil {
-				t.Errorf("%s: the damage is not reported", name)
-			}
-			w.left(0)
-			w.kill()
-		}
-	}
-}
-
-// While the file cannot be written nothing is sent beyond what it covers, and when it can, all goes on by itself.
-func TestADiskThatFails(t *testing.T) {
-	w := newBoard(t, t.TempDir())
-	w.fs = disktest.New(disk.OS{})
-	w.start()
-	w.send(1)
-	broken := errors.New("broken")
-	for _, fail := range []func(){
-		func() { w.fs.FailSync(pointBudget, broken, 3) },
-		func() { w.fs.FailWrite(func(string) bool { return true }, broken, 3) },
-	} {
-		fail()
-		var err error
-		covered := w.b.state.reserved - w.b.used
-		sent := int64(0)
-		for err == nil {
-			if err = w.b.take(1000); err == nil {
-				sent += 1000
-			}
-		}
-		if !errors.Is(err, broken) || sent > covered || sent < covered-1000 {
-			t.Fatalf("%d sent of %d that were covered: %v", sent, covered, err)
-		}
-		if d := w.b.Day(); !errors.Is(d.Err, broken) {
-			t.Errorf("it does not say why: %v", d.Err)
-		}
-		for range 20 { // not asked at every write
-			if err := w.b.take(w.b.piece()); !errors.Is(err, broken) {
-				t.Fatal(err)
-			}
-		}
-		for range 3 {
-			w.pass(retryAfter)
-			w.b.Day()
-		}
-		if d := w.b.Day(); d.Err != nil {
-			t.Errorf("still %v", d.Err)
-		}
-		if n := w.send(mib); n != mib {
-			t.Errorf("%d went", n)
-		}
-	}
-	used := w.b.used
-	w.kill()
-	w.start()
-	if w.b.used < used || w.b.used > used+w.limit/100 {
-		t.Errorf("%d used, %d counted", used, w.b.used)
-	}
-	w.kill()
-}
-
 // A read keeps what it may bring until it has; one that is under way at midnight counts where it began.
 func TestReadsAreHeld(t *testing.T) {
 	w := newBoard(t, t.TempDir())
@@ -510,6 +400,28 @@ func TestReadsAreHeld(t *testing.T) {
 	w.send(math.MaxInt64)
 	if err := w.b.hold(w.b.piece()); !errors.Is(err, ErrDaySpent) {
 		t.Errorf("a read of a spent day: %v", err)
+	}
+	w.kill()
+}
+
+// Reads that are all under way at once are durable before they begin, so a kill right after them forgets none.
+func TestManyReadsAtOnce(t *testing.T) {
+	w := newBoard(t, t.TempDir())
+	w.start()
+	n := int(3 * w.limit / 100 / int64(w.b.piece()))
+	for range n {
+		if err := w.b.hold(w.b.piece()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range n {
+		w.b.settle(w.b.piece(), w.b.piece())
+	}
+	used := w.b.used
+	w.kill()
+	w.start()
+	if used != int64(n*w.b.piece()) || w.b.used < used {
+		t.Errorf("%d used, %d counted", used, w.b.used)
 	}
 	w.kill()
 }
@@ -557,21 +469,4 @@ func TestBudgetsThatMakeNoSense(t *testing.T) {
 	if none.Day().Left != math.MaxInt64 {
 		t.Error("no budget is a budget")
 	}
-}
-
-func FuzzDecodeSlot(f *testing.F) {
-	f.Add(encodeSlot(state{day: 20000, reserved: 100, undated: 10, ran: time.Hour}, 7))
-	f.Add([]byte("MRDB"))
-	f.Fuzz(func(t *testing.T, p []byte) {
-		s, sequence, err := decodeSlot(p)
-		if err != nil {
-			return
-		}
-		if again := encodeSlot(s, sequence); string(again) != string(p) {
-			t.Fatalf("%x is read as %+v, which is %x", p, s, again)
-		}
-		if s.reserved < 0 || s.undated > s.reserved || s.ran < 0 {
-			t.Fatalf("%+v", s)
-		}
-	})
 }

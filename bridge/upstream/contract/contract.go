@@ -155,6 +155,34 @@ func (c *Contract) Pick(now Moment, pending Set, room int64) (class int, bytes i
 	return c.share.Pick(pending, room)
 }
 
+const (
+	// leftMin is what of a day's bytes is too little for another transaction: it would be headers and goodbyes.
+	leftMin = 4 << 10
+	// lookAgain is how soon a link that may send nothing looks again: the time can become known, or the link no longer metered.
+	lookAgain = time.Minute
+)
+
+// Turn is Pick with the bytes of the day considered. Where nothing may be sent class is -1, and nothing may be before wait has passed,
+// which is until a window opens or the day renews, and a minute at most. room is TransactionBytes.
+func (c *Contract) Turn(now Moment, pending Set, room int64, day Day) (class int, bytes int64, wait time.Duration) {
+	soon := func(at time.Time) time.Duration {
+		return min(max(at.Sub(now.Time), time.Millisecond), lookAgain)
+	}
+	if day.Err != nil || day.Left < leftMin {
+		if day.Renews.IsZero() {
+			return -1, 0, lookAgain
+		}
+		return -1, 0, soon(day.Renews)
+	}
+	if class, bytes = c.Pick(now, pending, min(room, day.Left)); class >= 0 {
+		return class, bytes, 0
+	}
+	if at, ok := c.Next(now); ok {
+		return -1, 0, soon(at)
+	}
+	return -1, 0, lookAgain
+}
+
 // Sent is Scheduler.Sent.
 func (c *Contract) Sent(class int, bytes int64) {
 	c.mu.Lock()

@@ -119,6 +119,47 @@ func TestWhoMaySendWhen(t *testing.T) {
 	}
 }
 
+func TestTurns(t *testing.T) {
+	c, err := New(Config{Windows: []string{"00:00-06:00"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(clock string) Moment {
+		parsed, err := time.Parse(time.DateTime, "2027-06-01 "+clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return known(parsed)
+	}
+	whole := (*Budget)(nil).Day()
+	renews := at("05:00:00").Time.Add(19 * time.Hour)
+	for _, tt := range []struct {
+		name    string
+		now     Moment
+		pending Set
+		day     Day
+		class   int
+		bytes   int64
+		wait    time.Duration
+	}{
+		{"at night", at("05:00:00"), 1, whole, 0, 1 << 20, 0},
+		{"with little of the day left", at("05:00:00"), 1, Day{Left: 5000, Renews: renews}, 0, 5000, 0},
+		{"with too little", at("05:00:00"), 1, Day{Left: 4000, Renews: renews}, -1, 0, time.Minute},
+		{"just before the day renews", at("23:59:50"), 1, Day{Renews: renews}, -1, 0, 10 * time.Second},
+		{"of a day nobody dates", at("05:00:00"), 1, Day{}, -1, 0, time.Minute},
+		{"that cannot be counted", at("05:00:00"), 1, Day{Left: 1 << 30, Err: ErrDaySpent}, -1, 0, time.Minute},
+		{"before the window", at("23:59:59"), 1, whole, -1, 0, time.Second},
+		{"long before it", at("12:00:00"), 1, whole, -1, 0, time.Minute},
+		{"with nothing to send", at("05:00:00"), 0, whole, -1, 0, time.Minute},
+		{"at no time that is known", Moment{Time: at("05:00:00").Time}, 1, whole, -1, 0, time.Minute},
+	} {
+		class, bytes, wait := c.Turn(tt.now, tt.pending, 1<<20, tt.day)
+		if class != tt.class || bytes != tt.bytes || wait != tt.wait {
+			t.Errorf("%s: %d, %d, %v; want %d, %d, %v", tt.name, class, bytes, wait, tt.class, tt.bytes, tt.wait)
+		}
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	const seed = 7
 	rng := rand.New(rand.NewPCG(seed, seed))

@@ -87,7 +87,7 @@ func openSlots(fsys disk.FS, path string) (s state, f *slots, whole int, err err
 			return s, nil, 0, errors.Join(fmt.Errorf("%s: %w", path, readErr), f.file.Close())
 		}
 		found, sequence, slotErr := decodeSlot(p[:n])
-		if slotErr != nil || sequence&1 != uint64(i) {
+		if slotErr != nil {
 			continue
 		}
 		if whole++; sequence >= f.next {

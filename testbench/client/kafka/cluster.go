@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,6 +82,7 @@ func Start(t testing.TB, o Options) *Cluster {
 			t.Error(err)
 		}
 	})
+	c.makeArchive(t, Jars(t))
 	c.Start(t)
 	return c
 }
@@ -162,6 +164,14 @@ func (c *Cluster) Create(t testing.TB, topic string, partitions int32) {
 	if _, err := kadm.NewClient(c.Client(t)).CreateTopic(t.Context(), partitions, int16(min(len(c.Nodes), 3)), nil, topic); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Topic makes a topic of a name that is no other's, and returns it: for a cluster that tests share.
+func (c *Cluster) Topic(t testing.TB, partitions int32) string {
+	t.Helper()
+	name := fmt.Sprintf("topic-%016x", rand.Uint64())
+	c.Create(t, name, partitions)
+	return name
 }
 
 // Start starts all nodes that do not run, and returns when the cluster serves.

@@ -118,7 +118,7 @@ func (m *Mirror) Stop(t testing.TB) {
 	}
 }
 
-// Alive is an error when it has ended by itself.
+// Alive is an error when it does not run, with what it said last when it has ended by itself.
 func (m *Mirror) Alive() error { return m.server.alive() }
 
 // connectors are those of a MirrorMaker.

@@ -54,21 +54,21 @@ func TestMirrorMaker(t *testing.T) {
 	const partitions, seed = 3, 11
 	random := rand.New(rand.NewPCG(seed, 0))
 	from, to := kafka.Shared(t), kafka.Start(t, kafka.Options{})
-	from.Create(t, "mirrored", partitions)
-	list := records(random, "mirrored", partitions, 1000)
+	topic := from.Topic(t, partitions)
+	list := records(random, topic, partitions, 1000)
 	write(t, from, list)
 	begin := time.Now()
-	m := kafka.StartMirrorMaker(t, kafka.Side{Alias: "near", Bootstrap: from.Direct()}, kafka.Side{Alias: "far", Bootstrap: to.Direct()}, "near->far.topics=mirrored")
+	m := kafka.StartMirrorMaker(t, kafka.Side{Alias: "near", Bootstrap: from.Direct()}, kafka.Side{Alias: "far", Bootstrap: to.Direct()}, "near->far.topics="+topic)
 	t.Logf("its connectors run after %v", time.Since(begin).Round(time.Millisecond))
 	mirrored := func() {
 		t.Helper()
 		lane.Until(t, "all is mirrored", func(ctx context.Context) error {
-			got, err := drill.Committed(ctx, []string{"near.mirrored"}, kgo.SeedBrokers(to.Direct()...))
+			got, err := drill.Committed(ctx, []string{"near." + topic}, kgo.SeedBrokers(to.Direct()...))
 			if err != nil {
 				return err
 			}
 			for i := range got {
-				got[i].Topic = "mirrored"
+				got[i].Topic = topic
 			}
 			return drill.Compare(list, got)
 		})
@@ -88,12 +88,18 @@ func TestMirrorMaker(t *testing.T) {
 		t.Error("what does it run on?")
 	}
 	m.Stop(t)
-	more := records(random, "mirrored", partitions, 100)
+	more := records(random, topic, partitions, 100)
 	write(t, from, more)
 	list = append(list, more...)
 	begin = time.Now()
 	m.Start(t)
 	t.Logf("its connectors run again after %v", time.Since(begin).Round(time.Millisecond))
 	mirrored()
+	if err := m.Alive(); err != nil {
+		t.Error(err)
+	}
 	m.Kill(t)
+	if m.Alive() == nil {
+		t.Error("it lives on")
+	}
 }

@@ -27,14 +27,22 @@ type server struct {
 }
 
 // serverCommand is Java with the heap of a small machine, for a program that logs what it warns of.
-func serverCommand(jars string, heap string, args ...string) []string {
+func serverCommand(jars, heap string, args ...string) []string {
 	java := []string{
 		"java", "-Xmx" + heap, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true",
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
 		"-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
 		"-cp", filepath.Join(filepath.Dir(jars), "log", "*") + ":" + jars,
 	}
+	if file := archiveOf(jars); exists(file) {
+		java = append(java, "-XX:SharedArchiveFile="+file)
+	}
 	return append(java, args...)
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 func (s *server) start() error {
@@ -58,8 +66,11 @@ func (s *server) start() error {
 	return nil
 }
 
-// alive is an error when the process has ended by itself.
+// alive is an error when the process does not run.
 func (s *server) alive() error {
+	if s.cmd == nil {
+		return fmt.Errorf("%s was ended", s.name)
+	}
 	select {
 	case err := <-s.exited:
 		s.exited <- err

@@ -42,6 +42,7 @@ func Shared(t testing.TB) *Cluster {
 			}
 		}
 	}()
+	c.makeArchive(t, Jars(t))
 	c.Start(t)
 	shared.cluster = c
 	return c
