@@ -278,8 +278,10 @@ func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	if f.cfg.Order == LiveFirst {
 		f.header(HeaderLane, d.lane.String())
 	}
-	if f.cfg.Provenance {
+	if f.cfg.Provenance || f.cfg.Mark {
 		f.header(HeaderBoard, f.cfg.Board)
+	}
+	if f.cfg.Provenance {
 		f.header(HeaderTopic, p.topic)
 		f.number(HeaderPartition, int64(p.index))
 		f.number(HeaderOffset, r.Offset)
