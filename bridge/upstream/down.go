@@ -199,7 +199,7 @@ func (d *Down) Run(ctx context.Context) {
 		wait := d.env.Backoff.Next()
 		d.log.Warn("link is down", "error", err, "again", wait)
 		state := StateConnecting
-		if errors.Is(err, ErrVersion) {
+		if errors.Is(err, ErrVersion) || errors.Is(err, ErrCursor) || errors.Is(err, errUnfit) {
 			state = StateRefused
 		}
 		d.set(state, err.Error())

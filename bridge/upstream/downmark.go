@@ -92,7 +92,7 @@ func (d *Down) readMarks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	marks := map[markID]*landing{}
+	marks, failed := map[markID]*landing{}, map[markID]error{}
 	var raw []byte
 	for next, high := p.Start(), p.High(); next < high; {
 		if raw, err = p.ReadBatches(raw[:0], next, marksMax); errors.Is(err, ErrOutOfRange) && p.Start() > next {
@@ -112,10 +112,13 @@ func (d *Down) readMarks(ctx context.Context) error {
 			if next = b.NextOffset(); b.hidden {
 				continue
 			}
-			if err := d.readMarksOf(b.Batch, marks); err != nil {
+			if err := d.readMarksOf(b.Batch, marks, failed); err != nil {
 				return err
 			}
 		}
+	}
+	for id, err := range failed {
+		return fmt.Errorf("cursor of %s-%d: %w", id.topic, id.partition, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,7 +132,8 @@ func (d *Down) readMarks(ctx context.Context) error {
 	return nil
 }
 
-func (d *Down) readMarksOf(b record.Batch, marks map[markID]*landing) error {
+// readMarksOf reads a batch. Of each partition the last record counts, also where it cannot be read.
+func (d *Down) readMarksOf(b record.Batch, marks map[markID]*landing, failed map[markID]error) error {
 	for r, err := range b.Records(record.DefaultMaxBytes) {
 		if err != nil {
 			return fmt.Errorf("read cursors: %w", err)
@@ -139,13 +143,14 @@ func (d *Down) readMarksOf(b record.Batch, marks map[markID]*landing) error {
 			continue // another link's, or nobody's
 		}
 		id := markID{k.Topic, k.Partition}
+		delete(failed, id)
 		if r.Value == nil {
 			delete(marks, id)
 			continue
 		}
 		l, err := parseLanding(r.Value)
 		if err != nil {
-			return fmt.Errorf("cursor of %s-%d: %w", k.Topic, k.Partition, err)
+			failed[id] = err
 		}
 		if marks[id] == nil && len(marks) >= 4*d.cfg.Partitions {
 			return fmt.Errorf("%w: %s has more than %d cursors of this link", errUnfit, LandingTopic, 4*d.cfg.Partitions)
