@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"millrace/bridge/upstream"
 	"millrace/broker/canary"
 	"millrace/broker/catalog"
 	"millrace/broker/group"
@@ -193,6 +194,11 @@ var internalTopics = map[string]map[string]string{
 	group.TopicName:   internalSettings,
 	canary.TopicName:  canary.Settings,
 	canary.BesideName: canary.Settings,
+	// The cursors and the gaps of links that go down.
+	upstream.LandingTopic: internalSettings,
+	upstream.LocalGapTopic: {
+		"cleanup.policy": "delete", "segment.bytes": "1048576", "retention.bytes": "1048576", "retention.ms": "-1", "compression.type": "producer",
+	},
 	EventsTopic: {
 		"cleanup.policy": "delete", "segment.bytes": "1048576", "retention.bytes": "1048576", "retention.ms": "-1",
 		"flush.messages": "1", "compression.type": "producer",

@@ -40,6 +40,7 @@ type links struct {
 	changing sync.Mutex
 	alias    string          // as the links have it
 	lanes    int             // of all links
+	marked   bool            // what they send says which board it is of
 	held     map[string]bool // paused by a person, and written down
 	running  bool            // links that are made now run
 }
@@ -47,8 +48,8 @@ type links struct {
 // link is one of them. What is not atomic is set before it is in links.all.
 type link struct {
 	settings config.Upstream
-	link     *upstream.Link // nil where it could not be made
-	err      error          // why
+	link     carrier // nil where it could not be made
+	err      error   // why
 	held     atomic.Bool
 	*line
 
@@ -100,12 +101,13 @@ func (l *links) apply(s *config.Config) {
 	l.changing.Lock()
 	defer l.changing.Unlock()
 	old := *l.all.Load()
+	marked := comesDown(s)
 	next := make([]*link, len(s.Upstreams))
 	kept := map[*link]bool{}
 	for i := range s.Upstreams {
 		u := &s.Upstreams[i]
 		at := slices.IndexFunc(old, func(k *link) bool { return k.settings.Name == u.Name })
-		if at >= 0 && l.alias == s.Broker.ClusterAlias && old[at].settings.Same(u) {
+		if at >= 0 && l.alias == s.Broker.ClusterAlias && l.marked == marked && old[at].settings.Same(u) {
 			next[i] = old[at]
 			kept[old[at]] = true
 			if old[at].link != nil { // the files it names may have changed where their names have not
@@ -119,7 +121,7 @@ func (l *links) apply(s *config.Config) {
 			l.log.Info("a link has ended", "link", k.settings.Name)
 		}
 	}
-	l.alias, l.lanes = s.Broker.ClusterAlias, lanesOf(s)
+	l.alias, l.lanes, l.marked = s.Broker.ClusterAlias, lanesOf(s), marked
 	for i, k := range next {
 		if k != nil {
 			continue
@@ -148,7 +150,7 @@ func (l *links) make(u *config.Upstream) *link {
 	k := &link{settings: *u, ended: make(chan struct{})}
 	k.line, k.err = l.newLine(&k.settings)
 	if k.err == nil {
-		k.link, k.err = upstream.New(l.config(u), l.env(k))
+		k.link, k.err = l.carrier(k)
 	}
 	if k.err != nil {
 		l.log.Error("a link cannot be", "link", u.Name, "err", k.err)
@@ -184,7 +186,7 @@ func (l *links) warn(u *config.Upstream) {
 func (l *links) config(u *config.Upstream) upstream.Config {
 	c := upstream.Config{
 		Name: u.Name, Board: l.b.meta.ClusterID, Alias: l.alias, Topics: u.Topics, Naming: u.Naming,
-		Provenance: u.Provenance, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
+		Provenance: u.Provenance, Mark: l.marked, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
 		TransactionTimeout: contract.TransactionTimeout(u.RateSecond, batchMax),
 		TransactionBytes:   l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
 	}
@@ -263,6 +265,7 @@ func (l *links) Needed(topic string, id [16]byte, partition int32) (from int64, 
 	for _, k := range *l.all.Load() {
 		at, p, is := int64(0), 0, false
 		switch {
+		case k.settings.Direction == config.Down: // what it needs is at the other end
 		case k.link != nil:
 			if at, p, is = k.link.Needed(topic, id, partition); is {
 				break
@@ -270,7 +273,7 @@ func (l *links) Needed(topic string, id [16]byte, partition int32) (from int64, 
 			// It has not seen the topic yet, or has no room for it.
 			at, p = 0, k.Priority(k.Class(topic))
 			is = catalog.Chosen(k.settings.Topics, topic)
-		case k.settings.Direction == config.Up:
+		default:
 			is = catalog.Chosen(k.settings.Topics, topic)
 		}
 		if is {

@@ -349,10 +349,10 @@ func TestLinksReload(t *testing.T) {
 
 // A link that cannot be says why, and all that it would carry is kept for it.
 func TestALinkThatCannotBe(t *testing.T) {
-	p := newPlant(t, aLink("commands", "'c'")+"direction = 'down'\n")
+	p := newPlant(t, aLink("commands", "'c'")+"time.zone = 'Nowhere/Atall'\n")
 	appendOne(t, p.Broker, "c", "1")
 	s := p.one("commands")
-	if s.State != string(upstream.StateRefused) || !strings.Contains(s.Trouble, "down") {
+	if s.State != string(upstream.StateRefused) || !strings.Contains(s.Trouble, "Nowhere") {
 		t.Errorf("%+v", s)
 	}
 	if _, err := Decide(t.Context(), p.dir, "resolve", url.Values{"link": {"commands"}, "topic": {"c"}, "partition": {"0"}, "to": {"latest"}}); err == nil || errors.Is(err, ErrSilent) {
@@ -362,8 +362,8 @@ func TestALinkThatCannotBe(t *testing.T) {
 		t.Error(err)
 	}
 	list, _ := p.Topic("c")
-	if _, _, needed := p.links.Needed("c", list[0].TopicID(), 0); needed {
-		t.Error("a link that goes down needs what is here")
+	if from, _, needed := p.links.Needed("c", list[0].TopicID(), 0); !needed || from != 0 {
+		t.Errorf("needed %v from %d", needed, from)
 	}
 }
 

@@ -44,6 +44,7 @@ type line struct {
 	backoff  *contract.Backoff
 	moment   func() contract.Moment
 	kafka    upstream.Remote
+	source   upstream.Source // of a link that goes down
 
 	mu    sync.Mutex
 	speed contract.Speed
@@ -57,14 +58,8 @@ type line struct {
 	growth float64 // records a second that come in
 }
 
-// errDown is why a link cannot be that goes down.
-var errDown = errors.New(`direction = "down" is not in this version`)
-
 // newLine makes that of a link.
 func (l *links) newLine(u *config.Upstream) (_ *line, err error) {
-	if u.Direction != config.Up {
-		return nil, errDown
-	}
 	k := &line{u: u, moment: l.moment, backoff: &contract.Backoff{Min: u.Backoff, Max: u.BackoffMax, Random: rand.Int64N}}
 	if k.zone, err = contract.Zone(u.TimeZone); err != nil {
 		return nil, err
@@ -93,9 +88,11 @@ func (l *links) newLine(u *config.Upstream) (_ *line, err error) {
 	if k.meter, err = contract.NewMeter(u.RateSecond, k.budget); err != nil {
 		return nil, errors.Join(err, k.close())
 	}
-	k.kafka = &reach{u: u, dial: dialer(k.meter.Dial((&net.Dialer{Timeout: contract.DialTimeout(u.RateSecond)}).DialContext)), now: l.b.clock.Now}
+	way := &reach{u: u, dial: dialer(k.meter.Dial((&net.Dialer{Timeout: contract.DialTimeout(u.RateSecond)}).DialContext)), now: l.b.clock.Now}
+	k.kafka, k.source = way, way
 	if l.b.config.remote != nil {
 		k.kafka = l.b.config.remote(u)
+		k.source, _ = k.kafka.(upstream.Source)
 	}
 	return k, nil
 }
@@ -113,9 +110,6 @@ func terms(u *config.Upstream, zone *time.Location) contract.Config {
 
 // CheckLink tells what is wrong with what a link may send when; nil where nothing is.
 func CheckLink(u *config.Upstream) error {
-	if u.Direction != config.Up {
-		return errDown
-	}
 	zone, err := contract.Zone(u.TimeZone)
 	if err != nil {
 		return err

@@ -253,6 +253,11 @@ func weight(r *record.Record) int {
 	return n
 }
 
+// cameDown says that a record came from some Kafka.
+func cameDown(headers []record.Header) bool {
+	return slices.ContainsFunc(headers, func(h record.Header) bool { return h.Key == HeaderCluster })
+}
+
 // looped says that a record came from the peer.
 func (f *filler) looped(headers []record.Header) bool {
 	return f.cluster != "" && slices.ContainsFunc(headers, func(h record.Header) bool {
@@ -263,7 +268,10 @@ func (f *filler) looped(headers []record.Header) bool {
 // add adds one record. own says that its bytes stay where they are until the transaction is over.
 func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	p := d.part
-	at, unsure := f.clock.Export(d.id, p.index, r.Offset, r.Timestamp)
+	at, unsure := r.Timestamp, false
+	if !cameDown(r.Headers) { // else the stamp is of another clock
+		at, unsure = f.clock.Export(d.id, p.index, r.Offset, r.Timestamp)
+	}
 	out := Record{
 		Topic: d.to, Partition: place(p.index, d.mine, d.have, r.Key), Timestamp: at,
 		Key: f.hold(r.Key, own), Value: f.hold(r.Value, own),
@@ -278,8 +286,10 @@ func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	if f.cfg.Order == LiveFirst {
 		f.header(HeaderLane, d.lane.String())
 	}
-	if f.cfg.Provenance {
+	if f.cfg.Provenance || f.cfg.Mark {
 		f.header(HeaderBoard, f.cfg.Board)
+	}
+	if f.cfg.Provenance {
 		f.header(HeaderTopic, p.topic)
 		f.number(HeaderPartition, int64(p.index))
 		f.number(HeaderOffset, r.Offset)

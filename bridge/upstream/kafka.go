@@ -206,14 +206,20 @@ func (c compressor) Compress(dst *bytes.Buffer, src []byte, flags ...kgo.Compres
 // Patience implements Patient.
 func (k *Kafka) Patience(d time.Duration) { k.patience.Store(int64(d)) }
 
+// client is a client with connections of its own.
+func (k *Kafka) client(opts ...kgo.Opt) (*kgo.Client, *lines, error) {
+	lines := &lines{cfg: &k.cfg, open: map[*line]struct{}{}}
+	cl, err := kgo.NewClient(append(append(k.opts[:len(k.opts):len(k.opts)], kgo.Dialer(lines.dial)), opts...)...)
+	return cl, lines, err
+}
+
 // Open implements Remote.
 func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, error) {
-	lines := &lines{cfg: &k.cfg, open: map[*line]struct{}{}}
-	opts := append(k.opts[:len(k.opts):len(k.opts)], kgo.Dialer(lines.dial))
+	var opts []kgo.Opt
 	if transactionalID != "" {
 		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(time.Duration(k.patience.Load())))
 	}
-	cl, err := kgo.NewClient(opts...)
+	cl, lines, err := k.client(opts...)
 	if err != nil {
 		return nil, err
 	}

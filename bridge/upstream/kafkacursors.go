@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -158,34 +157,12 @@ func (s *kafkaSession) fetch(
 
 // committed calls fn with the records at offsets from to end-1 that no transaction took back, and says where to go on.
 func committed(p *kmsg.FetchResponseTopicPartition, from, end int64, fn func(key, value []byte) error) (next int64, err error) {
-	aborted := slices.Clone(p.AbortedTransactions)
-	slices.SortFunc(aborted, func(a, b kmsg.FetchResponseTopicPartitionAbortedTransaction) int {
-		return int(min(1, max(-1, a.FirstOffset-b.FirstOffset)))
-	})
-	taken := map[int64]bool{} // producers whose records from here on were taken back
 	next = from
-	for rest := p.RecordBatches; len(rest) > 0; {
-		var b record.Batch
-		if b, rest, err = record.Next(rest); errors.Is(err, record.ErrShort) {
-			break // the peer cuts where its limit is
-		}
-		if err == nil {
-			err = b.Check()
-		}
+	for b, err := range visible(p.RecordBatches, abortedOf(p)) {
 		if err != nil {
 			return next, fmt.Errorf("cursor topic at %d: %w", next, err)
 		}
-		for len(aborted) > 0 && aborted[0].FirstOffset <= b.LastOffset() {
-			taken[aborted[0].ProducerID] = true
-			aborted = aborted[1:]
-		}
-		switch {
-		case b.Control():
-			if abort(b) {
-				delete(taken, b.ProducerID())
-			}
-		case b.Transactional() && taken[b.ProducerID()]:
-		default:
+		if !b.hidden {
 			for r, err := range b.Records(cursorBatchMax) {
 				if err != nil {
 					return next, fmt.Errorf("cursor topic at %d: %w", next, err)
@@ -201,6 +178,15 @@ func committed(p *kmsg.FetchResponseTopicPartition, from, end int64, fn func(key
 		next = max(next, b.NextOffset())
 	}
 	return next, nil
+}
+
+// abortedOf are the transactions in an answer that were taken back.
+func abortedOf(p *kmsg.FetchResponseTopicPartition) []Aborted {
+	list := make([]Aborted, len(p.AbortedTransactions))
+	for i, a := range p.AbortedTransactions {
+		list[i] = Aborted{a.ProducerID, a.FirstOffset}
+	}
+	return list
 }
 
 // abort says whether a control batch takes a transaction back: the key is a version and a type, 0 for an abort.

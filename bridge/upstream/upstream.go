@@ -84,8 +84,9 @@ type Config struct {
 	Delivery Delivery
 	// Order is what goes first.
 	Order Order
-	// Provenance adds the headers that say where a record comes from.
-	Provenance bool
+	// Provenance adds the headers that say where a record comes from. Mark adds the one that says from which board, so that a
+	// link that goes down does not bring it back.
+	Provenance, Mark bool
 	// CursorTopic and GapTopic are upstream; by default "__millrace_cursors" and "__millrace_gaps".
 	CursorTopic, GapTopic string
 	// TransactionBytes is the most a transaction holds, in bytes of keys, values and headers: 1 MiB by default, and at

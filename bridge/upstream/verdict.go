@@ -16,6 +16,10 @@ const (
 	LocalShort
 	// LocalOther: the last record that was delivered is not the one the log has there.
 	LocalOther
+	// UpstreamShort: what a down link has taken is beyond the end of the partition upstream, or was replaced there.
+	UpstreamShort
+	// UpstreamOther: the last record that a down link has taken is not the one there is upstream.
+	UpstreamOther
 	// Refused: the peer will not have the next records. They are tried again now and then.
 	Refused
 	// Unreadable: the log cannot be read there. It is tried again now and then.
@@ -24,7 +28,8 @@ const (
 
 var verdictNames = [...]string{
 	Go: "go", LocalAnew: "local topic made anew", UpstreamAnew: "upstream topic made anew", LocalShort: "local log too short",
-	LocalOther: "not the record that was delivered", Refused: "refused", Unreadable: "unreadable",
+	LocalOther:    "not the record that was delivered",
+	UpstreamShort: "upstream log too short", UpstreamOther: "not the record that was taken", Refused: "refused", Unreadable: "unreadable",
 }
 
 // String is a few words.
@@ -36,7 +41,7 @@ func (v Verdict) String() string {
 }
 
 // Stopped says that only Resolve, or the right disk, makes the partition go on.
-func (v Verdict) Stopped() bool { return v >= LocalAnew && v <= LocalOther }
+func (v Verdict) Stopped() bool { return v >= LocalAnew && v <= UpstreamOther }
 
 // Facts are what a cursor is judged by.
 type Facts struct {

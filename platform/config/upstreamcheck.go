@@ -148,6 +148,23 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 		if len(u.Classes) > 0 {
 			wrong("direction", "%q has no classes: they divide what this board sends", u.Direction)
 		}
+		usual := newUpstream(0)
+		for _, s := range []struct {
+			name string
+			said bool
+		}{
+			{"delivery", u.Delivery != usual.Delivery},
+			{"num.partitions", u.Partitions != usual.Partitions},
+			{"replication.factor", u.Replication != usual.Replication},
+			{"cursor.topic", u.CursorTopic != usual.CursorTopic},
+			{"gap.topic", u.GapTopic != usual.GapTopic},
+			{"provenance", u.Provenance},
+			{"compression.type", u.Compression != usual.Compression},
+		} {
+			if s.said {
+				wrong(s.name, "is for links that go up: what comes down comes exactly once, into topics that are like those at the other end")
+			}
+		}
 	}
 	if u.Direction == Up {
 		for _, t := range u.Topics {

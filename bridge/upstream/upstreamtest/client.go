@@ -260,7 +260,7 @@ func (s *session) produce(recs []upstream.Record) error {
 		}
 	}
 	if h != nil && h.txn == nil {
-		h.txn, h.until, h.parts = &txn{open: true}, time.Now().Add(k.Timeout), map[*replica]bool{}
+		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(k.Timeout), map[*replica]bool{}
 	}
 	for _, r := range recs {
 		k.append(h, k.topics[r.Topic].partitions[r.Partition], r)

@@ -51,7 +51,26 @@ type topic struct {
 	refuse     func(upstream.Record) error
 }
 
-type replica struct{ list []entry }
+type replica struct {
+	list []entry
+	// first is where it begins, all what it ever had from there on that was not truncated.
+	first int64
+	all   []entry
+	epoch int32
+}
+
+// end is the offset of the next record.
+func (p *replica) end() int64 {
+	if n := len(p.list); n > 0 {
+		return p.list[n-1].offset + 1
+	}
+	return p.first
+}
+
+func (p *replica) add(e entry) {
+	p.list = append(p.list, e)
+	p.all = append(p.all, e)
+}
 
 // entry is a record upstream.
 type entry struct {
@@ -59,9 +78,14 @@ type entry struct {
 	offset int64
 	txn    *txn // nil: no transaction
 	marker bool
+	epoch  int32
+	ends   *txn // of a marker
 }
 
-type txn struct{ open, committed bool }
+type txn struct {
+	open, committed bool
+	producer        int64
+}
 
 // holder is who has a transactional id.
 type holder struct {
@@ -191,28 +215,24 @@ func (k *Kafka) Hang(name string, partition int32) {
 	if t == nil || int(partition) >= len(t.partitions) {
 		return
 	}
-	h := &holder{txn: &txn{open: true}, until: time.Now().Add(k.Timeout), parts: map[*replica]bool{}}
+	h := k.begin()
 	k.holders[fmt.Sprint("other", k.rng.Uint64())] = h
 	k.append(h, t.partitions[partition], upstream.Record{Topic: name, Partition: partition, Key: []byte("other"), Value: []byte("?")})
 }
 
 func (k *Kafka) append(h *holder, p *replica, r upstream.Record) {
-	var next int64
-	if n := len(p.list); n > 0 {
-		next = p.list[n-1].offset + 1
-	}
 	r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
 	headers := r.Headers
 	r.Headers = nil
 	for _, hd := range headers {
 		r.Headers = append(r.Headers, record.Header{Key: hd.Key, Value: bytes.Clone(hd.Value)})
 	}
-	e := entry{Record: r, offset: next}
+	e := entry{Record: r, offset: p.end(), epoch: p.epoch}
 	if h != nil {
 		e.txn = h.txn
 		h.parts[p] = true
 	}
-	p.list = append(p.list, e)
+	p.add(e)
 }
 
 // end ends the open transaction of a holder.
@@ -222,7 +242,7 @@ func (k *Kafka) end(h *holder, commit bool) {
 	}
 	h.txn.open, h.txn.committed = false, commit
 	for p := range h.parts {
-		p.list = append(p.list, entry{offset: p.list[len(p.list)-1].offset + 1, marker: true})
+		p.add(entry{offset: p.end(), marker: true, epoch: p.epoch, ends: h.txn})
 	}
 	h.txn, h.parts = nil, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"millrace/broker"
+	"millrace/platform/config"
 )
 
 func (c *command) upstream() *cobra.Command {
@@ -188,9 +189,13 @@ func (c *command) oneLink(s *broker.LinkStatus, rows []string) error {
 	row("behind", "%s, %d records", behind(s), s.Records)
 	row("partitions", "%d, of these %d behind, %d stopped, %d refused; %d left out", s.Partitions, s.Behind, s.Stopped, s.Refused, s.LeftOut)
 	row("last success", "%s", ago(s.LastSuccess))
-	row("delivered", "%d records, %s in %d transactions, since the board was started", s.Sent, amount(s.SentBytes), s.Transactions)
+	carried, source := "delivered", "there"
+	if s.Direction == config.Down {
+		carried, source = "taken", "this board"
+	}
+	row(carried, "%d records, %s in %d transactions, since the board was started", s.Sent, amount(s.SentBytes), s.Transactions)
 	row("connected", "%d times; %d transactions were looked up", s.Connects, s.Unknown)
-	row("lost", "%d records in %d gaps; %d left out because they had come from there", s.Lost, s.Gaps, s.Looped)
+	row("lost", "%d records in %d gaps; %d left out because they had come from %s", s.Lost, s.Gaps, s.Looped, source)
 	if err := c.table("state\t"+s.State, rows); err != nil || len(s.List) == 0 {
 		return err
 	}
