@@ -161,11 +161,7 @@ func (ln *lane) restedLocked() {
 // chores are what the live lane does for the link between transactions.
 func (ln *lane) chores(ctx context.Context) error {
 	ln.mu.Lock()
-	stale := ln.news.drain(func(p *part) {
-		if p.behind(Live) {
-			ln.table.enqueue(Live, p)
-		}
-	})
+	stale := ln.news.drain(ln.table.heard)
 	stale = ln.retryLocked() || stale
 	ln.jumpLocked()
 	ln.mu.Unlock()

@@ -220,11 +220,7 @@ func (l *Link) Run(ctx context.Context) {
 // bytes all the time. 0 means that there is something to do, or that there may be.
 func (l *Link) unwanted() (wait time.Duration) {
 	l.mu.Lock()
-	stale := l.news.drain(func(p *part) {
-		if p.behind(Live) {
-			l.table.enqueue(Live, p)
-		}
-	})
+	stale := l.news.drain(l.table.heard)
 	if stale {
 		l.lookLocked()
 		for _, p := range l.table.all { // what is new there is in no line yet

@@ -78,9 +78,9 @@ func (n *news) end(parts map[string][]*part) {
 	}
 }
 
-// drain calls fn with the partitions that have something new, and says whether the table is out of date. It is for one
-// goroutine at a time. fn may ask the log.
-func (n *news) drain(fn func(*part)) (stale bool) {
+// drain calls fn with the partitions that have something new, and says whether the table is out of date: fn says so too. It is
+// for one goroutine at a time. fn may ask the log.
+func (n *news) drain(fn func(*part) (stale bool)) (stale bool) {
 	n.mu.Lock()
 	n.list, n.spare = n.spare[:0], n.list
 	for _, p := range n.spare {
@@ -90,7 +90,7 @@ func (n *news) drain(fn func(*part)) (stale bool) {
 	n.mu.Unlock()
 	for i, p := range n.spare {
 		n.spare[i] = nil
-		fn(p)
+		stale = fn(p) || stale
 	}
 	return stale
 }

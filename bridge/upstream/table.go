@@ -161,6 +161,14 @@ func (t *table) enqueue(l Lane, p *part) bool {
 	return false
 }
 
+// heard puts a partition that the log has told of in line, and says whether the table has no log of it: then it has one again.
+func (t *table) heard(p *part) (stale bool) {
+	if p.behind(Live) {
+		t.enqueue(Live, p)
+	}
+	return p.log == nil
+}
+
 // dequeue takes the partition that waited longest.
 func (t *table) dequeue(l Lane, class int) *part {
 	p := t.queue[l][class].pop()
