@@ -19,13 +19,17 @@ func (ln *lane) commit(ctx context.Context) error {
 			return err
 		}
 	}
+	buried, err := ln.bury(now)
+	if err != nil {
+		return err
+	}
 	ln.set(StateSending, "")
 	began := time.Now()
 	if err := ln.send(ctx, f.records, data); err != nil {
 		f.forget()
 		return err
 	}
-	ln.applied(data, time.Since(began))
+	ln.applied(data, buried, time.Since(began))
 	return nil
 }
 
@@ -97,7 +101,7 @@ func (ln *lane) deadline(ctx context.Context) (context.Context, context.CancelFu
 }
 
 // applied notes that a transaction was committed.
-func (ln *lane) applied(data int, took time.Duration) {
+func (ln *lane) applied(data int, buried []cursorID, took time.Duration) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	bytes := ln.filler.bytes
@@ -110,6 +114,7 @@ func (ln *lane) applied(data int, took time.Duration) {
 	for _, d := range ln.drafts {
 		ln.applyLocked(d)
 	}
+	ln.buriedLocked(buried)
 	ln.shares.served[ln.lane] += int64(bytes)
 	ln.kick(int(1 - ln.lane))
 	ln.fitLocked(bytes, took)

@@ -160,6 +160,8 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 	l.mu.Lock()
 	from, known := l.read, l.known
 	l.mu.Unlock()
+	names := l.env.Log.Names()
+	slices.Sort(names)
 	end, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
 		k, err := ParseCursorKey(key)
 		if err != nil || k.Board != l.cfg.Board || k.Link != l.cfg.Name {
@@ -167,7 +169,8 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 		}
 		for lane := range lanes {
 			if k.Lane == lane.String() {
-				return l.take(lane, &k, value, known)
+				_, there := slices.BinarySearch(names, k.Topic)
+				return l.take(lane, &k, value, known, there)
 			}
 		}
 		return nil
@@ -181,14 +184,17 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 	return nil
 }
 
-// take takes one cursor over. known says that nobody but this life may have written it.
-func (l *Link) take(lane Lane, k *CursorKey, value []byte, known bool) error {
+// take takes one cursor over. known says that nobody but this life may have written it, there that the topic is there.
+func (l *Link) take(lane Lane, k *CursorKey, value []byte, known, there bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	id := cursorID{lane, k.Topic, k.Partition}
 	if value == nil {
 		if p := l.table.cursors[id]; p != nil {
 			p.has, p.cursor, p.pos = false, Cursor{Last: -1}, 0
+			if l.table.find(k.Topic, k.Partition) == nil {
+				delete(l.table.cursors, id)
+			}
 		}
 		return nil
 	}
@@ -199,8 +205,15 @@ func (l *Link) take(lane Lane, k *CursorKey, value []byte, known bool) error {
 	if known && c.By != l.by {
 		return fmt.Errorf("%w: %s-%d", errForeign, k.Topic, k.Partition)
 	}
-	if l.table.cursors[id] == nil && len(l.table.cursors) >= 4*l.cfg.Partitions {
-		return fmt.Errorf("%w: it has more than %d cursors of this link", errUnfit, 4*l.cfg.Partitions)
+	if !l.cfg.chosen(k.Topic) { // when it is, the link is another one, and reads again
+		return nil
+	}
+	switch n := len(l.table.cursors); {
+	case l.table.cursors[id] != nil:
+	case !there && n >= int(lanes)*len(l.table.all)+2*l.cfg.deadMost():
+		return nil // a later life sees it, when those that are here have got tombstones
+	case n >= 4*l.cfg.Partitions+2*l.cfg.deadMost():
+		return fmt.Errorf("%w: it has more than %d cursors of this link's topics", errUnfit, 4*l.cfg.Partitions)
 	}
 	p := l.table.at(lane, k.Topic, k.Partition)
 	p.has, p.cursor, p.pos = true, c, c.Next

@@ -51,7 +51,7 @@ func (l *Link) Resolve(ctx context.Context, topic string, partition int32, d Dec
 	}
 	l.mu.Lock()
 	p := l.table.find(topic, partition)
-	if p == nil || p.log == nil {
+	if p == nil || p.log == nil || !slices.Contains(l.env.Log.Names(), topic) {
 		l.mu.Unlock()
 		return fmt.Errorf("%w: %s-%d", ErrUnknownPartition, topic, partition)
 	}

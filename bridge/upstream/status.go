@@ -75,14 +75,19 @@ func (l *Link) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := Status{
-		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Partitions: len(l.table.all), Left: l.table.left,
+		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Left: l.table.left,
 		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
+	}
+	topics := map[string]bool{} // a deleted one needs no decision, and the table may not know yet
+	for _, name := range l.env.Log.Names() {
+		topics[name] = true
 	}
 	for stopped := range 2 { // these first
 		for _, p := range l.table.all {
-			if p.verdict.Stopped() != (stopped == 0) {
+			if p.verdict.Stopped() != (stopped == 0) || !topics[p.topic] {
 				continue
 			}
+			s.Partitions++
 			records, bytes := p.lag()
 			s.Records += records
 			s.Bytes += bytes

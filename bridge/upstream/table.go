@@ -92,6 +92,8 @@ type table struct {
 	// cursors are all of this link's, read or written.
 	cursors map[cursorID]*position
 	queue   [lanes][]fifo // by class
+	// dead are the cursors of topics that were deleted longest ago, beyond those that are kept: they may go upstream too.
+	dead []cursorID
 	// hints are what was delivered when the board was on last, as far as it was written down, until the cursors are read.
 	hints map[cursorID]shown
 }
@@ -122,6 +124,11 @@ func (q *fifo) push(p *part) {
 		q.list, q.head = q.list[:n], 0
 	}
 	q.list = append(q.list, p)
+}
+
+// remove takes out what gone says.
+func (q *fifo) remove(gone func(*part) bool) {
+	q.list, q.head = slices.DeleteFunc(q.list[q.head:], gone), 0
 }
 
 func (q *fifo) pop() *part {
@@ -255,8 +262,8 @@ func (p *part) lag() (records, bytes int64) {
 func (t *table) look(log Log, cfg *Config, class func(string) int) (wanting []*target) {
 	names := log.Names()
 	slices.Sort(names)
-	seen := map[*part]bool{}
-	t.left = 0
+	var list []Partition
+	there := map[cursorID]bool{}
 	for _, name := range names {
 		if !cfg.chosen(name) {
 			continue
@@ -264,18 +271,20 @@ func (t *table) look(log Log, cfg *Config, class func(string) int) (wanting []*t
 		parts := log.Partitions(name)
 		slices.SortFunc(parts, func(a, b Partition) int { return cmp.Compare(a.Index(), b.Index()) })
 		for _, p := range parts {
-			if known := t.find(name, p.Index()); known == nil && len(t.all) >= cfg.Partitions {
-				t.left++
-				continue
-			}
-			seen[t.put(p, cfg, class)] = true
+			there[cursorID{Live, name, p.Index()}] = true
 		}
+		list = append(list, parts...)
 	}
-	for _, p := range t.all {
-		if !seen[p] {
-			p.log = nil
+	t.drop(there)
+	t.left = 0
+	for _, p := range list {
+		if known := t.find(p.Topic(), p.Index()); known == nil && len(t.all) >= cfg.Partitions {
+			t.left++
+			continue
 		}
+		t.put(p, cfg, class)
 	}
+	t.age(names, cfg.deadMost())
 	for _, to := range t.targets {
 		if to.have < to.want {
 			wanting = append(wanting, to)

@@ -51,6 +51,13 @@ func (l *Log) Grow(topic string, partitions int) {
 	}
 }
 
+// Delete deletes a topic. What holds its partitions can read them still.
+func (l *Log) Delete(topic string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.topics, topic)
+}
+
 // Names implements upstream.Log.
 func (l *Log) Names() (list []string) {
 	l.mu.Lock()
