@@ -95,11 +95,15 @@ func (l *Link) lanes(ctx context.Context, cancel func(), sessions *[lanes]Sessio
 	return first
 }
 
+// anyStamp has a topic take the stamps that a board takes. Apache Kafka 4 refuses those more than an hour ahead of its clock,
+// where a topic does not say otherwise; before 3.6 it does not know the setting, and takes any.
+var anyStamp = map[string]string{"message.timestamp.after.max.ms": "9223372036854775807"}
+
 // prepare makes sure of the link's own topics, and of the targets.
 func (l *Link) prepare(ctx context.Context, s Session) error {
 	own := []Topic{
-		{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: map[string]string{"cleanup.policy": "compact"}},
-		{Name: l.cfg.GapTopic, Partitions: 1},
+		{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: map[string]string{"cleanup.policy": "compact"}, Optional: anyStamp},
+		{Name: l.cfg.GapTopic, Partitions: 1, Optional: anyStamp},
 	}
 	if err := s.Ensure(ctx, own); err != nil {
 		return fmt.Errorf("topics of the link: %w", err)
@@ -129,7 +133,7 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 	topics := make([]Topic, len(list))
 	for i, to := range list {
 		l.mu.Lock()
-		topics[i] = Topic{Name: to.name, Partitions: to.want}
+		topics[i] = Topic{Name: to.name, Partitions: to.want, Optional: anyStamp}
 		l.mu.Unlock()
 		topics[i].Configs = l.env.Log.Configs(to.local)
 	}

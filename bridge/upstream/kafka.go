@@ -318,7 +318,9 @@ func refusal(err error, topic string, partition int32) error {
 		return nil
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return &RefusedError{topic, partition, fmt.Errorf("%w: %w", ErrTooLarge, err)}
-	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.CorruptMessage),
+	case errors.Is(err, kerr.InvalidTimestamp):
+		return &RefusedError{topic, partition, fmt.Errorf("%w: the topic's message.timestamp.after.max.ms or before.max.ms is less than the board's", err)}
+	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.CorruptMessage),
 		errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.InvalidTopicException),
 		errors.Is(err, kerr.UnsupportedCompressionType), errors.Is(err, kerr.UnsupportedForMessageFormat):
 		return &RefusedError{topic, partition, err}

@@ -82,39 +82,67 @@ func (s *kafkaSession) look(ctx context.Context, topics []Topic) error {
 	return nil
 }
 
-// create makes the topics that are not there.
+// create makes the topics that are not there: without what is optional where the peer will not have that.
 func (s *kafkaSession) create(ctx context.Context, topics []Topic) (some bool, err error) {
+	return create(ctx, s.cl, topics, s.replication)
+}
+
+func create(ctx context.Context, peer kmsg.Requestor, topics []Topic, replication int16) (some bool, err error) {
+	wanted := func(t *Topic) bool { return t.Have == 0 && t.Err == nil }
+	some, unknown, err := createThose(ctx, peer, topics, replication, wanted, true)
+	if err != nil || len(unknown) == 0 {
+		return some, err
+	}
+	more, _, err := createThose(ctx, peer, topics, replication, func(t *Topic) bool { return unknown[t.Name] }, false)
+	return some || more, err
+}
+
+// createThose makes some of the topics, and says whether it has, and which the peer has refused for settings that may be left out.
+func createThose(
+	ctx context.Context, peer kmsg.Requestor, topics []Topic, replication int16, those func(*Topic) bool, optional bool,
+) (some bool, unknown map[string]bool, err error) {
 	req := kmsg.NewPtrCreateTopicsRequest()
 	req.TimeoutMillis = createTimeoutMS
-	for _, t := range topics {
-		if t.Have > 0 || t.Err != nil {
+	spare := map[string]bool{}
+	for i := range topics {
+		t := &topics[i]
+		if !those(t) {
 			continue
 		}
 		r := kmsg.NewCreateTopicsRequestTopic()
-		r.Topic, r.NumPartitions, r.ReplicationFactor = t.Name, t.Partitions, s.replication
-		for name, value := range t.Configs {
-			c := kmsg.NewCreateTopicsRequestTopicConfig()
-			c.Name, c.Value = name, kmsg.StringPtr(value)
-			r.Configs = append(r.Configs, c)
+		r.Topic, r.NumPartitions, r.ReplicationFactor = t.Name, t.Partitions, replication
+		set := func(settings map[string]string) {
+			for name, value := range settings {
+				c := kmsg.NewCreateTopicsRequestTopicConfig()
+				c.Name, c.Value = name, kmsg.StringPtr(value)
+				r.Configs = append(r.Configs, c)
+			}
+		}
+		if set(t.Configs); optional {
+			set(t.Optional)
+			spare[t.Name] = len(t.Optional) > 0
 		}
 		req.Topics = append(req.Topics, r)
 	}
 	if len(req.Topics) == 0 {
-		return false, nil
+		return false, nil, nil
 	}
-	resp, err := req.RequestWith(ctx, s.cl)
+	resp, err := req.RequestWith(ctx, peer)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
+	unknown = map[string]bool{}
 	for _, r := range resp.Topics {
-		err := kerr.ErrorForCode(r.ErrorCode)
-		if err == nil || errors.Is(err, kerr.TopicAlreadyExists) {
+		switch err := kerr.ErrorForCode(r.ErrorCode); {
+		case err == nil, errors.Is(err, kerr.TopicAlreadyExists):
 			some = true
-			continue
+		case errors.Is(err, kerr.InvalidConfig) && spare[r.Topic]:
+			unknown[r.Topic] = true
+		default:
+			blame(topics, r.Topic, "it cannot be made", err, r.ErrorMessage)
 		}
-		blame(topics, r.Topic, "it cannot be made", err, r.ErrorMessage)
 	}
-	return some, nil
+	return some, unknown, nil
 }
 
 // grow adds partitions where there are too few.

@@ -54,9 +54,10 @@ type Record struct {
 // Topic is a topic upstream.
 type Topic struct {
 	Name string
-	// Partitions is how many it should have at least, and Configs what it is created with.
-	Partitions int32
-	Configs    map[string]string
+	// Partitions is how many it should have at least, Configs what it is created with, and Optional the same for settings
+	// that the peer may not know.
+	Partitions        int32
+	Configs, Optional map[string]string
 
 	// ID is what it has, zero where the peer knows no ids; Have is how many partitions.
 	ID   [16]byte
