@@ -53,8 +53,9 @@ type link struct {
 	held     atomic.Bool
 	*line
 
-	stop  context.CancelFunc // nil before it runs
-	ended chan struct{}
+	stop    context.CancelFunc // nil before it runs
+	running sync.WaitGroup
+	due     chan struct{} // has room for one: it is to look at its contract
 }
 
 // ErrNoLink is returned for a link that the configuration does not have.
@@ -84,11 +85,24 @@ func (b *Broker) runLinks(context.Context) error {
 	return nil
 }
 
-// step looks what the links may do now, and what they have done.
+// step has the links look what they may do now, and what they have done. The pulse does not wait for them: what a link has used
+// of its day goes to the disk, and that takes as long as it takes.
 func (l *links) step() {
 	for _, k := range *l.all.Load() {
-		if k.link == nil {
-			continue
+		select {
+		case k.due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// watch looks when it is due.
+func (k *link) watch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.due:
 		}
 		if is := k.link.Status(); k.line.step(&is) {
 			k.link.Kick() // it need not wait out its last failure
@@ -147,7 +161,7 @@ func lanesOf(s *config.Config) (n int) {
 
 // make makes one. What is wrong with it is told by its status too: it is no reason not to serve.
 func (l *links) make(u *config.Upstream) *link {
-	k := &link{settings: *u, ended: make(chan struct{})}
+	k := &link{settings: *u, due: make(chan struct{}, 1)}
 	k.line, k.err = l.newLine(&k.settings)
 	if k.err == nil {
 		k.link, k.err = l.carrier(k)
@@ -214,17 +228,15 @@ func (k *link) run() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	k.stop = stop
-	go func() {
-		defer close(k.ended)
-		k.link.Run(ctx)
-	}()
+	k.running.Go(func() { k.link.Run(ctx) })
+	k.running.Go(func() { k.watch(ctx) })
 }
 
 // end ends it, and returns when it has.
 func (k *link) end(log *slog.Logger) {
 	if k.stop != nil {
 		k.stop()
-		<-k.ended
+		k.running.Wait()
 	}
 	if k.line == nil {
 		return
