@@ -115,13 +115,15 @@ func (l *links) apply(s *config.Config) {
 	l.changing.Lock()
 	defer l.changing.Unlock()
 	old := *l.all.Load()
-	marked := comesDown(s)
+	marked, lanes := comesDown(s), lanesOf(s)
+	// They share memory: one that has more than its part would have the others wait.
+	same := l.alias == s.Broker.ClusterAlias && l.marked == marked && l.b.memory.transactionBytes(l.lanes) == l.b.memory.transactionBytes(lanes)
 	next := make([]*link, len(s.Upstreams))
 	kept := map[*link]bool{}
 	for i := range s.Upstreams {
 		u := &s.Upstreams[i]
 		at := slices.IndexFunc(old, func(k *link) bool { return k.settings.Name == u.Name })
-		if at >= 0 && l.alias == s.Broker.ClusterAlias && l.marked == marked && old[at].settings.Same(u) {
+		if at >= 0 && same && old[at].settings.Same(u) {
 			next[i] = old[at]
 			kept[old[at]] = true
 			if old[at].link != nil { // the files it names may have changed where their names have not
@@ -135,7 +137,7 @@ func (l *links) apply(s *config.Config) {
 			l.log.Info("a link has ended", "link", k.settings.Name)
 		}
 	}
-	l.alias, l.lanes, l.marked = s.Broker.ClusterAlias, lanesOf(s), marked
+	l.alias, l.lanes, l.marked = s.Broker.ClusterAlias, lanes, marked
 	for i, k := range next {
 		if k != nil {
 			continue

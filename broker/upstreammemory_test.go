@@ -32,3 +32,28 @@ func TestWhatWasDeliveredElsewhereIsNot(t *testing.T) {
 		})
 	}
 }
+
+// More links have to share the same memory: those that were there give of theirs.
+func TestLinksThatAreMoreShareMemory(t *testing.T) {
+	file := aLink("l0", "'a0'")
+	p := newPlant(t, file)
+	appendOne(t, p.Broker, "a0", "1")
+	p.wants("a0", "1")
+	first := p.links.find("l0")
+	alone := p.memory.transactionBytes(1)
+	for i := range 7 {
+		name := string(rune('1' + i))
+		file += aLink("l"+name, "'a"+name+"'")
+		p.reload(file)
+		if less := p.memory.transactionBytes(i + 2); (p.links.find("l0") != first) != (less < alone) {
+			t.Errorf("of %d links the first is another one: %v; each has %d, alone it had %d", i+2, p.links.find("l0") != first, less, alone)
+		}
+	}
+	if p.memory.transactionBytes(8) == alone {
+		t.Error("that proves nothing")
+	}
+	appendOne(t, p.Broker, "a0", "2")
+	appendOne(t, p.Broker, "a7", "1")
+	p.wants("a0", "1", "2")
+	p.wants("a7", "1")
+}

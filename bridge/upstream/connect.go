@@ -19,6 +19,16 @@ var errNoTopic = errors.New("it is not there yet")
 
 // connect takes over, reads the cursors, and sends until something fails.
 func (l *Link) connect(ctx context.Context) error {
+	l.set(StateConnecting, reasonMemory)
+	count := 1
+	if l.cfg.Order == LiveFirst {
+		count++
+	}
+	release, err := l.cfg.room(ctx, l.env.Budget, count) // before anything is taken over, which would only wait then
+	if err != nil {
+		return err
+	}
+	defer release()
 	l.set(StateConnecting, "taking over")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -59,6 +69,12 @@ func (l *Link) connect(ctx context.Context) error {
 		return err
 	}
 	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
+		l.set(StateConnecting, reasonMemory)
+		release, err := l.cfg.room(ctx, l.env.Budget, 1)
+		if err != nil {
+			return err
+		}
+		defer release()
 		if err := open(Backfill); err != nil {
 			return err
 		}

@@ -254,6 +254,12 @@ var errAgain = errors.New("the peer is to be looked at again")
 
 // connect reads until something fails.
 func (d *Down) connect(ctx context.Context) error {
+	d.set(StateConnecting, reasonMemory)
+	release, err := d.cfg.room(ctx, d.env.Budget, 1)
+	if err != nil {
+		return err
+	}
+	defer release()
 	d.set(StateConnecting, "")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -265,11 +271,6 @@ func (d *Down) connect(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	memory := int64(4 * d.cfg.TransactionBytes)
-	if err := d.env.Budget.Acquire(ctx, memory); err != nil {
-		return err
-	}
-	defer d.env.Budget.Release(memory)
 	d.mu.Lock()
 	d.count.Connects++
 	d.mu.Unlock()

@@ -40,12 +40,6 @@ type lane struct {
 
 // run sends until something fails; errHalted when the link is not to.
 func (ln *lane) run(ctx context.Context) error {
-	// What was read, copies of it, records, and what the client makes of them.
-	memory := int64(4 * ln.cfg.TransactionBytes)
-	if err := ln.env.Budget.Acquire(ctx, memory); err != nil {
-		return err
-	}
-	defer ln.env.Budget.Release(memory)
 	ln.ready = make([]bool, ln.env.Scheduler.Classes())
 	ln.mu.Lock()
 	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience[ln.lane]

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -75,6 +76,33 @@ type Budget interface {
 	Overdraw(n int64)
 	// Release gives them back.
 	Release(n int64)
+}
+
+const (
+	// laneCost is how many times the bytes of a transaction a lane takes: what was read, copies of it, records, and what the
+	// client makes of them.
+	laneCost = 4
+	// memoryWait is how long a connection that is to be begun waits for memory, before that counts as a failure.
+	memoryWait = 30 * time.Second
+	// reasonMemory is what a link says meanwhile.
+	reasonMemory = "waiting for memory"
+)
+
+// errMemory is returned when there is no memory for a connection.
+var errMemory = errors.New("there is no memory for it now: other links have it")
+
+// room takes memory for so many lanes, and gives it back with release.
+func (c *Config) room(ctx context.Context, b Budget, lanes int) (release func(), err error) {
+	n := int64(lanes) * laneCost * int64(c.TransactionBytes)
+	wait, cancel := context.WithTimeout(ctx, memoryWait)
+	defer cancel()
+	if err := b.Acquire(wait, n); err != nil {
+		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			err = errMemory
+		}
+		return nil, fmt.Errorf("memory for %d bytes: %w", n, err)
+	}
+	return func() { b.Release(n) }, nil
 }
 
 type unlimited struct{}
