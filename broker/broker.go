@@ -33,6 +33,7 @@ import (
 	"millrace/broker/rest"
 	"millrace/broker/server"
 	"millrace/hw/bus"
+	"millrace/hw/clock"
 	"millrace/platform/config"
 	"millrace/platform/health"
 	"millrace/platform/identity"
@@ -79,9 +80,10 @@ type Config struct {
 	// error, and where it is nil, there is no such user.
 	Reveal func(user, secret string) error
 	// remote is what links reach, for tests; nil: Kafka.
-	remote func(*config.Upstream) upstream.Remote
-	still  time.Duration // in place of stillMax, for tests
-	sys    string        // in place of storage.Sys, for tests
+	remote  func(*config.Upstream) upstream.Remote
+	still   time.Duration         // in place of stillMax, for tests
+	sys     string                // in place of storage.Sys, for tests
+	setWall func(time.Time) error // in place of clock.SetSystem, for tests
 }
 
 // Broker is one running board. Its methods are safe for concurrent use.
@@ -108,6 +110,7 @@ type Broker struct {
 	why         atomic.Pointer[error] // what stands still now; nil, or to nil: nothing does
 	writingLife sync.Mutex
 	life        lifeState // as it is written down; under writingLife
+	doom        error     // why this life is about to be ended, whatever goes on until then; under writingLife
 
 	// What follows is closed in the opposite order; closers holds how.
 	journal  *journal.Journal
@@ -126,6 +129,7 @@ type Broker struct {
 	feed     *feed.Feed
 	links    *links
 	closers  []func() error
+	doors    []*door
 	// certificates is nil without a listener that has TLS.
 	certificates *certificates
 	serving      sync.WaitGroup
@@ -159,7 +163,7 @@ func Open(ctx context.Context, cfg Config) (_ *Broker, err error) {
 	began := b.config.Now()
 	if err := b.steps(ctx, b.openVitals, b.openDirectory, b.openControl, b.openClock, b.openEnd, b.openIdentity, b.openCatalog, b.openPulse,
 		b.openFront, b.openStore, b.beginClock, b.endReset, b.openLinks, b.openUpkeep, b.openGroups, b.openAdmin, b.openDoors, b.openSockets, b.openFeed,
-		b.runLinks, b.openEvents, b.openCanary); err != nil {
+		b.runLinks, b.openEvents, b.openCanary, b.openGates); err != nil {
 		return nil, err
 	}
 	b.start.took = b.config.Now().Sub(began)
@@ -181,6 +185,9 @@ func unopened(cfg Config) *Broker {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.setWall == nil {
+		cfg.setWall = clock.SetSystem
+	}
 	return &Broker{topics: &topics{
 		log: cfg.Logger.With("component", "catalog"), offsetPartitions: int(cfg.Settings.Broker.OffsetsPartitions),
 	}, config: cfg, log: cfg.Logger, settings: cfg.Settings, buses: registry(cfg.Buses), since: time.Now(), sockets: sockets{left: cfg.Sockets}}
@@ -201,6 +208,9 @@ func (b *Broker) steps(ctx context.Context, all ...func(context.Context) error) 
 func (b *Broker) Close() error {
 	defer b.closing()()
 	b.control.turn(Stopping)
+	for _, d := range b.doors {
+		d.begin()
+	}
 	var errs []error
 	for i := len(b.closers) - 1; i >= 0; i-- {
 		errs = append(errs, b.closers[i]())

@@ -59,13 +59,12 @@ func (b *Broker) openClock(context.Context) error {
 		}
 	}
 	first := b.keeper.read(0, false)
-	if first.Source == boot.RTC && s.Clock.SetSystemTime {
-		if err := clock.SetSystem(first.Time); err != nil {
-			b.log.Error("the system's clock keeps its time", "err", err)
-		}
+	var setWall func(time.Time) error
+	if s.Clock.SetSystemTime {
+		setWall = b.config.setWall
 	}
 	b.clock = boot.Open(boot.Config{
-		FS: b.config.FS, Dir: b.dir(), Wall: b.config.Wall, Elapsed: elapsed, Running: running(elapsed), Build: built(),
+		FS: b.config.FS, Dir: b.dir(), Wall: b.config.Wall, SetWall: setWall, Elapsed: elapsed, Running: running(elapsed), Build: built(),
 		Logger: b.log.With("component", "clock"),
 	}, first)
 	return nil

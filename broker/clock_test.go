@@ -59,6 +59,10 @@ func (p *place) start(wall time.Duration, ntp bool) *Broker {
 	}
 	b, err := Open(p.t.Context(), Config{
 		Settings: s, Now: p.now, Wall: func() time.Time { return p.now().Add(time.Duration(p.wall.Load())) }, Disciplined: p.ntp.Load, Buses: &p.buses,
+		setWall: func(to time.Time) error {
+			p.wall.Store(int64(to.Sub(p.now())))
+			return nil
+		},
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -374,5 +378,33 @@ func TestABoardWithARealTimeClock(t *testing.T) {
 	b = p.start(-56*aYear, false)
 	if b.clock.Known() {
 		t.Error("a flat battery's time was believed")
+	}
+}
+
+// The system's clock is set from a real-time clock whose time can be, and from no other.
+func TestASystemClockThatIsSet(t *testing.T) {
+	p := &place{t: t, dir: t.TempDir(), change: func(s *config.Config) { s.Clock.RTC, s.Clock.SetSystemTime = "ds3231", true }}
+	wire := sim.New(map[uint16]sim.Device{clock.DS3231Address: sim.NewDS3231(p.now)})
+	p.buses.Add("I2C1", func() (i2c.BusCloser, error) { return wire, nil })
+	rtc := clock.NewDS3231(wire)
+	if err := rtc.Set(p.now()); err != nil {
+		t.Fatal(err)
+	}
+	b := p.start(-56*aYear, false)
+	if wall := time.Duration(p.wall.Load()).Abs(); wall > 2*time.Second {
+		t.Errorf("the system's clock is %v off", wall)
+	}
+	b.keeper.look()
+	if f := b.clock.Figures(); !f.Known || f.Eras != 0 || f.Steps != 0 {
+		t.Errorf("it was right from the beginning: %+v", f)
+	}
+	p.stop(b)
+	if err := rtc.Set(p.now().Add(-aYear)); err != nil { // somebody's mistake: the time has been there
+		t.Fatal(err)
+	}
+	const off = -56 * aYear
+	b = p.start(off, false)
+	if b.clock.Known() || p.wall.Load() != int64(off) {
+		t.Errorf("a real-time clock that is behind: believed %v, the system's clock is %v off", b.clock.Known(), time.Duration(p.wall.Load()))
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"millrace/platform/config"
 )
 
-// openDoors opens the listeners, the last thing of a start that a client can see.
+// openDoors opens the listeners. Clients that come wait until openGates.
 func (b *Broker) openDoors(ctx context.Context) error {
 	b.damper = auth.NewDamper(b.config.Settings.Broker.FailureDelay)
 	if err := b.openPoller(); err != nil {
@@ -77,7 +77,7 @@ func (b *Broker) openKafka() error {
 		AllowRemote: s.Broker.Insecure, Open: b.listenTCP, Watch: func(l net.Listener) net.Listener { return b.watched(l, "Kafka") },
 		Now: b.config.Now, Logger: b.log.With("component", "kafka"),
 	})
-	b.owns(b.kafka.Close)
+	b.ownsDoor(b.kafka.Close)
 	rules, err := auth.ParseRules(s.Broker.MappingRules)
 	if err != nil {
 		return fmt.Errorf("ssl.principal.mapping.rules in [broker]: %w", err)

@@ -146,6 +146,15 @@ func readChecked(fsys disk.FS, name string, most int64) (body []byte, err error)
 	return body, nil
 }
 
+// Condemn writes down why the process is about to be ended by force, with what stands still as far as that is known: the
+// next start tells it. It returns when that is on flash, and never where the disk hangs.
+func (b *Broker) Condemn(why error) {
+	if err := b.vitals.Check(); err != nil {
+		why = fmt.Errorf("%w: %w", why, err)
+	}
+	b.changeLife(func(*lifeState) { b.doom = why })
+}
+
 // changeLife changes the state of this life, and writes it down. What fails is logged: the file explains, and nothing
 // depends on it. A life that is over, or has not begun, is not changed by what hangs.
 func (b *Broker) changeLife(change func(*lifeState)) {
@@ -159,8 +168,12 @@ func (b *Broker) changeLife(change func(*lifeState)) {
 	}
 	if b.life.State != "stopped" {
 		b.life.State, b.life.Why = "running", ""
-		if why := b.why.Load(); why != nil && *why != nil {
-			b.life.State, b.life.Why = "hung", (*why).Error()
+		why := b.doom
+		if still := b.why.Load(); why == nil && still != nil {
+			why = *still
+		}
+		if why != nil {
+			b.life.State, b.life.Why = "hung", why.Error()
 		}
 	}
 	b.writeLife(b.life)

@@ -199,3 +199,21 @@ func TestHowALifeEndedOutlivesAStartThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A life that the service manager ends says so, whatever its parts say of themselves until it is over.
+func TestACondemnedLifeIsHung(t *testing.T) {
+	dir := t.TempDir()
+	b := born(t, dir, "boot 1", "")
+	b.Condemn(errors.New("no sign of life"))
+	b.tellHung(nil) // the parts go on again
+	l, err := readLife(b.config.FS, filepath.Join(dir, endName))
+	if end := endOf(l, err == nil, "boot 2", ""); end.How != EndHung || end.Why != "no sign of life" {
+		t.Errorf("the next life is told %+v, %v", end, err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = readLife(b.config.FS, filepath.Join(dir, endName)); err != nil || l.State != "stopped" {
+		t.Errorf("after a clean stop: %+v, %v", l, err)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,14 +28,16 @@ type vitals struct {
 	// unwatched is the disk that counts none: to write down what stands still is no progress of it.
 	unwatched disk.FS
 	still     time.Duration
-	doors     []net.Listener
-	ends      []func() // of the doors as parts
+	gates     []*gate
+	open      chan struct{} // closed by openGates
+	ends      []func()      // of the listeners as parts
 	// started ends the start as a part; stop ends the feeding. Both may be called again.
 	started, stop func()
 }
 
 // openVitals begins to feed the watchdogs: from here on while the start makes progress.
 func (b *Broker) openVitals(context.Context) error {
+	b.vitals.open = make(chan struct{})
 	b.vitals.still = cmp.Or(b.config.still, stillMax)
 	b.vitals.Monitor = health.New(time.Now, b.log.With("component", "health")) // by the kernel's monotonic clock, whatever Now says
 	b.vitals.canary = canary.New(canary.Config{
@@ -115,6 +116,7 @@ func (b *Broker) closing() (done func()) {
 	for _, end := range b.vitals.ends {
 		end()
 	}
+	b.vitals.ends = nil
 	if len(b.config.Watchdogs) == 0 {
 		return func() {}
 	}
@@ -148,12 +150,4 @@ func (b *Broker) openCanary(context.Context) error {
 	b.every(b.vitals.still/3, reaper.Beat)
 	b.vitals.started()
 	return nil
-}
-
-// watched is l, whose accept loop must go on until the board closes.
-func (b *Broker) watched(l net.Listener, door string) net.Listener {
-	l, end := b.vitals.Listen(l, "the "+door+" listener "+l.Addr().String(), b.vitals.still)
-	b.vitals.doors = append(b.vitals.doors, l)
-	b.vitals.ends = append(b.vitals.ends, end)
-	return l
 }

@@ -322,7 +322,7 @@ func TestAListenerThatEndsBites(t *testing.T) {
 	l := newLife(t, nil)
 	l.lives(0, "before")
 	l.broken = true
-	if err := l.b.vitals.doors[0].Close(); err != nil {
+	if err := l.b.vitals.gates[0].Close(); err != nil {
 		t.Fatal(err)
 	}
 	l.dies("the Kafka listener")

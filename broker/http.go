@@ -60,7 +60,7 @@ func (b *Broker) openHTTP() error {
 	for path, serve := range map[string]http.HandlerFunc{"/metrics": figures, "/healthz": b.health, "/readyz": b.ready} {
 		b.http.Handle(path, map[string]http.HandlerFunc{http.MethodGet: serve})
 	}
-	b.owns(b.http.Close)
+	b.ownsDoor(b.http.Close)
 	b.serving.Go(func() {
 		if err := b.http.Serve(listener, secured); err != nil {
 			b.log.Error("the HTTP listener has ended", "address", listener.Addr(), "err", err)

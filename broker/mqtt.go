@@ -41,7 +41,7 @@ func (b *Broker) openMQTT(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	b.owns(b.mqtt.Close)
+	b.ownsDoor(b.mqtt.Close)
 	for _, l := range s.MQTT.All() {
 		if err := b.serveMQTT(ctx, &l); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"millrace/broker/disk"
 	"millrace/platform/config"
@@ -40,13 +41,15 @@ type Archive func() (*tar.Reader, io.Closer, error)
 //
 // The copy keeps cluster and node, for it takes the board's place. It is another incarnation: its directory id is new, so
 // that it cannot be taken for the board it was made of, should that come back, nor two copies for one.
+//
+// What root restores into another user's directory is that user's.
 func Restore(ctx context.Context, fsys disk.FS, open Archive, dir string) (*Manifest, Meta, error) {
 	fsys = orOS(fsys)
 	m, err := verified(open)
 	if err != nil {
 		return nil, Meta{}, err
 	}
-	if err := fsys.MkdirAll(dir, 0o750); err != nil {
+	if err := makeDir(fsys, dir); err != nil {
 		return m, Meta{}, err
 	}
 	if _, err := remains(fsys, dir); err != nil { // before anything is left there
@@ -57,10 +60,68 @@ func Restore(ctx context.Context, fsys disk.FS, open Archive, dir string) (*Mani
 		return m, Meta{}, err
 	}
 	var meta Meta
-	if err = vacate(fsys, dir, m); err == nil {
-		meta, err = restore(ctx, fsys, open, dir, m)
+	give, err := giver(fsys, dir)
+	if err == nil {
+		err = give(filepath.Join(dir, lockName))
+	}
+	if err == nil {
+		err = vacate(fsys, dir, m)
+	}
+	if err == nil {
+		meta, err = restore(ctx, fsys, open, dir, m, give)
 	}
 	return m, meta, errors.Join(err, l.release())
+}
+
+// makeDir makes a directory whose name is durable, unless it is there.
+func makeDir(fsys disk.FS, dir string) error {
+	_, err := fsys.Stat(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := fsys.MkdirAll(dir, 0o750); err != nil {
+		return err
+	}
+	return fsys.SyncDir(filepath.Dir(dir), pointMetaDir)
+}
+
+// giver is what gives a file, or a directory with all that is below it, to the owner of dir, durably: the broker runs as
+// that user, and could not open what is root's. It does nothing where that is us already, or where we may not.
+func giver(fsys disk.FS, dir string) (give func(name string) error, err error) {
+	info, err := fsys.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	of, ok := info.Sys().(*syscall.Stat_t)
+	if me := os.Geteuid(); !ok || me != 0 || int64(of.Uid) == int64(me) && int64(of.Gid) == int64(os.Getegid()) {
+		return func(string) error { return nil }, nil
+	}
+	give = func(name string) error {
+		info, err := fsys.Stat(name)
+		if err != nil {
+			return err
+		}
+		if info.IsDir() {
+			entries, err := fsys.ReadDir(name)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				if err := give(filepath.Join(name, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+		f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		if owned, ok := f.(disk.Owned); ok {
+			err = owned.SetOwner(int(of.Uid), int(of.Gid), pointMeta)
+		}
+		return errors.Join(err, f.Close())
+	}
+	return give, nil
 }
 
 // verified reads a backup from end to end and returns what it says it holds, which is what it holds.
@@ -191,7 +252,15 @@ func vacate(fsys disk.FS, dir string, m *Manifest) error {
 		return err
 	}
 	for _, name := range list {
+		if name == restoringName {
+			continue // the others are known for a restore's by it, should the power go now: they must not outlive it
+		}
 		if err := removeAll(fsys, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	if len(list) > 0 {
+		if err := empty(fsys, filepath.Join(dir, restoringName)); err != nil {
 			return err
 		}
 	}
@@ -211,18 +280,23 @@ func removeAll(fsys disk.FS, name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil || !info.IsDir() {
-		return errors.Join(err, fsys.Remove(name))
-	}
-	entries, err := fsys.ReadDir(name)
-	for _, e := range entries {
-		err = errors.Join(err, removeAll(fsys, filepath.Join(name, e.Name())))
+	if err == nil && info.IsDir() {
+		err = empty(fsys, name)
 	}
 	return errors.Join(err, fsys.Remove(name))
 }
 
+// empty removes what is in a directory.
+func empty(fsys disk.FS, name string) error {
+	entries, err := fsys.ReadDir(name)
+	for _, e := range entries {
+		err = errors.Join(err, removeAll(fsys, filepath.Join(name, e.Name())))
+	}
+	return err
+}
+
 // restore writes what a checked backup holds.
-func restore(ctx context.Context, fsys disk.FS, open Archive, dir string, m *Manifest) (Meta, error) {
+func restore(ctx context.Context, fsys disk.FS, open Archive, dir string, m *Manifest, give func(name string) error) (Meta, error) {
 	temp := filepath.Join(dir, restoringName)
 	meta := Meta{ClusterID: m.ClusterID, NodeID: m.NodeID, DirectoryID: RandomUUID(), Format: m.DataFormat}
 	if err := fsys.MkdirAll(temp, 0o750); err != nil {
@@ -268,6 +342,9 @@ func restore(ctx context.Context, fsys disk.FS, open Archive, dir string, m *Man
 	}
 	if err != nil {
 		return meta, fmt.Errorf("what was restored does not start: %w", err)
+	}
+	if err := give(temp); err != nil {
+		return meta, err
 	}
 	return meta, putInPlace(fsys, temp, dir)
 }

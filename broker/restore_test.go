@@ -5,8 +5,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"millrace/broker/disk"
@@ -86,27 +89,37 @@ func boardSettings(dir string) *config.Config {
 	return s
 }
 
-// However far a restore came, nothing starts on half of it, and it can be done again.
-func TestARestoreThatIsCutShort(t *testing.T) {
-	root := t.TempDir()
-	origin := filepath.Join(root, "origin")
-	b, err := Open(t.Context(), Config{Settings: boardSettings(origin)})
+// stoppedBoard is the directory of a board with one record, which does not run.
+func stoppedBoard(t *testing.T) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "origin")
+	b, err := Open(t.Context(), Config{Settings: boardSettings(dir)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	appendOne(t, b, "climate", "21.5")
 	closed(t, b)
+	return dir
+}
+
+// backedUp is a backup of a board with all its records.
+func backedUp(t *testing.T, dir string) (Archive, *Manifest) {
+	t.Helper()
 	var file bytes.Buffer
 	w := tar.NewWriter(&file)
-	if _, err := Backup(t.Context(), Config{Settings: boardSettings(origin)}, BackupOptions{All: true}, w); err != nil {
+	m, err := Backup(t.Context(), Config{Settings: boardSettings(dir)}, BackupOptions{All: true}, w)
+	if err := errors.Join(err, w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	archive := func() (*tar.Reader, io.Closer, error) {
+	return func() (*tar.Reader, io.Closer, error) {
 		return tar.NewReader(bytes.NewReader(file.Bytes())), io.NopCloser(nil), nil
-	}
+	}, m
+}
+
+// However far a restore came, nothing starts on half of it, and it can be done again.
+func TestARestoreThatIsCutShort(t *testing.T) {
+	root := t.TempDir()
+	archive, _ := backedUp(t, stoppedBoard(t))
 	cuts, begun := 0, 0
 	for after := 0; ; after += 2 {
 		dir := filepath.Join(root, "copy")
@@ -149,4 +162,68 @@ func looksWhole(t *testing.T, dir string) {
 	if err != nil || r.Damaged() || r.Batches != 1 || r.Partitions < 1 {
 		t.Fatalf("fsck: %+v, %v", r, err)
 	}
+}
+
+// What a board knows of the flash it writes to, and how its last life ended, is that board's: a copy has other flash, and no
+// last life.
+func TestABackupHasNoWearAndNoLife(t *testing.T) {
+	origin := stoppedBoard(t)
+	if err := os.WriteFile(filepath.Join(origin, wearFile), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(origin, endName)); err != nil {
+		t.Fatal(err)
+	}
+	archive, m := backedUp(t, origin)
+	for _, f := range m.Files {
+		if strings.Contains(f.Name, wearFile) || strings.Contains(f.Name, endName) {
+			t.Errorf("%s is in the backup", f.Name)
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "copy")
+	if _, _, err := Restore(t.Context(), disk.OS{}, archive, dir); err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(t.Context(), Config{Settings: boardSettings(dir), Boot: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closed(t, b)
+	if e := b.End(); e.How != EndUnknown {
+		t.Errorf("the copy says of its last life: %+v", e)
+	}
+}
+
+// What root restores into the directory of the service's user is that user's, the lock too.
+func TestRootRestoresForTheOwnerOfTheDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	const user, group = 64123, 64321
+	dir := filepath.Join(t.TempDir(), "copy")
+	archive, _ := backedUp(t, stoppedBoard(t))
+	if err := errors.Join(os.Mkdir(dir, 0o750), os.Chown(dir, user, group)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Restore(t.Context(), disk.OS{}, archive, dir); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	if err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		seen++
+		if s := info.Sys().(*syscall.Stat_t); s.Uid != user || s.Gid != group {
+			t.Errorf("%s is %d:%d's", name, s.Uid, s.Gid)
+		}
+		return nil
+	}); err != nil || seen < 10 {
+		t.Errorf("%d files, %v", seen, err)
+	}
+	looksWhole(t, dir)
 }

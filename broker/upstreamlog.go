@@ -53,8 +53,8 @@ func (l linkLog) Configs(topic string) map[string]string {
 }
 
 // OnAdvance implements upstream.Log.
-func (l linkLog) OnAdvance(fn func(topic string, partition int32)) (cancel func()) {
-	return l.b.OnAdvance(func(p *partition.Partition) { fn(p.Topic(), p.Index()) })
+func (l linkLog) OnAdvance(fn func(topic string, id [16]byte, partition int32)) (cancel func()) {
+	return l.b.OnAdvance(func(p *partition.Partition) { fn(p.Topic(), p.TopicID(), p.Index()) })
 }
 
 // linkPartition is a partition as a link has it. Values are comparable.

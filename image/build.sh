@@ -7,38 +7,18 @@ export PATH="$PATH:/usr/sbin:/sbin" LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
 board=$1
 out=$(mkdir -p "$2" && cd "$2" && pwd)
-cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace-image}
 [ -f "$here/boards/$board" ] || { echo "no board $board; there are: $(ls "$here/boards")" >&2; exit 2; }
 for tool in mmdebstrap mksquashfs genimage mcopy mkfs.vfat mkimage modprobe depmod cpio zstd xz go; do
 	command -v "$tool" >/dev/null || { echo "$tool is missing: make test-deps" >&2; exit 1; }
 done
 . "$here/boards/$board"
+. "$here/cache.sh"
 
-SUITE=trixie
 PACKAGES=systemd,systemd-timesyncd,kmod,e2fsprogs,fdisk,mount,util-linux,busybox-static
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$here" log -1 --format=%ct 2>/dev/null || stat -c %Y "$here/../go.mod")}
 export SOURCE_DATE_EPOCH
 version=${VERSION:-$(git -C "$here" describe --always --dirty 2>/dev/null || echo unknown)}
 
-# sources are this machine's own of Debian, for another suite.
-sources() {
-	apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(ORIGIN) $(COMPONENT)' 'Created-By: Packages' |
-		awk -v suite="$SUITE" '$3 == "Debian" && $4 == "main" { sub(/^[a-z]+/, suite, $2); print "deb", $1, $2, "main" }' | sort -u
-}
-
-# fetch unpacks packages into a tar of the cache, without running anything of theirs.
-fetch() {
-	local tar=$1 packages=$2 list
-	[ -f "$tar" ] && return
-	list=$(sources)
-	[ -n "$list" ] || { echo "apt knows no Debian source on this machine" >&2; exit 1; }
-	mmdebstrap --quiet --arch="$ARCH" --variant=extract --aptopt='Acquire::Languages "none"' \
-		--include="$packages" "$SUITE" "$tar.part.tar" - <<<"$list"
-	mv "$tar.part.tar" "$tar"
-}
-
-mkdir -p "$cache"
-key() { sha256sum <<<"$SUITE $ARCH $1" | cut -c1-12; }
 base=$cache/base-$(key "$PACKAGES").tar
 boot=$cache/boot-$(key "$KERNEL,$UBOOT").tar
 fetch "$base" "$PACKAGES"
@@ -47,18 +27,8 @@ fetch "$boot" "$KERNEL,$UBOOT"
 work=$(mktemp -d "${TMPDIR:-/tmp}/millrace-image.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root
-mkdir -p "$root" "$work/kernel" "$work/in" "$work/initramfs/modules"
-tar -xf "$boot" -C "$work/kernel" ./boot ./usr/lib/modules "./$UBOOT_BIN"
-ln -s usr/lib "$work/kernel/lib"
-release=$(basename "$work"/kernel/usr/lib/modules/*)
-depmod -b "$work/kernel" "$release"
-
-# needed prints the files of modules and of what they need, in the order to load them.
-needed() {
-	for module in "$@"; do
-		modprobe -d "$work/kernel" -S "$release" --show-depends "$module" | awk '$1 == "insmod" { print $2 }'
-	done | awk '!seen[$0]++'
-}
+mkdir -p "$root" "$work/in" "$work/initramfs/modules"
+unpack "$boot" "$work/kernel" "./$UBOOT_BIN"
 
 # The root.
 tar -xf "$base" -C "$root" --no-same-owner -X "$here/exclude"
@@ -84,7 +54,7 @@ ln -sfn /usr/lib/systemd/system/multi-user.target "$units/default.target"
 ln -s /usr/lib/systemd/system/tmp.mount ../image-data.service "$units/local-fs.target.wants/"
 ln -s ../image-coldplug.service /usr/lib/systemd/system/systemd-journald.{socket,service} "$units/sysinit.target.wants/"
 ln -s ../image-config.service ../image-report.service /usr/lib/systemd/system/{millrace,systemd-timesyncd}.service "$units/multi-user.target.wants/"
-for applet in sh awk cat chmod cmp cp date find grep ip kill mkdir mv readlink sleep sort stat sync umount xargs; do
+for applet in sh awk cat chmod chown cmp cp date find grep ip kill mkdir mv readlink rm sleep sort stat sync umount xargs; do
 	[ -e "$root/usr/bin/$applet" ] || ln -s busybox "$root/usr/bin/$applet"
 done
 needed $MODULES | while read -r file; do
@@ -101,13 +71,8 @@ cp "$work/kernel/boot/vmlinuz-$release" "$work/in/Image"
 mkdir -p "$work"/initramfs/{bin,dev,proc,sys,new}
 cp "$root/usr/bin/busybox" "$work/initramfs/bin/"
 install -m 755 "$here/initramfs/init" "$work/initramfs/init"
-number=10
-needed $EARLY_MODULES | while read -r file; do
-	xz -dc "$file" >"$work/initramfs/modules/$number-$(basename "$file" .xz)"
-	number=$((number + 1))
-done
-find "$work/initramfs" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-(cd "$work/initramfs" && find . -print0 | sort -z | cpio -0 -o -H newc --quiet --reproducible -R 0:0) | zstd -q -19 >"$work/in/initrd"
+early "$work/initramfs/modules" $EARLY_MODULES
+pack "$work/initramfs" -19 >"$work/in/initrd"
 
 # The boot partition and the disk.
 sed "s/@CONSOLE@/$CONSOLE/" "$here/boot.cmd" >"$work/boot.cmd"

@@ -1,7 +1,6 @@
 package upstream_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,48 +11,6 @@ import (
 	"millrace/broker/record"
 )
 
-// splitting is a defect: cursors are committed in a transaction of their own, before or after the data.
-type splitting struct {
-	upstream.Remote
-	first bool
-}
-
-func (r splitting) Open(ctx context.Context, id string) (upstream.Session, error) {
-	s, err := r.Remote.Open(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return splitSession{s, r.first}, nil
-}
-
-type splitSession struct {
-	upstream.Session
-	first bool
-}
-
-func (s splitSession) Send(ctx context.Context, recs []upstream.Record) error {
-	var parts [2][]upstream.Record
-	for _, r := range recs {
-		own := 0
-		if strings.HasPrefix(r.Topic, "__") {
-			own = 1
-		}
-		if s.first {
-			own = 1 - own
-		}
-		parts[own] = append(parts[own], r)
-	}
-	for _, part := range parts {
-		if len(part) == 0 {
-			continue
-		}
-		if err := s.Session.Send(ctx, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // What the simulation compares must bite: each of these defects is found by one of a few seeds.
 func TestDefectsAreCaught(t *testing.T) {
 	for _, tt := range []struct {
@@ -61,10 +18,10 @@ func TestDefectsAreCaught(t *testing.T) {
 		change      func(*world)
 	}{
 		{"cursor committed after the data", "twice", func(w *world) {
-			w.wrap = func(r upstream.Remote) upstream.Remote { return splitting{r, false} }
+			w.wrap = func(r upstream.Remote) upstream.Remote { return upstreamtest.Split(r, false) }
 		}},
 		{"cursor committed before the data", "arrived 0 times", func(w *world) {
-			w.wrap = func(r upstream.Remote) upstream.Remote { return splitting{r, true} }
+			w.wrap = func(r upstream.Remote) upstream.Remote { return upstreamtest.Split(r, true) }
 		}},
 		{"fencing switched off", "twice", func(w *world) { w.kafka.NoFencing = true }},
 	} {
@@ -188,10 +145,15 @@ func TestATopicMadeAnewStopsItsPartitions(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		anew    func(*world)
+		runs    bool // the board does, meanwhile
 		verdict upstream.Verdict
 	}{
-		{"here", func(w *world) { w.log.Create("s.a", 3, false) }, upstream.LocalAnew},
-		{"upstream", func(w *world) { w.kafka.Create("s.a", 3, false) }, upstream.UpstreamAnew},
+		{"here", func(w *world) { w.log.Create("s.a", 3, false) }, false, upstream.LocalAnew},
+		{"here, while it runs", func(w *world) {
+			w.log.Create("s.a", 3, false)
+			plainly(nil, w.log.Partition("s.a", 0), 1, "anew") // it is told by this
+		}, true, upstream.LocalAnew},
+		{"upstream", func(w *world) { w.kafka.Create("s.a", 3, false) }, false, upstream.UpstreamAnew},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -199,13 +161,17 @@ func TestATopicMadeAnewStopsItsPartitions(t *testing.T) {
 				w.board = w.start()
 				plainly(w.all, w.parts[0], 10, "first")
 				w.board.drained(t)
-				w.board.kill()
+				if !tt.runs {
+					w.board.kill()
+				}
 				tt.anew(w)
-				w.board = w.start()
+				if !tt.runs {
+					w.board = w.start()
+				}
 				defer func() { w.board.kill() }()
 				stopped(t, w.board, "s.a", 0, tt.verdict)
 				p := w.log.Partition("s.a", 0)
-				plainly(nil, p, 5, "anew")
+				plainly(nil, p, 5-int(p.High())%10, "anew")
 				time.Sleep(time.Minute)
 				if n := len(w.kafka.Committed("s.a", 0)); n != 10 && tt.verdict == upstream.LocalAnew || n != 0 && tt.verdict == upstream.UpstreamAnew {
 					t.Errorf("%d records arrived", n)

@@ -323,6 +323,9 @@ func (ln *lane) draftLocked(p *part) *draft {
 		return pos.draft
 	}
 	live := p.lane[Live]
+	if live.has && live.cursor.Local != p.id {
+		return nil // made anew, and not judged yet
+	}
 	d := &draft{
 		part: p, lane: ln.lane, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, most: p.most,
 		base: pos.cursor.Next, cursor: pos.cursor,

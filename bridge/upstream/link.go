@@ -184,8 +184,8 @@ const (
 // Run sends until ctx ends, and returns when everything it began has ended. It is called once. What goes wrong is waited
 // out, and in Status; there is no error that ends it.
 func (l *Link) Run(ctx context.Context) {
-	cancel := l.env.Log.OnAdvance(func(topic string, partition int32) {
-		if l.news.advanced(topic, partition) {
+	cancel := l.env.Log.OnAdvance(func(topic string, id [16]byte, partition int32) {
+		if l.news.advanced(topic, id, partition) {
 			l.kick(int(Live))
 			l.kick(heard)
 		}

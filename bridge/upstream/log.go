@@ -14,8 +14,9 @@ type Log interface {
 	Partitions(topic string) []Partition
 	// Configs are settings of a topic, in Kafka's names, that its copy upstream is made with. Nil is none.
 	Configs(topic string) map[string]string
-	// OnAdvance calls fn after a partition's high watermark moved, until cancel. fn is quick and does not block.
-	OnAdvance(fn func(topic string, partition int32)) (cancel func())
+	// OnAdvance calls fn after a partition's high watermark moved, until cancel, with its topic and the ID of that. fn is quick
+	// and does not block.
+	OnAdvance(fn func(topic string, id [16]byte, partition int32)) (cancel func())
 }
 
 // Partition is one partition's log.

@@ -15,7 +15,7 @@ type news struct {
 	parts map[string][]*part // as the table had them last
 	list  []*part            // that have something new
 	spare []*part            // belongs to who drains
-	// stale says that the log has topics or partitions that are not in the table.
+	// stale says that the log has topics or partitions that are not in the table, or others of the same name.
 	stale   bool
 	ignored map[string]struct{} // topics that are not carried
 }
@@ -38,10 +38,10 @@ func (n *news) findLocked(topic string, partition int32) *part {
 }
 
 // advanced notes that a partition has something new, and says whether that was not known.
-func (n *news) advanced(topic string, partition int32) bool {
+func (n *news) advanced(topic string, id [16]byte, partition int32) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if p := n.findLocked(topic, partition); p != nil {
+	if p := n.findLocked(topic, partition); p != nil && p.shown.Load().id == id {
 		if p.news {
 			return false
 		}

@@ -45,6 +45,8 @@ type Config struct {
 	FS   disk.FS          // nil: disk.OS
 	Dir  string           // the data directory
 	Wall func() time.Time // reads the system's clock; nil: time.Now
+	// SetWall sets it; nil: nobody does. Open calls it, once, with the time of a real-time clock that it believes.
+	SetWall func(time.Time) error
 	// Elapsed is a clock that nobody sets. It is read for every stamp. nil: the monotonic part of time.Now
 	Elapsed func() time.Duration
 	// Running is another, which goes on while the board sleeps; nil: Elapsed.
@@ -131,6 +133,7 @@ func Open(cfg Config, first Reading) *Clock {
 		c.known.Store(true)
 		c.source.Store(int32(first.Source))
 		c.news = c.ceilings(truth)
+		c.setWall(first)
 	} else {
 		a.age = c.floor.Load()
 		a.stamp = max(c.wall, a.age)
@@ -140,6 +143,17 @@ func Open(cfg Config, first Reading) *Clock {
 	c.publish()
 	c.cfg.Logger.Info("clock", "source", c.Source().String(), "time", time.UnixMilli(a.stamp).UTC(), "reached", time.UnixMilli(a.age).UTC())
 	return c
+}
+
+// setWall has the system's clock go right too: files are dated by it, and other programs go by it. What was not believed
+// never gets there.
+func (c *Clock) setWall(r Reading) {
+	if r.Source == RTC && c.cfg.SetWall != nil {
+		if err := c.cfg.SetWall(r.Time); err != nil {
+			c.cfg.Logger.Error("the system's clock keeps its time", "err", err)
+		}
+		c.wall = c.cfg.Wall().UnixMilli()
+	}
 }
 
 func (c *Clock) build() int64 {

@@ -62,6 +62,12 @@ type Dated interface{ SetModified(at time.Time) error }
 // that cannot returns errors.ErrUnsupported.
 type Allocator interface{ Allocate(size int64) error }
 
+// Owned is what a File may be beside. SetOwner gives the file, or a directory that was opened to be read, to a user and a
+// group, and returns when that is durable: Sync leaves it out. It is root's to do.
+type Owned interface {
+	SetOwner(uid, gid int, point Point) error
+}
+
 // Usage is the space of a filesystem, in bytes.
 type Usage struct {
 	Total int64

@@ -20,6 +20,7 @@ var (
 	_ Starter   = osFile{}
 	_ Dated     = osFile{}
 	_ Allocator = osFile{}
+	_ Owned     = osFile{}
 )
 
 // OpenFile is os.OpenFile.
@@ -119,6 +120,11 @@ func (f osFile) SetModified(at time.Time) error {
 		return &os.PathError{Op: "futimes", Path: f.Name(), Err: failed}
 	}
 	return nil
+}
+
+// SetOwner is fchown(2) and fsync(2).
+func (f osFile) SetOwner(uid, gid int, _ Point) error {
+	return errors.Join(f.Chown(uid, gid), f.File.Sync())
 }
 
 // Allocate is fallocate(2) with FALLOC_FL_KEEP_SIZE, repeated when a signal interrupts it.

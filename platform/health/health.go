@@ -92,8 +92,9 @@ func (m *Monitor) Check() error {
 const feeds = 4
 
 // Feed feeds the watchdogs while Check is nil, until ctx ends; it returns at once where there are none. still is told why
-// when the feeding stops, and nil when it goes on, each from a goroutine of its own that Feed does not wait for: the disk
-// it may want to write to is perhaps what stands still. Who is told twice may hear it in the wrong order.
+// when the feeding stops, and nil when it goes on: in that order, but not everything where it takes its time. The disk it
+// may want to write to is perhaps what stands still, so Feed goes on meanwhile, and when ctx has ended it waits for still no
+// longer than half of the shortest timeout, in which nobody is fed. One that hangs beyond that ends with the process.
 func (m *Monitor) Feed(ctx context.Context, dogs []Watchdog, still func(error)) {
 	if len(dogs) == 0 {
 		return
@@ -105,12 +106,14 @@ func (m *Monitor) Feed(ctx context.Context, dogs []Watchdog, still func(error)) 
 	tick := time.NewTicker(max(every/feeds, time.Millisecond))
 	defer tick.Stop()
 	hungry := false
+	t := newTeller(still)
+	defer t.end(every / 2)
 	for {
 		switch err := m.Check(); {
 		case err == nil && hungry:
 			hungry = false
 			m.log.Warn("the watchdogs are fed again")
-			go still(nil)
+			t.tell(nil)
 			fallthrough
 		case err == nil:
 			for _, d := range dogs {
@@ -121,12 +124,49 @@ func (m *Monitor) Feed(ctx context.Context, dogs []Watchdog, still func(error)) 
 		case !hungry:
 			hungry = true
 			m.log.Error("the watchdogs are not fed: the board is reset", "err", err, "within", every)
-			go still(err)
+			t.tell(err)
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// teller tells somebody who may be slow, or hang, the newest there is.
+type teller struct {
+	news  chan error // holds one
+	ended chan struct{}
+}
+
+func newTeller(to func(error)) *teller {
+	t := &teller{news: make(chan error, 1), ended: make(chan struct{})}
+	go func() {
+		defer close(t.ended)
+		for err := range t.news {
+			to(err)
+		}
+	}()
+	return t
+}
+
+// tell never waits. Only its caller puts something in.
+func (t *teller) tell(err error) {
+	select {
+	case <-t.news: // not wanted any more
+	default:
+	}
+	t.news <- err
+}
+
+// end waits until the last was told, or for so long.
+func (t *teller) end(most time.Duration) {
+	close(t.news)
+	late := time.NewTimer(most)
+	defer late.Stop()
+	select {
+	case <-t.ended:
+	case <-late.C:
 	}
 }

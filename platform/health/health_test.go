@@ -87,6 +87,69 @@ func TestNotFedWhenOnePartStandsStill(t *testing.T) {
 	})
 }
 
+// Who is told is waited for, but not longer than the watchdogs can do without being fed.
+func TestWhoIsToldIsWaitedForAndHearsTheNewestLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &dog{timeout: 16 * time.Second}
+		m := New(time.Now, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		takes := make(chan time.Duration)
+		var told []error // by one goroutine at a time
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.Feed(ctx, []Watchdog{d}, func(err error) {
+				time.Sleep(<-takes)
+				told = append(told, err)
+			})
+		}()
+		p := m.Part("p", 5*time.Second)
+		for range 3 { // it stands still, and goes on: each time the disk, which takes its time, has not heard the last
+			time.Sleep(10 * time.Second)
+			p.Beat()
+			time.Sleep(4 * time.Second)
+		}
+		if d.bit.Load() {
+			t.Error("it was not fed while somebody was told")
+		}
+		takes <- time.Second
+		takes <- 2 * time.Second
+		synctest.Wait()
+		cancel()
+		began := time.Now()
+		<-done
+		if waited := time.Since(began); waited != 2*time.Second {
+			t.Errorf("waited %v, want the two seconds that the last one takes", waited)
+		}
+		if len(told) != 2 || told[0] == nil || told[1] != nil {
+			t.Errorf("told %v, want why first and that it goes on last", told)
+		}
+	})
+}
+
+func TestWhoHangsIsNotWaitedForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &dog{timeout: 16 * time.Second}
+		m := New(time.Now, slog.New(slog.DiscardHandler))
+		m.Part("p", time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		hang := make(chan struct{})
+		defer close(hang)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			m.Feed(ctx, []Watchdog{d}, func(error) { <-hang })
+		}()
+		time.Sleep(time.Minute)
+		cancel()
+		began := time.Now()
+		<-done
+		if waited := time.Since(began); waited != d.timeout/2 {
+			t.Errorf("waited %v, half of the timeout is %v", waited, d.timeout/2)
+		}
+	})
+}
+
 func TestAPartThatEndsOrGoesOnAgainIsFed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &dog{timeout: 15 * time.Second}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"millrace/testbench/lane"
 )
 
 // The library has the name of the journal's socket in it, so a program is linked with that of another.
@@ -21,6 +23,7 @@ func TestLinesReachTheJournalWithTheirFields(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "journal")
 	speaker := filepath.Join(dir, "speaker")
+	lane.Sources(t, "millrace/platform/systemd/testdata/speaker")
 	build := exec.Command("go", "build", "-ldflags", "-X github.com/coreos/go-systemd/v22/journal.journalSocket="+socket,
 		"-o", speaker, "./testdata/speaker")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -34,24 +34,54 @@ func Reloading() error {
 // Stopping says that a clean stop has begun.
 func Stopping() error { return notify(daemon.SdNotifyStopping) }
 
-// Sockets are the listeners the service manager has opened (the .socket units of the service), none where it was started by hand.
-// They are asked for once: children do not see them. One that cannot be listened at is an error that names it.
-func Sockets() ([]net.Listener, error) {
-	var listeners []net.Listener
+// Handed is what the service manager has opened for the service; its owner closes it. All of it is empty where the service
+// was started by hand.
+type Handed struct {
+	// Sockets are listeners: the .socket units of the service.
+	Sockets []net.Listener
+	// Console is what is shown there to who stands before the machine, and kept nowhere (OpenFile=/dev/console:console); nil
+	// where the unit has no such line.
+	Console *os.File
+}
+
+// console is the name of Handed.Console in the unit.
+const console = "console"
+
+// HandedIn asks for what the service manager has opened, once: children do not see it. A socket that cannot be listened at
+// is an error that names it.
+func HandedIn() (h Handed, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.close())
+		}
+	}()
 	for _, f := range activation.Files(true) {
+		if f.Name() == console && h.Console == nil {
+			h.Console = f
+			continue
+		}
 		l, err := net.FileListener(f)
 		if err = errors.Join(err, f.Close()); err != nil {
-			for _, l := range listeners {
-				err = errors.Join(err, l.Close())
-			}
-			return nil, fmt.Errorf("socket %s of the service manager: %w: a .socket unit of a broker has ListenStream= and Accept=no", f.Name(), err)
+			return h, fmt.Errorf("socket %s of the service manager: %w: a .socket unit of a broker has ListenStream= and Accept=no", f.Name(), err)
 		}
 		if unix, ok := l.(*net.UnixListener); ok {
 			unix.SetUnlinkOnClose(false) // it is the manager's, for the next start
 		}
-		listeners = append(listeners, l)
+		h.Sockets = append(h.Sockets, l)
 	}
-	return listeners, nil
+	return h, nil
+}
+
+// close closes all of it.
+func (h *Handed) close() (err error) {
+	for _, l := range h.Sockets {
+		err = errors.Join(err, l.Close())
+	}
+	if h.Console != nil {
+		err = errors.Join(err, h.Console.Close())
+	}
+	*h = Handed{}
+	return err
 }
 
 // Watchdog is the service manager's (WatchdogSec in the unit): it ends the service that does not feed it, and with

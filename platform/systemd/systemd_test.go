@@ -96,20 +96,23 @@ func TestWithoutAManagerNothingIsSaid(t *testing.T) {
 // The manager hands in descriptors from 3 on, and says so in the environment of the process it means.
 func TestSocketsOfTheManager(t *testing.T) {
 	if os.Getenv("LISTEN_FDS") != "" {
-		listeners, err := Sockets()
+		handed, err := HandedIn()
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, l := range listeners {
+		for _, l := range handed.Sockets {
 			fmt.Println("socket", l.Addr().Network(), l.Addr())
 		}
-		if again, err := Sockets(); err != nil || len(again) != 0 {
+		if handed.Console != nil {
+			fmt.Fprintln(handed.Console, "shown")
+		}
+		if again, err := HandedIn(); err != nil || len(again.Sockets) != 0 || again.Console != nil {
 			t.Errorf("asked again: %v, %v", again, err)
 		}
 		return
 	}
-	if listeners, err := Sockets(); err != nil || len(listeners) != 0 {
-		t.Errorf("by hand: %v, %v", listeners, err)
+	if handed, err := HandedIn(); err != nil || len(handed.Sockets) != 0 || handed.Console != nil {
+		t.Errorf("by hand: %v, %v", handed, err)
 	}
 	tcp, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -126,6 +129,11 @@ func TestSocketsOfTheManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer datagram.Close()
+	console, err := os.OpenFile(filepath.Join(t.TempDir(), "console"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer console.Close()
 	run := func(sockets ...interface{ File() (*os.File, error) }) (string, error) {
 		child := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run TestSocketsOfTheManager`, os.Args[0])
 		for _, s := range sockets {
@@ -136,7 +144,8 @@ func TestSocketsOfTheManager(t *testing.T) {
 			defer f.Close()
 			child.ExtraFiles = append(child.ExtraFiles, f)
 		}
-		child.Env = append(os.Environ(), fmt.Sprint("LISTEN_FDS=", len(sockets)))
+		child.ExtraFiles = append(child.ExtraFiles, console)
+		child.Env = append(os.Environ(), fmt.Sprint("LISTEN_FDS=", len(sockets)+1), "LISTEN_FDNAMES="+strings.Repeat("millrace.socket:", len(sockets))+"console")
 		out, err := child.CombinedOutput()
 		return string(out), err
 	}
@@ -144,6 +153,9 @@ func TestSocketsOfTheManager(t *testing.T) {
 	want := fmt.Sprintf("socket tcp %s\nsocket unix %s\n", tcp.Addr(), unix.Addr())
 	if err != nil || !strings.HasPrefix(out, want) {
 		t.Errorf("%v\n%s\nwant %s", err, out, want)
+	}
+	if said, err := os.ReadFile(console.Name()); err != nil || string(said) != "shown\n" {
+		t.Errorf("the console got %q, %v", said, err)
 	}
 	if out, err = run(datagram); err == nil || !strings.Contains(out, "ListenStream") {
 		t.Errorf("a datagram socket was taken: %s", out)

@@ -66,7 +66,10 @@ func (b *bench) idle() (err error) {
 		if r.cpu, err = procfs.PID(s.pid()).CPU(); err != nil {
 			return r, err
 		}
-		r.wake, err = procfs.PID(s.pid()).Switches()
+		threads, err := procfs.PID(s.pid()).Switches()
+		for _, n := range threads {
+			r.wake += n
+		}
 		return r, err
 	}
 	before := make([]reading, len(servers))

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"millrace/testbench/lane"
+	"millrace/testbench/process"
 )
 
 var (
@@ -31,6 +33,8 @@ const (
 	window     = 16 // publishes of one MQTT client that wait for their PUBACK
 )
 
+func TestMain(m *testing.M) { os.Exit(process.Main(m)) }
+
 // TestKill9 is the third proof of the first promise: see the package comment.
 func TestKill9(t *testing.T) {
 	s := *seed
@@ -39,8 +43,7 @@ func TestKill9(t *testing.T) {
 	}
 	t.Logf("-crash.seed=%d -crash.kills=%d", s, *kills)
 	rng := rand.New(rand.NewPCG(s, 0))
-	p := newProcess(t)
-	p.start()
+	p := process.Start(t, "")
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -68,15 +71,9 @@ func TestKill9(t *testing.T) {
 	for range *kills {
 		progress(t, ledgers)
 		// Any instant will do, so it is drawn: most of them come while commits run.
-		wait := time.NewTimer(time.Duration(rng.Int64N(int64(700 * time.Millisecond))))
-		select {
-		case <-wait.C:
-		case err := <-p.exited:
-			p.exited <- err
-			t.Fatalf("the process ended by itself: %v", err)
-		}
-		p.kill()
-		p.start()
+		time.Sleep(time.Duration(rng.Int64N(int64(700 * time.Millisecond))))
+		p.Kill()
+		p.Start()
 	}
 	progress(t, ledgers)
 	done()
@@ -84,8 +81,8 @@ func TestKill9(t *testing.T) {
 	unwatch()
 	watching.Wait()
 	// Once more, so that what is read comes from a recovery.
-	p.kill()
-	p.start()
+	p.Kill()
+	p.Start()
 	judge(ctx, t, p, ledgers, live, s)
 }
 
@@ -111,9 +108,9 @@ func progress(t *testing.T, ledgers []*ledger) {
 	}
 }
 
-func createTopic(ctx context.Context, t *testing.T, p *process) {
+func createTopic(ctx context.Context, t *testing.T, p *process.Process) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka))
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,8 +122,8 @@ func createTopic(ctx context.Context, t *testing.T, p *process) {
 }
 
 // produce is one idempotent Kafka producer on a partition of its own. It lives through all crashes.
-func produce(ctx context.Context, t *testing.T, p *process, l *ledger, seed uint64, partition int32) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka),
+func produce(ctx context.Context, t *testing.T, p *process.Process, l *ledger, seed uint64, partition int32) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka),
 		kgo.DefaultProduceTopic(kafkaTopic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
 		kgo.MetadataMinAge(50*time.Millisecond), kgo.MaxBufferedRecords(64))
@@ -156,10 +153,10 @@ func produce(ctx context.Context, t *testing.T, p *process, l *ledger, seed uint
 }
 
 // publish is one MQTT client with QoS 1 and a session of its own. It lives through all crashes.
-func publish(ctx context.Context, p *process, l *ledger, seed uint64) {
+func publish(ctx context.Context, p *process.Process, l *ledger, seed uint64) {
 	var period atomic.Int64
 	connected := make(chan struct{}, 1)
-	options := paho.NewClientOptions().AddBroker("tcp://" + p.mqtt).SetClientID(l.name).SetCleanSession(false).
+	options := paho.NewClientOptions().AddBroker("tcp://" + p.MQTT).SetClientID(l.name).SetCleanSession(false).
 		SetStore(paho.NewOrderedMemoryStore()).SetOrderMatters(false).
 		SetConnectRetry(true).SetConnectRetryInterval(50 * time.Millisecond).SetMaxReconnectInterval(100 * time.Millisecond).
 		SetOnConnectHandler(func(paho.Client) {
@@ -196,8 +193,8 @@ func publish(ctx context.Context, p *process, l *ledger, seed uint64) {
 }
 
 // consume reads both topics through all crashes and remembers what it was given.
-func consume(ctx context.Context, t *testing.T, p *process, s *seen) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.ConsumeTopics(kafkaTopic, mqttTopic),
+func consume(ctx context.Context, t *testing.T, p *process.Process, s *seen) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka), kgo.ConsumeTopics(kafkaTopic, mqttTopic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.MetadataMinAge(50*time.Millisecond),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }))
 	if err != nil {
@@ -214,11 +211,11 @@ func consume(ctx context.Context, t *testing.T, p *process, s *seen) {
 }
 
 // judge reads everything there is and holds it against what was acknowledged and what was served.
-func judge(ctx context.Context, t *testing.T, p *process, ledgers []*ledger, live *seen, seed uint64) {
+func judge(ctx context.Context, t *testing.T, p *process.Process, ledgers []*ledger, live *seen, seed uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.ConsumeTopics(kafkaTopic, mqttTopic),
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka), kgo.ConsumeTopics(kafkaTopic, mqttTopic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 	"millrace/bridge/mqtt/packet"
 	"millrace/testbench/lane"
+	"millrace/testbench/process"
 )
 
 var rounds = flag.Int("crash.rounds", lane.Count("MILLRACE_MQTT_KILLS", 20),
@@ -43,14 +44,13 @@ func (f *faults) list() []string {
 
 // exactly has two publishers, and two subscribers and two who share a subscription, with durable sessions exchange messages of QoS 1 and 2 while the process is killed,
 // again and again, with messages in flight in both directions. It returns what went wrong, as soon as something has.
-func exactly(t *testing.T, p *process) []string {
+func exactly(t *testing.T, p *process.Process) []string {
 	s := *seed
 	if s == 0 {
 		s = rand.Uint64()
 	}
 	t.Logf("-crash.seed=%d -crash.rounds=%d", s, *rounds)
 	rng := rand.New(rand.NewPCG(s, 2))
-	p.start()
 	var bad faults
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
@@ -60,7 +60,7 @@ func exactly(t *testing.T, p *process) []string {
 	newAgent := func(name string) *agent {
 		agents++
 		return &agent{
-			name: name, address: p.mqtt, version: packet.V311 + packet.Version(agents%2),
+			name: name, address: p.MQTT, version: packet.V311 + packet.Version(agents%2),
 			rng: rand.New(rand.NewPCG(s, uint64(10+agents))), fault: bad.add,
 		}
 	}
@@ -113,8 +113,8 @@ func exactly(t *testing.T, p *process) []string {
 			return bad.list()
 		}
 		time.Sleep(time.Duration(rng.Int64N(int64(300 * time.Millisecond)))) // any instant will do, so it is drawn
-		p.kill()
-		p.start()
+		p.Kill()
+		p.Start()
 	}
 	want := make(map[string]int)
 	for i, u := range talkers {
@@ -171,7 +171,7 @@ func until(done func() bool) bool {
 // TestKill9DeliversOnce: over SIGKILL nothing acknowledged is lost, each message of QoS 2 comes once, and the order of
 // each topic and QoS is kept, in both directions.
 func TestKill9DeliversOnce(t *testing.T) {
-	for _, fault := range exactly(t, newProcess(t)) {
+	for _, fault := range exactly(t, process.Start(t, "")) {
 		t.Error(fault)
 	}
 }
@@ -204,7 +204,7 @@ func TestKill9WithoutPubrec(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	found := exactly(t, newProcess(t, "-overlay", overlay))
+	found := exactly(t, process.StartChanged(t, "-overlay", overlay))
 	for _, fault := range found {
 		if strings.HasSuffix(fault, "came twice") {
 			t.Logf("found: %s", fault)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"millrace/testbench/process"
 )
 
 // mark is how far the offset of a partition was acknowledged, and how far it was tried.
@@ -23,12 +25,11 @@ func TestKill9KeepsOffsets(t *testing.T) {
 	}
 	t.Logf("-crash.seed=%d -crash.kills=%d", s, *kills)
 	rng := rand.New(rand.NewPCG(s, 1))
-	p := newProcess(t)
-	p.start()
+	p := process.Start(t, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	createTopic(ctx, t, p)
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.RetryTimeout(5*time.Second))
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka), kgo.RetryTimeout(5*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +79,11 @@ func TestKill9KeepsOffsets(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Duration(rng.Int64N(int64(50 * time.Millisecond)))) // any instant will do, so it is drawn
-		p.kill()
+		p.Kill()
 		mu.Lock()
 		before := marks
 		mu.Unlock()
-		p.start()
+		p.Start()
 		got, err := admin.FetchOffsets(ctx, "g")
 		for deadline := time.Now().Add(time.Minute); err != nil; got, err = admin.FetchOffsets(ctx, "g") {
 			if time.Now().After(deadline) { // until then a connection of the last life may say so

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"millrace/bridge/mqtt/packet"
+	"millrace/testbench/process"
 )
 
 var willRounds = flag.Int("crash.wills", 6, "how often TestWillsAcrossKills kills the server")
@@ -91,24 +92,23 @@ func TestWillsAcrossKills(t *testing.T) {
 	}
 	t.Logf("-crash.seed=%d -crash.wills=%d", s, *willRounds)
 	rng := rand.New(rand.NewPCG(s, 18))
-	p := newProcess(t)
+	p := process.Start(t, "")
 	var all []*mourner
 	for i := range willClients {
 		all = append(all, &mourner{id: fmt.Sprint("m", i), rng: rand.New(rand.NewPCG(s, uint64(i))), told: make(map[string][2]int)})
 	}
 	for range *willRounds {
-		p.start()
 		var lives sync.WaitGroup
 		for _, m := range all {
-			lives.Go(func() { m.live(p.mqtt) })
+			lives.Go(func() { m.live(p.MQTT) })
 		}
 		time.Sleep(time.Duration(rng.Int64N(int64(willTime)))) // the moment of the kill is what the seed chooses
-		p.kill()
+		p.Kill()
 		lives.Wait()
+		p.Start()
 	}
-	p.start()
 	for _, m := range all { // a client that is back finds its will published
-		conn := m.connect(p.mqtt, "")
+		conn := m.connect(p.MQTT, "")
 		if conn == nil {
 			t.Fatal("the server is not there")
 		}
@@ -141,11 +141,11 @@ func TestWillsAcrossKills(t *testing.T) {
 }
 
 // willsIn counts the bodies in the default topic.
-func willsIn(t *testing.T, p *process) map[string]int {
+func willsIn(t *testing.T, p *process.Process) map[string]int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.ConsumeTopics(mqttTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.Kafka), kgo.ConsumeTopics(mqttTopic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,11 +116,7 @@ func (s *scene) fill(q *quorum.Quorum, dir string) error {
 // led: a partition had several leaders, and a checkpoint said so. Recovery reads the epochs from the log anew where the
 // file is no good, but Kafka, whose file it is, does not.
 func led(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
-	s, err := newScene(dir, seed, skip)
-	if err != nil {
-		return 0, err
-	}
-	store, j, err := s.work("led")
+	s, store, j, err := atWork(dir, seed, skip, "led")
 	if err != nil {
 		return 0, err
 	}
@@ -156,11 +152,7 @@ func (s *scene) lead(store *partition.Store, epoch int32) error {
 // checkpointed: records were deleted, and the journal has let go of the frame that says so: the checkpoint does. Why they
 // went is in the partition's directory then.
 func checkpointed(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
-	s, err := newScene(dir, seed, skip)
-	if err != nil {
-		return 0, err
-	}
-	store, j, err := s.work("checkpointed")
+	s, store, j, err := atWork(dir, seed, skip, "checkpointed")
 	if err != nil {
 		return 0, err
 	}
@@ -195,11 +187,7 @@ func checkpointed(dir string, seed uint64, skip disk.Point) (cuts int, err error
 // letter and they are read from the log. A leader begins behind the checkpoint, in records that only the journal has, and
 // goes on in a segment of its own.
 func relearned(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
-	s, err := newScene(dir, seed, skip)
-	if err != nil {
-		return 0, err
-	}
-	store, j, err := s.work("relearned")
+	s, store, j, err := atWork(dir, seed, skip, "relearned")
 	if err != nil {
 		return 0, err
 	}

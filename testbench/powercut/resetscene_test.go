@@ -11,7 +11,6 @@ import (
 	"millrace/broker"
 	"millrace/broker/disk"
 	"millrace/broker/disk/disktest"
-	"millrace/platform/config"
 )
 
 // reset: a board was made new. In every other world the power goes while that is done, and the disk has the whole old board
@@ -71,10 +70,7 @@ func reset(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 	if _, err := broker.FactoryReset(s.fs, s.data, false); err != nil {
 		return 0, err
 	}
-	settings := config.Default()
-	settings.Broker.LogDirs, settings.HTTP.Listener = s.data, ""
-	settings.Broker.Listeners, settings.MQTT.Listeners = []string{"PLAINTEXT://127.0.0.1:0"}, nil
-	b, err := broker.Open(context.Background(), broker.Config{Settings: settings, FS: s.fs, Now: s.now})
+	b, err := broker.Open(context.Background(), broker.Config{Settings: alone(s.data), FS: s.fs, Now: s.now})
 	if err != nil {
 		return 0, err
 	}

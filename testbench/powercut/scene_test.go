@@ -124,6 +124,16 @@ func (s *scene) work(name string) (_ *partition.Store, j *journal.Journal, err e
 	return store, j, nil
 }
 
+// atWork is a new scene whose topic has that name, and the store that works on it.
+func atWork(dir string, seed uint64, skip disk.Point, name string) (*scene, *partition.Store, *journal.Journal, error) {
+	s, err := newScene(dir, seed, skip)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	store, j, err := s.work(name)
+	return s, store, j, err
+}
+
 // appended appends one record and waits for its answer.
 func appended(p *partition.Partition, id uint64, size int) error {
 	b, err := batch(record.NewBuilder(record.None), []record.Record{{Key: []byte(p.String()), Value: value(id, size)}}, event{})
@@ -160,11 +170,7 @@ func (s *scene) reopened(data string, image *catalog.Image) error {
 // walked: the process was killed, and both checkpoint slots and the journal are gone. What the segments show is in the
 // page cache only; it is served, so it must be there after a cut.
 func walked(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
-	s, err := newScene(dir, seed, skip)
-	if err != nil {
-		return 0, err
-	}
-	store, j, err := s.work("walked")
+	s, store, j, err := atWork(dir, seed, skip, "walked")
 	if err != nil {
 		return 0, err
 	}
@@ -197,11 +203,7 @@ func walked(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 // orphaned: a partition's directory has lost what ties it to its topic, a start that knows the name writes that again,
 // the power is cut, and then the catalog is gone. What a partition's directory says of itself is all there is.
 func orphaned(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
-	s, err := newScene(dir, seed, skip)
-	if err != nil {
-		return 0, err
-	}
-	store, j, err := s.work("orphaned")
+	s, store, j, err := atWork(dir, seed, skip, "orphaned")
 	if err != nil {
 		return 0, err
 	}
@@ -272,11 +274,7 @@ func quarantined(dir string, seed uint64, skip disk.Point) (cuts int, err error)
 // offline: a partition cannot be opened, because its files fail. The board goes on without it, and a checkpoint lets the
 // journal forget what it has of it, so that must be somewhere else after a cut.
 func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
-	s, err := newScene(dir, seed, skip)
-	if err != nil {
-		return 0, err
-	}
-	store, j, err := s.work("offline")
+	s, store, j, err := atWork(dir, seed, skip, "offline")
 	if err != nil {
 		return 0, err
 	}
@@ -304,8 +302,9 @@ func offline(dir string, seed uint64, skip disk.Point) (cuts int, err error) {
 
 // scenes are all of them, by name.
 var scenes = map[string]func(dir string, seed uint64, skip disk.Point) (cuts int, err error){
-	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "metered": metered, "offline": offline, "orphaned": orphaned,
-	"quarantined": quarantined, "relearned": relearned, "reset": reset, "snapshotted": snapshotted, "timed": timed, "walked": walked,
+	"checkpointed": checkpointed, "compacted": compacted, "formatted": formatted, "led": led, "mended": mended, "metered": metered, "offline": offline,
+	"orphaned": orphaned, "quarantined": quarantined, "relearned": relearned, "reset": reset, "restored": restored, "snapshotted": snapshotted,
+	"timed": timed, "walked": walked,
 }
 
 // With every sync in its place no scene loses anything.

@@ -25,25 +25,24 @@ import (
 // limit is how long a start or a stop may take before the test gives up. It only ends a hang on a loaded machine.
 const limit = time.Minute
 
-// binary is what Main built.
-var binary string
+// program is what the tests of this package start, built for the first of them: what TestMain does is no part of a test,
+// and go would serve results of tests of another program, see lane.Sources.
+var program struct {
+	sync.Mutex
+	dir    string // of Main
+	binary string // "" before it is built
+}
 
-// Main builds the program, runs the tests of a package, and removes it: call it from TestMain and exit with its result.
+// Main runs the tests of a package and removes the program they have built: call it from TestMain and exit with its
+// result.
 func Main(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "millrace")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	binary = filepath.Join(dir, "millrace")
-	code := 1
-	build := exec.Command("go", "build", "-o", binary, "millrace/platform/cmd/millrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as `make build` does: with cgo it takes 1.4 MiB more
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-	} else {
-		code = m.Run()
-	}
+	program.dir = dir
+	code := m.Run()
 	if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -59,38 +58,37 @@ type Process struct {
 	// Began is when the program was last started.
 	Began time.Time
 
-	t         testing.TB
-	dir, file string
-	cmd       *exec.Cmd
-	exited    chan error
-	errs      tail
+	t                 testing.TB
+	binary, dir, file string
+	cmd               *exec.Cmd
+	exited            chan error
+	errs              tail
 }
 
 // Start starts a board on an empty directory with the text of a configuration file, which may be empty, and returns
 // when it is ready. It is stopped when the test ends, and must stop without complaint.
 func Start(t testing.TB, configuration string) *Process {
 	t.Helper()
-	return start(t, filepath.Join(t.TempDir(), "data"), configuration, "")
+	return start(t, built(t), filepath.Join(t.TempDir(), "data"), configuration, "")
 }
 
 // StartHTTP is Start with an HTTP door.
 func StartHTTP(t testing.TB, configuration string) *Process {
 	t.Helper()
-	return start(t, filepath.Join(t.TempDir(), "data"), configuration, lane.FreeAddress(t))
+	return start(t, built(t), filepath.Join(t.TempDir(), "data"), configuration, lane.FreeAddress(t))
 }
 
 // StartIn is Start, and takes the data directory.
 func StartIn(t testing.TB, dir, configuration string) *Process {
 	t.Helper()
-	return start(t, dir, configuration, "")
+	return start(t, built(t), dir, configuration, "")
 }
 
 // Run runs the program with other arguments, which must succeed, and returns what it prints.
 func Run(t testing.TB, args ...string) string {
 	t.Helper()
-	built(t)
 	var complaints bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd := exec.CommandContext(t.Context(), built(t), args...)
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
 	if err != nil {
@@ -99,18 +97,34 @@ func Run(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-func built(t testing.TB) {
+// built is the program.
+func built(t testing.TB) string {
 	t.Helper()
-	if binary == "" {
+	program.Lock()
+	defer program.Unlock()
+	if program.dir == "" {
 		t.Fatal("a package that starts the program calls process.Main from its TestMain")
 	}
+	if program.binary == "" {
+		binary := filepath.Join(program.dir, "millrace")
+		lane.Build(t, binary)
+		program.binary = binary
+	}
+	return program.binary
 }
 
-func start(t testing.TB, dir, configuration, http string) *Process {
+// StartChanged is Start of a program that is built with more arguments of `go build`, as with a file in another's place.
+func StartChanged(t testing.TB, args ...string) *Process {
 	t.Helper()
-	built(t)
+	binary := filepath.Join(t.TempDir(), "millrace")
+	lane.Build(t, binary, args...)
+	return start(t, binary, filepath.Join(t.TempDir(), "data"), "", "")
+}
+
+func start(t testing.TB, binary, dir, configuration, http string) *Process {
+	t.Helper()
 	p := &Process{
-		t: t, dir: dir, file: filepath.Join(t.TempDir(), "millrace.toml"),
+		t: t, binary: binary, dir: dir, file: filepath.Join(t.TempDir(), "millrace.toml"),
 		Kafka: lane.FreeAddress(t), MQTT: lane.FreeAddress(t), HTTP: http,
 	}
 	if err := os.WriteFile(p.file, []byte(configuration), 0o600); err != nil {
@@ -134,7 +148,7 @@ func (p *Process) PID() procfs.PID { return procfs.PID(p.cmd.Process.Pid) }
 // Start starts the process again after Kill or Stop, at the addresses it had.
 func (p *Process) Start() {
 	p.t.Helper()
-	cmd := exec.Command(binary, "serve", "-o", "json", "--data", p.dir, "--config", p.file,
+	cmd := exec.Command(p.binary, "serve", "-o", "json", "--data", p.dir, "--config", p.file,
 		"--kafka", p.Kafka, "--mqtt", p.MQTT, "--http", p.HTTP)
 	cmd.Stderr = &p.errs
 	out, err := cmd.StdoutPipe()

@@ -3,11 +3,14 @@ package procfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -68,24 +71,30 @@ func (p PID) RSS() (int64, error) { return field(p.path("status"), "VmRSS") }
 // which more are mapped the more of it runs.
 func (p PID) Anonymous() (int64, error) { return field(p.path("status"), "RssAnon") }
 
-// Switches is how often the threads of the process have been put on and off a CPU, wanted or not. A thread that ends
-// takes its count with it.
-func (p PID) Switches() (int64, error) {
-	tasks, err := filepath.Glob(p.path("task/*/status"))
+// Switches is how often each thread of the process, by its number, has been put on and off a CPU, wanted or not.
+func (p PID) Switches() (map[int]int64, error) {
+	threads, err := os.ReadDir(p.path("task"))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var sum int64
-	for _, t := range tasks {
+	switches := make(map[int]int64, len(threads))
+	for _, t := range threads {
+		id, err := strconv.Atoi(t.Name())
+		if err != nil {
+			return nil, err
+		}
 		for _, name := range []string{"voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"} {
-			n, err := field(t, name)
-			if err != nil {
-				return 0, err
+			n, err := field(p.path(filepath.Join("task", t.Name(), "status")), name)
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+				break // it has ended
 			}
-			sum += n
+			if err != nil {
+				return nil, err
+			}
+			switches[id] += n
 		}
 	}
-	return sum, nil
+	return switches, nil
 }
 
 func (p PID) path(file string) string {

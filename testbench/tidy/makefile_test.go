@@ -11,7 +11,7 @@ import (
 )
 
 // verbs is what `make help` lists, and README and other documents count on.
-var verbs = []string{"help", "build", "run", "test", "test-long", "test-deps", "lint", "fuzz", "bench", "cross", "image", "qemu", "flash", "clean"}
+var verbs = []string{"help", "build", "run", "test", "test-long", "test-deps", "lint", "fuzz", "bench", "cross", "deb", "image", "qemu", "flash", "clean"}
 
 // makes runs make in the repository with another PATH, "" for the same.
 func makes(t *testing.T, path string, args ...string) (out string, err error) {

@@ -3,7 +3,6 @@ package vm
 import (
 	"bufio"
 	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -19,13 +18,9 @@ func TestA32BitBrokerServes(t *testing.T) {
 	t.Parallel()
 	emulator := lane.Need(t, "qemu-arm-static")[0]
 	binary := filepath.Join(t.TempDir(), "millrace")
-	build := exec.Command("go", "build", "-trimpath", "-o", binary, "millrace/platform/cmd/millrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	lane.Build(t, binary, "-trimpath", "GOOS=linux", "GOARCH=arm", "GOARM=7")
 	kafka, mqtt, dir := lane.FreeAddress(t), lane.FreeAddress(t), filepath.Join(t.TempDir(), "data")
-	l := newLedger()
+	l, at := newLedger(), door{kafka: kafka, mqtt: mqtt}
 	for _, life := range []string{"first", "second"} {
 		begin := time.Now()
 		serve := exec.Command(emulator, binary, "serve", "--data", dir, "--kafka", kafka, "--mqtt", mqtt, "--http", "")
@@ -41,12 +36,12 @@ func TestA32BitBrokerServes(t *testing.T) {
 		late := time.AfterFunc(patience, func() { _ = serve.Process.Kill() }) // then reading ends
 		ready, readErr := bufio.NewReader(out).ReadString('\n')
 		if strings.Contains(ready, "is ready") {
-			client := connect(t.Context(), t, mqtt)
+			client := connect(t.Context(), t, at)
 			if err := publish(client, l, life, 200); err != nil {
 				t.Error(err)
 			}
 			client.Disconnect(0)
-			for _, fault := range l.verdict(read(t, kafka)) {
+			for _, fault := range l.verdict(read(t, at, topic)) {
 				t.Error(fault)
 			}
 			t.Logf("%s life: %d messages acknowledged and read back after %.1f s", life, l.len(), time.Since(begin).Seconds())

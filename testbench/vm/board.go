@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +38,8 @@ type Board struct {
 	Began time.Time
 	// Console is what the present life, or the last one, wrote to the serial line.
 	Console *Console
+	// Secret is that of its user admin, "" until it is known.
+	Secret string
 
 	t      testing.TB
 	dir    string
@@ -43,6 +47,11 @@ type Board struct {
 	cmd    *exec.Cmd
 	exited chan error
 	qmp    *qmp
+	handed bool // the card has a Hand
+	hand   *hand
+
+	leafMu sync.Mutex
+	leaf   *x509.Certificate // what this life shows to clients, nil until one has seen it
 }
 
 // New makes a board with a new card, which is larger than the image as cards are. It is off, and off again when the test
@@ -73,19 +82,37 @@ func New(t testing.TB) *Board {
 	if err := os.Truncate(b.Card, cardSize); err != nil {
 		t.Fatal(err)
 	}
-	b.Settings(b.Open())
+	b.Settings(b.Shipped())
 	return b
 }
 
-// Open is a millrace.toml that serves everybody, and sends Kafka clients back to the forwarded port.
-func (b *Board) Open() string {
-	return fmt.Sprintf(`[broker]
-listeners = ["PLAINTEXT://0.0.0.0:9092"]
-advertised.listeners = ["PLAINTEXT://%s"]
-insecure.allow.anyone.on.the.network = true
-[mqtt]
-listeners = ["tcp://0.0.0.0:1883"]
-`, b.Kafka)
+// Shipped is the millrace.toml that comes with the image, but that it sends Kafka clients back to the forwarded port.
+func (b *Board) Shipped() string {
+	b.t.Helper()
+	text, err := os.ReadFile(source("millrace.toml"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return b.replaced(string(text), "\n[broker]\n", fmt.Sprintf("\n[broker]\nadvertised.listeners = [\"SASL_SSL://%s\"]\n", b.Kafka))
+}
+
+// Provision says who may log in from the first start on, as the owner of a fleet does: in a file beside millrace.toml. It
+// returns the millrace.toml, which is in place.
+func (b *Board) Provision() string {
+	b.t.Helper()
+	b.Secret = "known before the board was"
+	b.put("admin.scram", "SCRAM-SHA-512=[name=admin,password=\""+b.Secret+"\"]\n")
+	text := b.replaced(b.Shipped(), "# admin.scram.file", "admin.scram.file")
+	b.Settings(text)
+	return text
+}
+
+func (b *Board) replaced(text, from, to string) string {
+	b.t.Helper()
+	if strings.Count(text, from) != 1 {
+		b.t.Fatalf("%q is not once in\n%s", from, text)
+	}
+	return strings.Replace(text, from, to, 1)
 }
 
 // Settings writes millrace.toml on the boot partition.
@@ -142,14 +169,7 @@ func (b *Board) Wipe(first, size int64) {
 // run runs a program that must succeed and returns what it prints.
 func (b *Board) run(name string, args ...string) string {
 	b.t.Helper()
-	var complaints strings.Builder
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = &complaints
-	out, err := cmd.Output()
-	if err != nil {
-		b.t.Fatalf("%s %q: %v\n%s", name, args, err, complaints.String())
-	}
-	return string(out)
+	return run(b.t, name, args...)
 }
 
 // Start switches the board on, with more arguments for QEMU.
@@ -161,7 +181,19 @@ func (b *Board) Start(args ...string) {
 		b.t.Fatal(err)
 	}
 	defer listener.Close() // nobody else connects; the socket file goes with it
+	var shell *net.UnixListener
+	if b.handed {
+		socket := filepath.Join(b.dir, "port")
+		if shell, err = net.ListenUnix("unix", &net.UnixAddr{Name: socket}); err != nil {
+			b.t.Fatal(err)
+		}
+		defer shell.Close()
+		args = append(args, "-device", "virtio-serial-pci", "-chardev", "socket,id=hand,path="+socket, "-device", "virtserialport,chardev=hand")
+	}
 	b.Console = newConsole()
+	b.leafMu.Lock()
+	b.leaf = nil
+	b.leafMu.Unlock()
 	b.cmd = exec.Command("sh", append([]string{source("qemu.sh"), b.uboot, b.Card, "-serial", "stdio", "-qmp", "unix:" + socket}, args...)...)
 	b.cmd.Env = append(os.Environ(), "KAFKA="+b.Kafka, "MQTT="+b.MQTT, fmt.Sprintf("MEMORY=%dM", Memory>>20))
 	b.cmd.Stderr = b.Console
@@ -178,6 +210,11 @@ func (b *Board) Start(args ...string) {
 	}(b.cmd, b.Console, b.exited)
 	if b.qmp, err = accept(listener); err != nil {
 		b.t.Fatalf("QEMU: %v", err)
+	}
+	if shell != nil {
+		if b.hand, err = grasp(shell); err != nil {
+			b.t.Fatalf("QEMU: %v", err)
+		}
 	}
 }
 
@@ -208,26 +245,15 @@ func (b *Board) Await(text string) Line {
 	return line
 }
 
-// MemoryUsed is what the board has in use and cannot give back, with what the kernel took for itself, in bytes. The
-// board must be up: its balloon driver says it.
-func (b *Board) MemoryUsed() int64 {
+// MemoryUsed is what the board has in use and cannot give back, in bytes, of what the kernel has to share out; with what it
+// keeps for itself it is all. The board has a Hand.
+func (b *Board) MemoryUsed() (used, all int64) {
 	b.t.Helper()
-	const balloon = "/machine/peripheral/balloon"
-	b.Command(nil, "qom-set", map[string]any{"path": balloon, "property": "guest-stats-polling-interval", "value": 1})
-	for begin := time.Now(); time.Since(begin) < patience; time.Sleep(200 * time.Millisecond) {
-		var answer struct {
-			Updated int64 `json:"last-update"`
-			Stats   struct {
-				Available uint64 `json:"stat-available-memory"`
-			}
-		}
-		b.Command(&answer, "qom-get", map[string]any{"path": balloon, "property": "guest-stats"})
-		if answer.Updated > 0 && answer.Stats.Available <= Memory {
-			return Memory - int64(answer.Stats.Available)
-		}
+	var total, available int64
+	if n, err := fmt.Sscan(b.Do("awk '/^MemTotal:|^MemAvailable:/ { print $2 }' /proc/meminfo"), &total, &available); n != 2 {
+		b.t.Fatal(err)
 	}
-	b.t.Fatal("the balloon driver says nothing")
-	return 0
+	return (total - available) << 10, Memory - available<<10
 }
 
 // Took is how long something took since the board was switched on, on the clock and of CPU time: a machine that does other
@@ -261,5 +287,8 @@ func (b *Board) AwaitReset(limit time.Duration) {
 	b.t.Helper()
 	if !b.qmp.event("RESET", limit) {
 		b.t.Fatalf("the board was not reset within %v", limit)
+	}
+	if b.hand != nil {
+		b.hand.reset()
 	}
 }

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,24 +13,65 @@ import (
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"millrace/platform/identity"
 )
 
 // topic is where the last default route puts what MQTT clients publish.
 const topic = "mqtt"
 
 // dialed is how long one attempt to reach a board may take. QEMU takes connections while the board boots, and drops them.
-const dialed = 2 * time.Second
+const dialed = 3 * time.Second
+
+// door is where a client comes in: with TLS and as admin, or, without a secret, plain and as nobody.
+type door struct {
+	kafka, mqtt, secret string
+	tls                 *tls.Config
+}
+
+// door is where clients come in. The board vouches for itself: who it is has to be the same for a whole life, its name
+// right, and what the console says.
+func (b *Board) door() door {
+	verify := func(s tls.ConnectionState) error {
+		leaf := s.PeerCertificates[0]
+		roots := x509.NewCertPool()
+		roots.AddCert(leaf)
+		b.leafMu.Lock()
+		defer b.leafMu.Unlock()
+		if b.leaf != nil && !b.leaf.Equal(leaf) {
+			return errors.New("this board is another")
+		}
+		b.leaf = leaf
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "127.0.0.1"})
+		return err
+	}
+	return door{b.Kafka, b.MQTT, b.Secret, &tls.Config{InsecureSkipVerify: true, VerifyConnection: verify, MinVersion: tls.VersionTLS12}}
+}
+
+// fingerprint is that of the certificate that the board shows.
+func (b *Board) fingerprint() string {
+	b.leafMu.Lock()
+	defer b.leafMu.Unlock()
+	return identity.Fingerprint(b.leaf)
+}
 
 // connect returns an MQTT client that is connected once, as soon as the board serves. It has no name: what QEMU still holds
 // of an earlier attempt may reach the board later, and would take over a session of the same name.
-func connect(ctx context.Context, t *testing.T, address string) paho.Client {
+func connect(ctx context.Context, t *testing.T, at door) paho.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		client := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + address).SetClientID("").
-			SetConnectTimeout(dialed).SetAutoReconnect(false).SetOrderMatters(false))
+		options := paho.NewClientOptions().AddBroker("tcp://" + at.mqtt).SetClientID("").
+			SetConnectTimeout(dialed).SetAutoReconnect(false).SetOrderMatters(false)
+		if at.secret != "" {
+			options.Servers = nil
+			options.AddBroker("ssl://" + at.mqtt).SetTLSConfig(at.tls).SetUsername("admin").SetPassword(at.secret)
+		}
+		client := paho.NewClient(options)
 		token := client.Connect()
 		if token.WaitTimeout(dialed) && token.Error() == nil {
 			return client
@@ -94,13 +137,16 @@ type stored struct {
 	at      time.Time
 }
 
-// read reads the whole log as a Kafka client does.
-func read(t *testing.T, address string) (list []stored) {
+// read reads a whole topic as a Kafka client does; nothing where there is no such topic.
+func read(t *testing.T, at door, topic string) (list []stored) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	options := []kgo.Opt{kgo.SeedBrokers(at.kafka), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())}
+	if at.secret != "" {
+		options = append(options, kgo.DialTLSConfig(at.tls), kgo.SASL(scram.Auth{User: "admin", Pass: at.secret}.AsSha512Mechanism()))
+	}
+	client, err := kgo.NewClient(options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,18 +155,21 @@ func read(t *testing.T, address string) (list []stored) {
 	if err == nil {
 		err = ends.Error()
 	}
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil
+	}
 	if err != nil {
-		t.Fatalf("read the log: %v", err)
+		t.Fatalf("read %s: %v", topic, err)
 	}
 	end, _ := ends.Lookup(topic, 0)
 	for next := int64(0); next < end.Offset; {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err0(); err != nil {
-			t.Fatalf("read the log: %v at offset %d of %d", err, next, end.Offset)
+			t.Fatalf("read %s: %v at offset %d of %d", topic, err, next, end.Offset)
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			if r.Offset != next {
-				t.Errorf("the log goes from offset %d to %d", next-1, r.Offset)
+				t.Errorf("%s goes from offset %d to %d", topic, next-1, r.Offset)
 			}
 			next = r.Offset + 1
 			list = append(list, stored{string(r.Value), r.Timestamp})

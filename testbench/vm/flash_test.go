@@ -15,6 +15,7 @@ import (
 // is made up.
 func TestFlashRefusesWhatIsNoCard(t *testing.T) {
 	lane.Need(t, "bash", "dd")
+	lane.Uses(t, source("flash.sh"))
 	image := bytes.Repeat([]byte("image"), 1<<18)
 	for _, tt := range []struct {
 		name   string

@@ -44,6 +44,8 @@ func Main(m *testing.M) int {
 func image(t testing.TB) string {
 	t.Helper()
 	lane.Need(t, needs...)
+	lane.Sources(t, lane.Program, "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
+	lane.Uses(t, source(""), filepath.Join("..", "..", "platform", "systemd", "millrace.service")) // what build.sh takes
 	built.once.Do(func() {
 		begin := time.Now()
 		if built.dir, built.err = os.MkdirTemp("", "millrace-vm"); built.err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,7 +13,8 @@ import (
 type qmp struct {
 	conn    net.Conn
 	answers chan answer
-	events  chan string // names
+	events  chan string  // names
+	bites   atomic.Int64 // of the hardware watchdog
 	ended   chan struct{}
 }
 
@@ -35,7 +37,7 @@ func accept(l *net.UnixListener) (*qmp, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &qmp{conn, make(chan answer, 16), make(chan string, eventsMax), make(chan struct{})}
+	q := &qmp{conn: conn, answers: make(chan answer, 16), events: make(chan string, eventsMax), ended: make(chan struct{})}
 	in := json.NewDecoder(conn)
 	var greeting struct{ QMP json.RawMessage }
 	if err := in.Decode(&greeting); err != nil {
@@ -60,6 +62,9 @@ func (q *qmp) read(in *json.Decoder) {
 		if a.Event == "" {
 			q.answers <- a
 			continue
+		}
+		if a.Event == "WATCHDOG" {
+			q.bites.Add(1)
 		}
 		select {
 		case q.events <- a.Event:

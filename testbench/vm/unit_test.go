@@ -14,6 +14,7 @@ const exposureMax = "20"
 func TestTheUnitIsSandboxed(t *testing.T) {
 	analyze := lane.Need(t, "systemd-analyze")[0]
 	unit := filepath.Join("..", "..", "platform", "systemd", "millrace.service")
+	lane.Uses(t, unit)
 	out, err := exec.Command(analyze, "security", "--no-pager", "--offline=true", "--threshold="+exposureMax, unit).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)

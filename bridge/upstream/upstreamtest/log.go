@@ -17,13 +17,13 @@ type Log struct {
 	ids    uint64
 
 	watching sync.Mutex // taken with a partition's lock held
-	watch    map[int]func(string, int32)
+	watch    map[int]func(string, [16]byte, int32)
 	next     int
 }
 
 // NewLog makes a log without topics.
 func NewLog() *Log {
-	return &Log{topics: map[string][]*Partition{}, watch: map[int]func(string, int32){}}
+	return &Log{topics: map[string][]*Partition{}, watch: map[int]func(string, [16]byte, int32){}}
 }
 
 // Create makes a topic, anew where there is one of that name.
@@ -75,7 +75,7 @@ func (l *Log) Partitions(topic string) (list []upstream.Partition) {
 func (l *Log) Configs(string) map[string]string { return nil }
 
 // OnAdvance implements upstream.Log.
-func (l *Log) OnAdvance(fn func(string, int32)) (cancel func()) {
+func (l *Log) OnAdvance(fn func(string, [16]byte, int32)) (cancel func()) {
 	l.watching.Lock()
 	defer l.watching.Unlock()
 	l.next++
@@ -92,7 +92,7 @@ func (l *Log) tell(p *Partition) {
 	l.watching.Lock()
 	defer l.watching.Unlock()
 	for _, fn := range l.watch {
-		fn(p.topic, p.index)
+		fn(p.topic, p.id, p.index)
 	}
 }
 

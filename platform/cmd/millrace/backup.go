@@ -97,8 +97,8 @@ func (c *command) restore() *cobra.Command {
 		Long: "Make an empty directory the data directory that a backup was made of. Every byte of the backup is checked before anything is\n" +
 			"written. The configuration, and the files it names, are put into restored/ in the directory: where they belong, you say.\n\n" +
 			"The copy keeps cluster and node and takes the board's place. Its directory id is new, so that it cannot be taken for the board\n" +
-			"it was made of. After a power cut do it again. All is the user's who restores: give it to the broker's with chown, where that is\n" +
-			"another one and no unit's StateDirectory does it.",
+			"it was made of. After a power cut do it again. What root restores is the owner's of the directory, where that is there before;\n" +
+			"else give it to the broker's user with chown, where no unit's StateDirectory does it.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" || data == "" {
 				return fail(exitUsage, "name the backup with -f and the directory with --data")

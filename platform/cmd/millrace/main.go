@@ -25,6 +25,7 @@ const (
 	exitDamage  = 3 // dump or fsck found damage
 	exitMissing = 4 // what was named does not exist
 	exitPartial = 5 // some of it worked
+	exitDead    = 6 // the service manager found `serve` dead and ended it
 )
 
 // coded is an error with the exit code it ends in.
@@ -82,6 +83,7 @@ type command struct {
 	out, errs io.Writer
 	format    string
 	started   bool
+	console   *os.File // of the machine, for `serve`; nil where it was handed none
 }
 
 func (c *command) root() *cobra.Command {
@@ -90,8 +92,8 @@ func (c *command) root() *cobra.Command {
 		Short: "A durable edge broker: MQTT and sensors in, Kafka in and out",
 		Long: "A durable edge broker: MQTT and sensors in, Kafka in and out.\n\n" +
 			"Exit codes: 0 done, 1 it was tried and did not work, 2 the command line or the configuration is wrong,\n" +
-			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked. README.md and --help of\n" +
-			"status and doctor say what they mean there.",
+			"3 damage found, 4 the topic, file or directory named does not exist, 5 some of it worked, 6 the service\n" +
+			"manager found it dead. README.md and --help of status and doctor say what they mean there.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,

@@ -12,12 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reveal shows the secret that a board begins with, on standard error and not in the log, which may be kept. Where standard
-// error is the journal of systemd, that is kept too: then a file in the service's runtime directory has it, in memory and
-// for its owner only, until the service stops.
+// reveal shows the secret that a board begins with, on the machine's console where `serve` was handed that, else on standard
+// error, and not in the log, which may be kept. Where standard error is the journal of systemd, that is kept too: then a file
+// in the service's runtime directory has it, in memory and for its owner only, until the service stops.
 func (c *command) reveal(user, secret string) error {
 	out := c.errs
-	if dir := runtimeDirectory(); dir != "" && journaled(c.errs) {
+	if c.console != nil {
+		out = c.console
+	} else if dir := runtimeDirectory(); dir != "" && journaled(c.errs) {
 		name := filepath.Join(dir, user+".secret")
 		if err := writeSecret(name, secret); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -114,17 +115,25 @@ func (c *command) board(ctx context.Context, f serveFlags) (err error) {
 			err = errors.Join(err, dogs.disarm())
 		}
 	}()
-	sockets, err := systemd.Sockets()
+	handed, err := systemd.HandedIn()
 	if err != nil {
 		return err
 	}
+	if c.console = handed.Console; c.console != nil {
+		defer func() { err = errors.Join(err, c.console.Close()) }()
+	}
+	var running atomic.Pointer[broker.Broker]
+	if dogs.manager != nil {
+		defer c.abortable(&running, os.Exit)()
+	}
 	b, err := broker.Open(ctx, broker.Config{
 		Settings: cfg, Sim: f.sim, ForgetFront: f.forget, Version: version, Boot: bootID(), Reset: dogs.reset(),
-		Watchdogs: dogs.all, Logger: logger, Logs: book, Reveal: c.reveal, Sockets: sockets,
+		Watchdogs: dogs.all, Logger: logger, Logs: book, Reveal: c.reveal, Sockets: handed.Sockets,
 	})
 	if err != nil {
 		return err
 	}
+	running.Store(b)
 	started = true
 	if err := c.ready(b.Addresses(), cfg, f); err != nil {
 		return closed(err, b)

@@ -9,6 +9,7 @@ import (
 
 	"millrace/testbench/client/board"
 	"millrace/testbench/client/python"
+	"millrace/testbench/lane"
 )
 
 // do runs secure.py and returns the line it prints.
@@ -35,6 +36,7 @@ func certificate(b *board.Secure, name string) []string {
 
 func TestSecure(t *testing.T) {
 	python.Need(t)
+	lane.Uses(t, "secure.py")
 	b := board.StartSecure(t, nil)
 	for _, tt := range []struct {
 		name, protocol string

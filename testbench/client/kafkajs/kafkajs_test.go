@@ -19,6 +19,7 @@ func client(t *testing.T) drill.Lane {
 	}
 	dir := filepath.Join(cache, "millrace-test", "kafkajs")
 	node := lane.Need(t, "node", filepath.Join(dir, "complete"))[0]
+	lane.Uses(t, "drive.js")
 	return drill.Lane{
 		Client:    drill.Program{Args: []string{node, "drive.js"}, Env: []string{"NODE_PATH=" + filepath.Join(dir, "node_modules")}},
 		Codecs:    []string{"none", "gzip", "snappy", "lz4", "zstd"},

@@ -22,6 +22,7 @@ func TestTalk(t *testing.T) {
 	}
 	dir := filepath.Join(cache, "millrace-test", "mqttjs")
 	node := lane.Need(t, "node", filepath.Join(dir, "complete"))[0]
+	lane.Uses(t, "drive.js")
 	d := talk.Drive(t, []string{node, "drive.js"}, []string{"NODE_PATH=" + filepath.Join(dir, "node_modules")})
 	talk.Run(t, &talk.Client{
 		Name: "MQTT.js", Transports: talk.Transports, Versions: []int{4, 5}, Dial: d.Dial,

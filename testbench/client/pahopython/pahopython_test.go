@@ -7,6 +7,7 @@ import (
 
 	"millrace/testbench/client/python"
 	"millrace/testbench/client/talk"
+	"millrace/testbench/lane"
 )
 
 func TestMain(m *testing.M) {
@@ -15,6 +16,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestTalk(t *testing.T) {
+	lane.Uses(t, "drive.py")
 	d := talk.Drive(t, []string{python.Need(t), "drive.py"}, []string{"PYTHONDONTWRITEBYTECODE=1"})
 	talk.Run(t, &talk.Client{
 		Name: "paho-mqtt (Python)", Transports: talk.Transports, Versions: []int{4, 5}, Dial: d.Dial,

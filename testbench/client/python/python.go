@@ -29,5 +29,7 @@ func Program(t testing.TB, script string) drill.Program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return drill.Program{Args: []string{Need(t), script}, Env: []string{"PYTHONPATH=" + modules, "PYTHONDONTWRITEBYTECODE=1"}}
+	python := Need(t)
+	lane.Uses(t, script, filepath.Join(modules, "talk.py"))
+	return drill.Program{Args: []string{python, script}, Env: []string{"PYTHONPATH=" + modules, "PYTHONDONTWRITEBYTECODE=1"}}
 }
