@@ -3,11 +3,14 @@ package upstream_test
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"millrace/bridge/upstream"
+	"millrace/bridge/upstream/upstreamtest"
 )
 
 // Topics come and go: those that are gone take no room from others, neither while the link runs nor when it reads what
@@ -128,4 +131,89 @@ func TestAStoppedPartitionWhoseTopicIsDeleted(t *testing.T) {
 			t.Errorf("a decision about it: %v", err)
 		}
 	})
+}
+
+// Topics are deleted and made anew at random over a bad link, few names for many topics, with tombstones all the time: no record
+// comes twice, and all of a topic come that is there in the end, unless it is stopped for it was made anew.
+func TestTopicsComeAndGo(t *testing.T) {
+	anew, began := 0, 0
+	for _, seed := range seeds(10) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, seed, upstream.Config{Partitions: 6, Order: upstream.Order(seed % 2), TransactionBytes: 2000, LiveBehind: time.Millisecond})
+			w.log.Delete("s.a")
+			w.log.Delete("s.b")
+			w.board = w.start()
+			defer func() { w.board.kill() }()
+			lives := map[string]int{} // how often each topic was made
+			there := map[string]*upstreamtest.Partition{}
+			for range 10 * *rounds {
+				w.kafka.Fail(upstreamtest.Faults{
+					Lost: w.rng.Float64() * 0.05, Silent: w.rng.Float64() * 0.05, Late: w.rng.Float64() * 0.05, Latency: time.Duration(w.rng.IntN(200)) * time.Millisecond,
+				})
+				name := fmt.Sprintf("s.t%d", w.rng.IntN(40))
+				switch p := there[name]; {
+				case p == nil && len(there) < 6:
+					lives[name]++
+					there[name] = w.log.Create(name, 1, false)[0]
+					fallthrough
+				case p != nil && w.rng.IntN(3) > 0:
+					plainly(nil, there[name], 1+w.rng.IntN(20), fmt.Sprintf("life %d", lives[name]))
+				default:
+					list := slices.Sorted(maps.Keys(there))
+					gone := list[w.rng.IntN(len(list))]
+					w.log.Delete(gone)
+					delete(there, gone)
+				}
+				time.Sleep(time.Duration(w.rng.IntN(3000)) * time.Millisecond)
+				switch w.rng.IntN(20) {
+				case 0:
+					w.board.kill()
+					w.kafka.Arrive()
+					w.board = w.start()
+				case 1:
+					w.kafka.Arrive()
+				case 2:
+					w.kafka.Compact(upstream.DefaultCursorTopic)
+				}
+			}
+			w.kafka.Fail(upstreamtest.Faults{})
+			w.kafka.Arrive()
+			time.Sleep(10 * time.Minute)
+			stopped := map[string]bool{}
+			for _, p := range w.board.link.Status().List {
+				stopped[p.Topic] = p.Verdict == upstream.LocalAnew
+			}
+			for name, life := range lives {
+				seen := map[string]int{}
+				for _, r := range w.kafka.Committed(name, 0) {
+					if seen[string(r.Value)]++; seen[string(r.Value)] > 1 {
+						t.Errorf("-seed=%d: %s: %q is there twice", seed, name, r.Value)
+					}
+				}
+				p := there[name]
+				if p == nil {
+					continue
+				}
+				if stopped[name] {
+					anew++
+					continue
+				}
+				if life > 1 {
+					began++
+				}
+				for offset := range p.High() {
+					if seen[fmt.Sprintf("%d life %d", offset, life)] != 1 {
+						t.Errorf("-seed=%d: %s: %d of life %d is not there: %+v", seed, name, offset, life, w.board.link.Status())
+					}
+				}
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("%d topics were stopped, %d began anew", anew, began)
+	if *seed == 0 && !testing.Short() && (anew == 0 || began == 0) {
+		t.Error("too little has happened to prove anything")
+	}
 }
