@@ -28,6 +28,14 @@ func (l linkLog) Partitions(topic string) []upstream.Partition {
 	return all
 }
 
+// Count implements upstream.Log.
+func (l linkLog) Count(topic string) int32 {
+	if t := l.b.Image().Topic(topic); t != nil {
+		return int32(len(t.Partitions))
+	}
+	return 0
+}
+
 // carriedSettings are those that the copy of a topic gets where the topic has them of its own. How long the other end keeps
 // records, and how it lays them out, is not this board's affair: here both are a matter of flash.
 var carriedSettings = []string{

@@ -191,3 +191,26 @@ func TestATopicMadeAnewStopsItsPartitions(t *testing.T) {
 		})
 	}
 }
+
+// Where a partition cannot be used when the board starts, the records of the others go where they always went, and it goes on
+// when it is back.
+func TestAnOfflinePartitionMovesNoKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 4, upstream.Config{})
+		w.kafka.Create("s.a", 3, false)
+		w.parts[2].Offline(true)
+		w.board = w.start()
+		defer func() { w.board.kill() }()
+		for i := range 20 {
+			r := record.Record{Timestamp: time.Now().UnixMilli(), Key: []byte(itoa(int64(i))), Value: []byte(itoa(int64(i)) + " x")}
+			w.parts[0].Append(record.None, r)
+			w.all.note(w.parts[0], []record.Record{r})
+		}
+		w.board.drained(t)
+		w.exact()
+		w.parts[2].Offline(false)
+		plainly(w.all, w.parts[2], 5, "back")
+		w.board.drained(t)
+		w.exact()
+	})
+}

@@ -13,6 +13,8 @@ type Log interface {
 	Names() []string
 	// Partitions are the partitions of a topic that can be used now, none where there is no such topic.
 	Partitions(topic string) []Partition
+	// Count is how many partitions a topic has, with those that cannot be used now; 0 where there is no such topic.
+	Count(topic string) int32
 	// Configs are settings of a topic, in Kafka's names, that its copy upstream is made with. Nil is none.
 	Configs(topic string) map[string]string
 	// OnAdvance calls fn after a partition's high watermark moved, until cancel, with its topic and the ID of that. fn is quick

@@ -284,6 +284,14 @@ func (t *table) look(log Log, cfg *Config, class func(string) int) (wanting []*t
 		}
 		t.put(p, cfg, class)
 	}
+	for _, to := range t.targets { // records go by the number of partitions there are, though one cannot be used now
+		if n := log.Count(to.local); n > 0 {
+			to.mine, to.want = n, n
+			if cfg.UpstreamPartitions > 0 {
+				to.want = cfg.UpstreamPartitions
+			}
+		}
+	}
 	t.age(names, cfg.deadMost())
 	for _, to := range t.targets {
 		if to.have < to.want {
@@ -301,10 +309,6 @@ func (t *table) put(p Partition, cfg *Config, class func(string) int) *part {
 	if to == nil {
 		to = &target{local: topic, name: cfg.upstream(topic)}
 		t.targets[topic] = to
-	}
-	to.mine = max(to.mine, index+1)
-	if to.want = max(to.want, index+1); cfg.UpstreamPartitions > 0 {
-		to.want = cfg.UpstreamPartitions
 	}
 	known := t.find(topic, index)
 	if known == nil {

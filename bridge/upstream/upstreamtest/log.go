@@ -73,9 +73,25 @@ func (l *Log) Partitions(topic string) (list []upstream.Partition) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.topics[topic] {
-		list = append(list, p)
+		if !p.offline {
+			list = append(list, p)
+		}
 	}
 	return list
+}
+
+// Count implements upstream.Log.
+func (l *Log) Count(topic string) int32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int32(len(l.topics[topic]))
+}
+
+// Offline has a partition be one that cannot be used, or be back.
+func (p *Partition) Offline(offline bool) {
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	p.offline = offline
 }
 
 // Configs implements upstream.Log.
@@ -110,6 +126,7 @@ type Partition struct {
 	index     int32
 	id        [16]byte
 	compacted bool
+	offline   bool // Log.mu guards it
 
 	mu      sync.Mutex
 	batches []record.Batch
