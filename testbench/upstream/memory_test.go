@@ -28,7 +28,9 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 	behind := func(mib int) (rest, draining int64) {
 		t.Helper()
 		process.Run(t, "upstream", "pause", "hq", "--data", b.dir)
-		b.noise("m", partitions, mib<<20/size, size, rng)
+		for left := mib; left > 0; left -= 256 {
+			b.noise("m", partitions, min(left, 256)<<20/size, size, rng)
+		}
 		b.Kill()
 		way.Cut()
 		b.Start()
@@ -54,7 +56,8 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 	restA, drainA := behind(small)
 	restB, drainB := behind(large)
 	t.Logf("with %d MiB behind it takes %d KiB, and %d at most while they are delivered; with %d MiB %d and %d", small, restA>>10, drainA>>10, large, restB>>10, drainB>>10)
-	if restB-restA > most || drainB-drainA > most {
+	// While it is delivered there are the buffers of one transaction, which little fills less than much does.
+	if restB-restA > most || drainB-drainA > 2*most {
 		t.Errorf("a backlog takes memory: %d KiB at rest, %d while it is delivered", (restB-restA)>>10, (drainB-drainA)>>10)
 	}
 }
