@@ -183,6 +183,14 @@ func (ln *lane) refused(err error) {
 		}
 		return
 	}
+	if refused.Whole { // else every partition would cost a connection to learn it
+		for _, p := range ln.table.all {
+			if p.to.name == refused.Topic && p.verdict == Go { // what is stopped stays so
+				ln.holdLocked(p, Refused, refused.Error())
+			}
+		}
+		return
+	}
 	for _, d := range ln.drafts {
 		if d.to != refused.Topic || d.mine == d.have && d.part.index != refused.Partition {
 			continue

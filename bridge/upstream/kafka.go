@@ -317,11 +317,13 @@ func refusal(err error, topic string, partition int32) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return &RefusedError{topic, partition, fmt.Errorf("%w: %w", ErrTooLarge, err)}
+		return &RefusedError{Topic: topic, Partition: partition, Err: fmt.Errorf("%w: %w", ErrTooLarge, err)}
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.CorruptMessage),
-		errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.InvalidTopicException),
+		errors.Is(err, kerr.PolicyViolation):
+		return &RefusedError{Topic: topic, Partition: partition, Err: err}
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.InvalidTopicException),
 		errors.Is(err, kerr.UnsupportedCompressionType), errors.Is(err, kerr.UnsupportedForMessageFormat):
-		return &RefusedError{topic, partition, err}
+		return &RefusedError{Topic: topic, Partition: partition, Whole: true, Err: err}
 	}
 	return classify(fmt.Errorf("%s-%d: %w", topic, partition, err))
 }

@@ -80,10 +80,15 @@ var (
 type RefusedError struct {
 	Topic     string
 	Partition int32
-	Err       error
+	// Whole says that it is the topic that is refused: every partition of it would be.
+	Whole bool
+	Err   error
 }
 
 func (e *RefusedError) Error() string {
+	if e.Whole {
+		return fmt.Sprintf("refused by the peer: %s: %v", e.Topic, e.Err)
+	}
 	return fmt.Sprintf("refused by the peer: %s-%d: %v", e.Topic, e.Partition, e.Err)
 }
 

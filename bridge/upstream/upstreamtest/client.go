@@ -12,6 +12,9 @@ import (
 	"millrace/broker/record"
 )
 
+// ErrTopic is in what a topic refuses records with whatever partition they are for.
+var ErrTopic = errors.New("not this topic")
+
 var (
 	errLost = errors.New("connection lost")
 	errGone = errors.New("no answer in time")
@@ -255,7 +258,7 @@ func (s *session) produce(recs []upstream.Record) error {
 				if h != nil {
 					k.end(h, false)
 				}
-				return &upstream.RefusedError{Topic: r.Topic, Partition: r.Partition, Err: err}
+				return &upstream.RefusedError{Topic: r.Topic, Partition: r.Partition, Whole: errors.Is(err, ErrTopic), Err: err}
 			}
 		}
 	}
