@@ -33,8 +33,8 @@ const (
 	growthOver = 2 * time.Minute
 )
 
-// line is what a link reaches its other end by, and what it may send there when. It implements upstream.Remote and
-// upstream.Scheduler.
+// line is what a link reaches its other end by, and what it may send there when. It implements upstream.Remote,
+// upstream.Patient and upstream.Scheduler.
 type line struct {
 	u        *config.Upstream
 	contract *contract.Contract
@@ -144,6 +144,15 @@ func (k *line) Open(ctx context.Context, transactionalID string) (upstream.Sessi
 		return nil, errors.New(why)
 	}
 	return k.kafka.Open(ctx, transactionalID)
+}
+
+var _ upstream.Patient = (*line)(nil)
+
+// Patience implements upstream.Patient.
+func (k *line) Patience(d time.Duration) {
+	if p, is := k.kafka.(upstream.Patient); is {
+		p.Patience(d)
+	}
 }
 
 // held is why nothing may be sent now, "" where something may.

@@ -31,6 +31,7 @@ func (ln *lane) commit(ctx context.Context) error {
 
 // send sends records: the first of them data, the others cursors and gaps.
 func (ln *lane) send(ctx context.Context, records []Record, data int) (err error) {
+	began := time.Now()
 	ctx, cancel := ln.deadline(ctx)
 	defer cancel()
 	if ln.cfg.Delivery == AtLeastOnce { // cursors only of what is there
@@ -41,7 +42,11 @@ func (ln *lane) send(ctx context.Context, records []Record, data int) (err error
 		err = ln.session.Send(ctx, records)
 	}
 	if err != nil {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		late := errors.Is(err, ErrFenced) && time.Since(began) >= ln.patience
+		if late {
+			err = fmt.Errorf("%w: %s", errOverTime, err) // no fence: nobody has taken over
+		}
+		if late || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			ln.tooSlow()
 		}
 		ln.refused(err)
@@ -155,7 +160,7 @@ func (ln *lane) fitLocked(bytes int, took time.Duration) {
 	}
 	ln.Link.size[ln.lane] = ln.size
 	if took < ln.cfg.TransactionTimeout/2 { // for the next connection: who reads upstream waits as long for a board that is gone
-		ln.Link.patience[ln.lane] = ln.cfg.TransactionTimeout
+		ln.Link.patience[ln.lane] = min(ln.cfg.TransactionTimeout, ln.allowed)
 	}
 }
 
@@ -168,7 +173,7 @@ func (ln *lane) tooSlow() {
 		return
 	}
 	if ln.filler.bytes >= leastTransactionBytes/2 { // a small one was held up by something else
-		ln.Link.patience[ln.lane] = min(2*ln.patience, patienceMax)
+		ln.Link.patience[ln.lane] = min(2*ln.patience, ln.allowed)
 	}
 }
 

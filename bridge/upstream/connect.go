@@ -38,7 +38,12 @@ func (l *Link) connect(ctx context.Context) error {
 		if p, is := l.env.Remote.(Patient); is {
 			p.Patience(l.patience[lane]) // this goroutine's until the lanes run
 		}
-		if sessions[lane], err = l.env.Remote.Open(ctx, id); err != nil {
+		sessions[lane], err = l.env.Remote.Open(ctx, id)
+		if errors.Is(err, ErrImpatient) && l.patience[lane] > patienceLeast {
+			l.patience[lane] -= l.patience[lane] / 8
+			l.allowed = l.patience[lane]
+		}
+		if err != nil {
 			return fmt.Errorf("take over %s lane: %w", lane, err)
 		}
 		return nil

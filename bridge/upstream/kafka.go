@@ -272,6 +272,8 @@ func (s *kafkaSession) takeOver(ctx context.Context) error {
 	switch {
 	case errors.Is(err, kerr.UnsupportedVersion), err == nil && id < 0 && s.transactional:
 		return fmt.Errorf("%w: it gives no producer ids", ErrNoTransactions)
+	case errors.Is(err, kerr.InvalidTransactionTimeout):
+		return fmt.Errorf("%w: %w", ErrImpatient, err)
 	}
 	return classify(err)
 }

@@ -15,6 +15,8 @@ const (
 	brisk             = time.Second
 	// patienceMax is how long a transaction may take at most. Brokers allow 15 minutes, unless they are told otherwise.
 	patienceMax = 10 * time.Minute
+	// patienceLeast is what is not gone below where the peer allows no longer ones.
+	patienceLeast = 5 * time.Second
 	// grace is how long a transaction that is under way may take when the link is to end.
 	grace = 2 * time.Second
 	// jumpEvery is how often the live lane looks whether it is too far behind.

@@ -38,6 +38,8 @@ type Link struct {
 	// over connections: they are of the link.
 	size     [lanes]int
 	patience [lanes]time.Duration
+	// allowed is the most patience the peer has.
+	allowed time.Duration
 
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
@@ -79,6 +81,7 @@ func New(cfg Config, env Env) (*Link, error) {
 	l := &Link{
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
+		allowed: max(patienceMax, cfg.TransactionTimeout),
 	}
 	for i := range l.size {
 		l.patience[i] = cfg.TransactionTimeout
@@ -167,6 +170,8 @@ var (
 	errQuiet = errors.New("nothing may be sent for a while")
 	// errEnded is what decisions get that nobody will carry out.
 	errEnded = errors.New("the link has ended")
+	// errOverTime is why a transaction is over that took longer than the peer waits: it has ended it, and that looks like a fence.
+	errOverTime = errors.New("the transaction took longer than the peer waits")
 	// errForeign says that another process wrote a cursor in this life.
 	errForeign = errors.New("another process with this board's identity has sent in the meantime")
 )

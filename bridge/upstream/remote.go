@@ -19,7 +19,8 @@ type Remote interface {
 
 // Patient is a Remote whose transactions can be given longer: what has to go over a thin link may not fit in the time.
 type Patient interface {
-	// Patience is how long the peer waits for the end of a transaction, of sessions opened from now on.
+	// Patience is how long the peer waits for the end of a transaction, of sessions opened from now on. Open returns
+	// ErrImpatient where the peer does not wait so long.
 	Patience(d time.Duration)
 }
 
@@ -72,6 +73,8 @@ var (
 	ErrFenced = errors.New("another process has taken over the transactional id")
 	// ErrNoTransactions is returned by Open for a peer that cannot do them.
 	ErrNoTransactions = errors.New("the peer has no transactions")
+	// ErrImpatient is returned by Open for a peer that allows no transactions as long as Patience says.
+	ErrImpatient = errors.New("the peer allows no transactions that take so long")
 	// ErrTooLarge is in a RefusedError about a batch that is larger than the peer takes.
 	ErrTooLarge = errors.New("larger than the peer takes")
 )

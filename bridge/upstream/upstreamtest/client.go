@@ -26,6 +26,45 @@ type Client struct {
 	mu   sync.Mutex
 	dead bool
 	cut  bool
+	// rate is how many bytes a second the link carries, 0 for any number, patience what transactions are given.
+	rate     int
+	patience time.Duration
+}
+
+// Thin has the link carry so many bytes of records a second.
+func (c *Client) Thin(rate int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rate = rate
+}
+
+// Patience implements upstream.Patient.
+func (c *Client) Patience(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.patience = d
+}
+
+// carry takes as long as records take over the link.
+func (c *Client) carry(ctx context.Context, recs []upstream.Record) error {
+	c.mu.Lock()
+	rate := c.rate
+	c.mu.Unlock()
+	if rate == 0 {
+		return nil
+	}
+	n := 0
+	for _, r := range recs {
+		n += len(r.Key) + len(r.Value)
+	}
+	t := time.NewTimer(time.Duration(n) * time.Second / time.Duration(rate))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Client is a way to the cluster.
@@ -98,12 +137,20 @@ func (c *Client) do(ctx context.Context, request, late func() error) error {
 
 // Open implements upstream.Remote.
 func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) {
-	s := &session{c: c, id: id, epoch: -1}
+	c.mu.Lock()
+	s := &session{c: c, id: id, epoch: -1, patience: c.patience}
+	c.mu.Unlock()
+	if s.patience == 0 {
+		s.patience = c.k.Timeout
+	}
 	if id == "" {
 		return s, nil
 	}
 	if c.k.NoTransactions {
 		return nil, upstream.ErrNoTransactions
+	}
+	if c.k.Longest > 0 && s.patience > c.k.Longest {
+		return nil, upstream.ErrImpatient
 	}
 	takeOver := func() error {
 		k := c.k
@@ -130,6 +177,8 @@ type session struct {
 	c     *Client
 	id    string
 	epoch int16
+	// patience is what its transactions are given.
+	patience time.Duration
 }
 
 func (s *session) Cluster() string { return "fake" }
@@ -213,6 +262,9 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 		if len(some) == 0 {
 			continue
 		}
+		if err := s.c.carry(ctx, some); err != nil {
+			return err
+		}
 		some = clone(some)
 		produce := func() error { return s.produce(some) }
 		if err := s.c.do(ctx, produce, produce); err != nil {
@@ -263,7 +315,7 @@ func (s *session) produce(recs []upstream.Record) error {
 		}
 	}
 	if h != nil && h.txn == nil {
-		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(k.Timeout), map[*replica]bool{}
+		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(s.patience), map[*replica]bool{}
 	}
 	for _, r := range recs {
 		k.append(h, k.topics[r.Topic].partitions[r.Partition], r)

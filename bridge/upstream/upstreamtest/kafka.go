@@ -21,8 +21,8 @@ type Kafka struct {
 	NoFencing bool
 	// NoTransactions: Open with a transactional id is refused.
 	NoTransactions bool
-	// Timeout ends open transactions.
-	Timeout time.Duration
+	// Timeout ends open transactions of who does not say how long he wants to have, Longest is the most there is; 0: any time.
+	Timeout, Longest time.Duration
 
 	mu       sync.Mutex
 	rng      *rand.Rand
