@@ -21,7 +21,9 @@ const (
 	dayFile = ".day"
 	// deliveredFile ends that of the file in which it keeps how far each partition was delivered.
 	deliveredFile = ".delivered"
-	// deliveredMax bounds what is read of it, in bytes.
+	// cursorsFile ends that of the file in which it keeps the cursors that are upstream.
+	cursorsFile = ".cursors"
+	// deliveredMax bounds what is read of either, in bytes.
 	deliveredMax = 4 << 20
 	// waitMax is how long a link waits for its contract where nobody knows until when. What comes sooner, step tells of.
 	waitMax = 12 * time.Hour

@@ -19,7 +19,10 @@ func (ln *lane) commit(ctx context.Context) error {
 			return err
 		}
 	}
-	ln.set(StateSending, "")
+	ln.mu.Lock()
+	ln.setLocked(StateSending, "")
+	ln.sendingLocked(ln.lane)
+	ln.mu.Unlock()
 	began := time.Now()
 	if err := ln.send(ctx, f.records, data); err != nil {
 		f.forget()
@@ -69,7 +72,7 @@ func (ln *lane) mark(d *draft, now int64) error {
 	}
 	f := &ln.filler
 	f.records = append(f.records, Record{
-		Topic: ln.cfg.CursorTopic, Partition: cursorPartition(ln.cfg.Board), Timestamp: now, Key: key, Value: value,
+		Topic: ln.cfg.CursorTopic, Partition: cursorPartition(ln.cfg.Board), Timestamp: now, Key: key, Value: value, Offset: -1,
 	})
 	for _, h := range d.holes {
 		key, value, err := h.record(&ln.cfg, d.part.topic, d.part.index, now)
@@ -77,7 +80,7 @@ func (ln *lane) mark(d *draft, now int64) error {
 			return err
 		}
 		f.records = append(f.records, Record{
-			Topic: ln.cfg.GapTopic, Partition: record.PartitionForKey(key, int(ln.gapPartitions)), Timestamp: now, Key: key, Value: value,
+			Topic: ln.cfg.GapTopic, Partition: record.PartitionForKey(key, int(ln.gapPartitions)), Timestamp: now, Key: key, Value: value, Offset: -1,
 		})
 	}
 	return nil
@@ -105,6 +108,7 @@ func (ln *lane) deadline(ctx context.Context) (context.Context, context.CancelFu
 func (ln *lane) applied(data int, took time.Duration) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
+	ln.sentLocked(ln.lane, ln.filler.records[data:])
 	bytes := ln.filler.bytes
 	ln.count.Transactions++
 	ln.count.Records += int64(data)

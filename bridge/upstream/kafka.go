@@ -386,6 +386,9 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 			return classify(err)
 		}
 	}
+	for i := range recs {
+		recs[i].Offset = s.slab[i].Offset
+	}
 	clear(s.slab)
 	clear(s.headers)
 	return nil

@@ -31,12 +31,12 @@ var errStuck = fmt.Errorf("nothing more could be read of the cursor topic in %v:
 // know when it is at the end.
 func (s *kafkaSession) Cursors(
 	ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error,
-) (end int64, err error) {
+) (next int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stuck := time.AfterFunc(cursorsTimeout, func() { cancel(errStuck) })
 	defer stuck.Stop()
-	end = -1
+	end := int64(-1)
 	for tries := 0; ; tries++ {
 		before := from
 		if from, end, err = s.read(ctx, stuck, topic, partition, from, end, fn); err == nil {

@@ -172,6 +172,7 @@ func (ln *lane) chores(ctx context.Context) error {
 	ln.jumpLocked()
 	ln.mu.Unlock()
 	ln.keep(memoryWhenUp)
+	ln.keepHint(memoryWhenUp)
 	if stale {
 		if err := ln.refresh(ctx, ln.session); err != nil {
 			return err
@@ -350,6 +351,8 @@ func (ln *lane) draftLocked(p *part) *draft {
 		if high < pos.pos {
 			p.verdict, p.reason = Judge(&Cursor{Local: p.id, Next: pos.pos}, Facts{Local: p.id, High: high})
 			ln.log.Error("partition is stopped", "topic", p.topic, "partition", p.index, "reason", p.reason)
+			ln.stopLocked(p)
+			p.show()
 			return nil
 		}
 		d.cursor.Next, d.end = pos.pos, math.MaxInt64

@@ -49,6 +49,23 @@ type Link struct {
 	cursorTopic [16]byte
 	read        int64
 	known       bool
+	// guessed says that read is of a hint, and not proven yet; hint is what was kept on the board, until it is used.
+	guessed bool
+	hint    *hint
+	cluster string // the peer's id
+	// seen is an offset of the cursor topic after the last cursor that was committed in this connection, flight what is
+	// under way.
+	seen   int64
+	flight [lanes]flight
+	// stops are partitions that were stopped for what the log was then. stopNews says that they are to be written down.
+	stops    map[cursorID]stop
+	stopNews bool
+	// hinted is when the hint was last written, at how many transactions, and what was written of cursors since, in bytes.
+	hinted struct {
+		at    time.Time
+		count int64
+		bytes int
+	}
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
@@ -81,7 +98,7 @@ func New(cfg Config, env Env) (*Link, error) {
 	l := &Link{
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
-		allowed: max(patienceMax, cfg.TransactionTimeout),
+		allowed: max(patienceMax, cfg.TransactionTimeout), stops: map[cursorID]stop{},
 	}
 	for i := range l.size {
 		l.patience[i] = cfg.TransactionTimeout
@@ -93,6 +110,7 @@ func New(cfg Config, env Env) (*Link, error) {
 	}
 	l.shares = shares{weight: [lanes]float64{Live: cfg.LiveShare, Backfill: 1 - cfg.LiveShare}}
 	l.remember()
+	l.recall()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lookLocked() // so that Needed knows, before Run and before there is a connection
@@ -137,7 +155,7 @@ func (l *Link) Resume() {
 	l.mu.Lock()
 	l.paused = false
 	if l.fenced {
-		l.fenced, l.fences, l.read, l.known = false, 0, -1, false
+		l.fenced, l.fences, l.known = false, 0, false
 	}
 	l.mu.Unlock()
 	l.Kick()
@@ -211,9 +229,11 @@ func (l *Link) Run(ctx context.Context) {
 		err := l.connect(ctx)
 		if ctx.Err() != nil {
 			l.keep(0)
+			l.keepHint(0)
 			return
 		}
 		l.keep(memoryWhenDown)
+		l.keepHint(memoryWhenDown)
 		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) {
 			continue
 		}

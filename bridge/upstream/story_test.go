@@ -163,7 +163,7 @@ func TestAnOlderDiskMayBeAccepted(t *testing.T) {
 		plainly(w.all, w.parts[0], 10, "x")
 		w.board.drained(t)
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil, nil)
 		defer w.board.kill()
 		p := older.Partition("s.a", 0)
 		plainly(nil, p, 4, "counts as delivered")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/upstream"
@@ -29,7 +30,11 @@ type Client struct {
 	// rate is how many bytes a second the link carries, 0 for any number, patience what transactions are given.
 	rate     int
 	patience time.Duration
+	read     atomic.Int64
 }
+
+// CursorsRead is how many records of cursor topics were read.
+func (c *Client) CursorsRead() int64 { return c.read.Load() }
 
 // Thin has the link carry so many bytes of records a second.
 func (c *Client) Thin(rate int) {
@@ -191,6 +196,10 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 		for i := range topics {
 			want := &topics[i]
 			t := s.c.k.topics[want.Name]
+			if t == nil && s.c.k.Plain && len(want.Configs) > 1 {
+				want.Err = errors.New("invalid config")
+				continue
+			}
 			if t == nil {
 				t = s.c.k.create(want.Name, int(want.Partitions), want.Configs["cleanup.policy"] == "compact")
 			}
@@ -204,21 +213,19 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 // Cursors implements upstream.Session.
 func (s *session) Cursors(
 	ctx context.Context, name string, partition int32, from int64, fn func(key, value []byte) error,
-) (end int64, err error) {
-	end = -1
-	for {
+) (next int64, err error) {
+	for end := int64(-1); ; {
 		var list []entry
 		open := false
 		err := s.c.ask(ctx, func() error {
 			all := s.c.k.topics[name].partitions[partition].list
 			if end < 0 {
-				end = 0
-				if n := len(all); n > 0 {
-					end = all[n-1].offset + 1
-				}
+				end = s.c.k.topics[name].partitions[partition].end()
 			}
 			for _, e := range all {
-				open = open || e.offset < end && e.txn != nil && e.txn.open
+				if open = open || e.offset < end && e.txn != nil && e.txn.open; open {
+					break
+				}
 				if e.offset >= from && e.offset < end && !e.marker && (e.txn == nil || e.txn.committed) {
 					list = append(list, e)
 				}
@@ -226,14 +233,16 @@ func (s *session) Cursors(
 			return nil
 		})
 		if err != nil {
-			return 0, err
+			return from, err
+		}
+		for _, e := range list {
+			s.c.read.Add(1)
+			if err := fn(e.Key, e.Value); err != nil {
+				return from, err
+			}
+			from = e.offset + 1
 		}
 		if !open {
-			for _, e := range list {
-				if err := fn(e.Key, e.Value); err != nil {
-					return 0, err
-				}
-			}
 			return end, nil
 		}
 		t := time.NewTimer(time.Second)
@@ -241,7 +250,7 @@ func (s *session) Cursors(
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return 0, ctx.Err()
+			return from, ctx.Err()
 		}
 	}
 }
@@ -265,10 +274,14 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 		if err := s.c.carry(ctx, some); err != nil {
 			return err
 		}
+		out := some
 		some = clone(some)
 		produce := func() error { return s.produce(some) }
 		if err := s.c.do(ctx, produce, produce); err != nil {
 			return err
+		}
+		for i := range some {
+			out[i].Offset = some[i].Offset
 		}
 	}
 	if s.id == "" {
@@ -317,8 +330,11 @@ func (s *session) produce(recs []upstream.Record) error {
 	if h != nil && h.txn == nil {
 		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(s.patience), map[*replica]bool{}
 	}
-	for _, r := range recs {
-		k.append(h, k.topics[r.Topic].partitions[r.Partition], r)
+	for i := range recs {
+		r := &recs[i]
+		p := k.topics[r.Topic].partitions[r.Partition]
+		r.Offset = p.end()
+		k.append(h, p, *r)
 	}
 	return nil
 }

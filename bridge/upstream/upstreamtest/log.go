@@ -108,6 +108,14 @@ type Partition struct {
 	batches []record.Batch
 	start   int64
 	high    int64
+	broken  error // what reads return
+}
+
+// Break has reads fail, with nil no more.
+func (p *Partition) Break(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.broken = err
 }
 
 // Topic, ID, Index and Compacted implement upstream.Partition.
@@ -150,6 +158,9 @@ func (p *Partition) Size() (n int64) {
 func (p *Partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.broken != nil {
+		return dst, p.broken
+	}
 	if offset < p.start || offset > p.high {
 		return dst, fmt.Errorf("%d of %d to %d: %w", offset, p.start, p.high, upstream.ErrOutOfRange)
 	}
