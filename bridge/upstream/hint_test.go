@@ -3,7 +3,6 @@ package upstream_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -232,7 +231,7 @@ func TestALastRecordThatCannotBeReadHoldsItsPartition(t *testing.T) {
 		plainly(w.all, w.parts[0], 5, "x")
 		w.board.drained(t)
 		w.board.kill()
-		w.parts[0].Break(fmt.Errorf("input/output error"))
+		w.parts[0].Break(errors.New("input/output error"), 5) // and what is new could be read
 		plainly(w.all, w.parts[0], 5, "y")
 		plainly(w.all, w.parts[3], 5, "goes on")
 		w.board = w.start()
@@ -241,10 +240,10 @@ func TestALastRecordThatCannotBeReadHoldsItsPartition(t *testing.T) {
 			t.Errorf("the reason is %q", s.Reason)
 		}
 		time.Sleep(10 * time.Second)
-		if n := len(w.kafka.Committed("s.b", 0)); n != 5 {
-			t.Errorf("%d of the other topic arrived", n)
+		if n, held := len(w.kafka.Committed("s.b", 0)), len(w.kafka.Committed("s.a", 0)); n != 5 || held != 5 {
+			t.Errorf("%d of the other topic arrived, and %d of this one", n, held)
 		}
-		w.parts[0].Break(nil)
+		w.parts[0].Break(nil, 0)
 		w.board.drained(t)
 		w.exact()
 	})

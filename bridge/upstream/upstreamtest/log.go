@@ -108,14 +108,15 @@ type Partition struct {
 	batches []record.Batch
 	start   int64
 	high    int64
-	broken  error // what reads return
+	broken  error // what reads below intact return
+	intact  int64
 }
 
-// Break has reads fail, with nil no more.
-func (p *Partition) Break(err error) {
+// Break has reads fail below an offset, with nil no more.
+func (p *Partition) Break(err error, below int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.broken = err
+	p.broken, p.intact = err, below
 }
 
 // Topic, ID, Index and Compacted implement upstream.Partition.
@@ -158,7 +159,7 @@ func (p *Partition) Size() (n int64) {
 func (p *Partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.broken != nil {
+	if p.broken != nil && offset < p.intact {
 		return dst, p.broken
 	}
 	if offset < p.start || offset > p.high {
