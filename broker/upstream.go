@@ -204,6 +204,7 @@ func (l *links) env(k *link) upstream.Env {
 		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.line, Scheduler: k.line, Backoff: k.backoff,
 		Budget: l.b.memory.upstream, Logger: l.log,
 		Memory: linkMemory{l.b, filepath.Join(l.b.dir(), linksDir, k.settings.Name+deliveredFile)},
+		Hint:   linkMemory{l.b, filepath.Join(l.b.dir(), linksDir, k.settings.Name+cursorsFile)},
 	}
 }
 
