@@ -25,6 +25,11 @@ func (c *fsck) links() {
 				c.found(Finding{Path: name, Text: err.Error() + "; the next start holds what was delivered until the link has a connection"})
 			}
 		}
+		if filepath.Ext(name) == cursorsFile {
+			if _, err := readChecked(c.fs, name, deliveredMax); err != nil {
+				c.found(Finding{Path: name, Text: err.Error() + "; the next start reads all cursors over the link, and does not know which partitions were stopped"})
+			}
+		}
 		if filepath.Ext(name) != dayFile {
 			continue
 		}

@@ -21,7 +21,9 @@ const (
 	dayFile = ".day"
 	// deliveredFile ends that of the file in which it keeps how far each partition was delivered.
 	deliveredFile = ".delivered"
-	// deliveredMax bounds what is read of it, in bytes.
+	// cursorsFile ends that of the file in which it keeps the cursors that are upstream.
+	cursorsFile = ".cursors"
+	// deliveredMax bounds what is read of either, in bytes.
 	deliveredMax = 4 << 20
 	// waitMax is how long a link waits for its contract where nobody knows until when. What comes sooner, step tells of.
 	waitMax = 12 * time.Hour
@@ -33,8 +35,8 @@ const (
 	growthOver = 2 * time.Minute
 )
 
-// line is what a link reaches its other end by, and what it may send there when. It implements upstream.Remote and
-// upstream.Scheduler.
+// line is what a link reaches its other end by, and what it may send there when. It implements upstream.Remote,
+// upstream.Patient and upstream.Scheduler.
 type line struct {
 	u        *config.Upstream
 	contract *contract.Contract
@@ -144,6 +146,15 @@ func (k *line) Open(ctx context.Context, transactionalID string) (upstream.Sessi
 		return nil, errors.New(why)
 	}
 	return k.kafka.Open(ctx, transactionalID)
+}
+
+var _ upstream.Patient = (*line)(nil)
+
+// Patience implements upstream.Patient.
+func (k *line) Patience(d time.Duration) {
+	if p, is := k.kafka.(upstream.Patient); is {
+		p.Patience(d)
+	}
 }
 
 // held is why nothing may be sent now, "" where something may.

@@ -17,7 +17,7 @@ import (
 type linkMemory struct {
 	b    *Broker
 	name string // of the file
-	of   string // what the file is about, its first line
+	of   string // what the file is about, its first line; may be empty
 }
 
 // memory is that of a link. What it was told of one place upstream it does not tell of another, of the same name: there nothing

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/upstream"
@@ -17,7 +18,14 @@ type reach struct {
 	u    *config.Upstream
 	dial dialer
 	now  func() time.Time
+	// patience is what the link wants of sessions to come, 0 for what its rate needs: each has a Kafka of its own.
+	patience atomic.Int64
 }
+
+var _ upstream.Patient = (*reach)(nil)
+
+// Patience implements upstream.Patient.
+func (r *reach) Patience(d time.Duration) { r.patience.Store(int64(d)) }
 
 // Open implements upstream.Remote.
 func (r *reach) Open(ctx context.Context, transactionalID string) (upstream.Session, error) {
@@ -29,24 +37,37 @@ func (r *reach) Open(ctx context.Context, transactionalID string) (upstream.Sess
 }
 
 func (r *reach) kafka() (*upstream.Kafka, error) {
-	secure, err := secured(r.u, r.now)
+	c, err := r.config()
 	if err != nil {
 		return nil, err
 	}
+	return upstream.NewKafka(c)
+}
+
+// config is how the cluster is reached now.
+func (r *reach) config() (upstream.KafkaConfig, error) {
+	secure, err := secured(r.u, r.now)
+	if err != nil {
+		return upstream.KafkaConfig{}, err
+	}
+	patience := time.Duration(r.patience.Load())
+	if patience <= 0 {
+		patience = contract.TransactionTimeout(r.u.RateSecond, batchMax)
+	}
 	k := upstream.KafkaConfig{
 		Brokers: r.u.Servers, TLS: secure, Dial: r.dial, Compression: r.u.Compression, Replication: r.u.Replication,
-		TransactionTimeout: contract.TransactionTimeout(r.u.RateSecond, batchMax),
+		TransactionTimeout: patience,
 	}
 	if r.u.SASL() {
 		k.SASL = upstream.SASL{Mechanism: r.u.Mechanism, Username: r.u.Username}
 		if r.u.PasswordFile != "" {
 			if k.SASL.Password, err = secretOf(r.u.PasswordFile); err != nil {
-				return nil, fmt.Errorf("sasl.password.file: %w", err)
+				return k, fmt.Errorf("sasl.password.file: %w", err)
 			}
 		}
 		k.SASL.Token = func(ctx context.Context) (string, error) { return tokenOf(ctx, r.u, r.dial, r.now) }
 	}
-	return upstream.NewKafka(k)
+	return k, nil
 }
 
 // readable says whether others than its owner, and its owner's group, can read a file.

@@ -23,7 +23,10 @@ func (ln *lane) commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ln.set(StateSending, "")
+	ln.mu.Lock()
+	ln.setLocked(StateSending, "")
+	ln.sendingLocked(ln.lane)
+	ln.mu.Unlock()
 	began := time.Now()
 	if err := ln.send(ctx, f.records, data); err != nil {
 		f.forget()
@@ -35,6 +38,7 @@ func (ln *lane) commit(ctx context.Context) error {
 
 // send sends records: the first of them data, the others cursors and gaps.
 func (ln *lane) send(ctx context.Context, records []Record, data int) (err error) {
+	began := time.Now()
 	ctx, cancel := ln.deadline(ctx)
 	defer cancel()
 	if ln.cfg.Delivery == AtLeastOnce { // cursors only of what is there
@@ -45,7 +49,11 @@ func (ln *lane) send(ctx context.Context, records []Record, data int) (err error
 		err = ln.session.Send(ctx, records)
 	}
 	if err != nil {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		late := errors.Is(err, ErrFenced) && time.Since(began) >= ln.patience
+		if late {
+			err = fmt.Errorf("%w: %s", errOverTime, err) // no fence: nobody has taken over
+		}
+		if late || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			ln.tooSlow()
 		}
 		ln.refused(err)
@@ -68,7 +76,7 @@ func (ln *lane) mark(d *draft, now int64) error {
 	}
 	f := &ln.filler
 	f.records = append(f.records, Record{
-		Topic: ln.cfg.CursorTopic, Partition: cursorPartition(ln.cfg.Board), Timestamp: now, Key: key, Value: value,
+		Topic: ln.cfg.CursorTopic, Partition: cursorPartition(ln.cfg.Board), Timestamp: now, Key: key, Value: value, Offset: -1,
 	})
 	for _, h := range d.holes {
 		key, value, err := h.record(&ln.cfg, d.part.topic, d.part.index, now)
@@ -76,7 +84,7 @@ func (ln *lane) mark(d *draft, now int64) error {
 			return err
 		}
 		f.records = append(f.records, Record{
-			Topic: ln.cfg.GapTopic, Partition: record.PartitionForKey(key, int(ln.gapPartitions)), Timestamp: now, Key: key, Value: value,
+			Topic: ln.cfg.GapTopic, Partition: record.PartitionForKey(key, int(ln.gapPartitions)), Timestamp: now, Key: key, Value: value, Offset: -1,
 		})
 	}
 	return nil
@@ -104,6 +112,7 @@ func (ln *lane) deadline(ctx context.Context) (context.Context, context.CancelFu
 func (ln *lane) applied(data int, buried []cursorID, took time.Duration) {
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
+	ln.sentLocked(ln.lane, ln.filler.records[data:])
 	bytes := ln.filler.bytes
 	ln.count.Transactions++
 	ln.count.Records += int64(data)
@@ -160,7 +169,7 @@ func (ln *lane) fitLocked(bytes int, took time.Duration) {
 	}
 	ln.Link.size[ln.lane] = ln.size
 	if took < ln.cfg.TransactionTimeout/2 { // for the next connection: who reads upstream waits as long for a board that is gone
-		ln.Link.patience[ln.lane] = ln.cfg.TransactionTimeout
+		ln.Link.patience[ln.lane] = min(ln.cfg.TransactionTimeout, ln.allowed)
 	}
 }
 
@@ -173,7 +182,7 @@ func (ln *lane) tooSlow() {
 		return
 	}
 	if ln.filler.bytes >= leastTransactionBytes/2 { // a small one was held up by something else
-		ln.Link.patience[ln.lane] = min(2*ln.patience, patienceMax)
+		ln.Link.patience[ln.lane] = min(2*ln.patience, ln.allowed)
 	}
 }
 
@@ -185,6 +194,14 @@ func (ln *lane) refused(err error) {
 	if !errors.As(err, &refused) {
 		if !errors.Is(err, ErrFenced) {
 			ln.count.Unknown++
+		}
+		return
+	}
+	if refused.Whole { // else every partition would cost a connection to learn it
+		for _, p := range ln.table.all {
+			if p.to.name == refused.Topic && p.verdict == Go { // what is stopped stays so
+				ln.holdLocked(p, Refused, refused.Error())
+			}
 		}
 		return
 	}

@@ -48,7 +48,12 @@ func (l *Link) connect(ctx context.Context) error {
 		if p, is := l.env.Remote.(Patient); is {
 			p.Patience(l.patience[lane]) // this goroutine's until the lanes run
 		}
-		if sessions[lane], err = l.env.Remote.Open(ctx, id); err != nil {
+		sessions[lane], err = l.env.Remote.Open(ctx, id)
+		if errors.Is(err, ErrImpatient) && l.patience[lane] > patienceLeast {
+			l.patience[lane] -= l.patience[lane] / 8
+			l.allowed = l.patience[lane]
+		}
+		if err != nil {
 			return fmt.Errorf("take over %s lane: %w", lane, err)
 		}
 		return nil
@@ -115,14 +120,28 @@ func (l *Link) lanes(ctx context.Context, cancel func(), sessions *[lanes]Sessio
 // where a topic does not say otherwise; before 3.6 it does not know the setting, and takes any.
 var anyStamp = map[string]string{"message.timestamp.after.max.ms": "9223372036854775807"}
 
+// cursorConfigs are what the cursor topic is made with. A segment that is written to is not compacted, and Kafka's own
+// settings leave it open for a week or a GiB: a board would read all that. These are the least a broker takes, or ten minutes.
+var cursorConfigs = map[string]string{
+	"cleanup.policy": "compact", "segment.bytes": "1048576", "segment.ms": "600000", "max.compaction.lag.ms": "600000",
+	"min.cleanable.dirty.ratio": "0.1",
+}
+
 // prepare makes sure of the link's own topics, and of the targets.
 func (l *Link) prepare(ctx context.Context, s Session) error {
 	own := []Topic{
-		{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: map[string]string{"cleanup.policy": "compact"}, Optional: anyStamp},
+		{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: cursorConfigs, Optional: anyStamp},
 		{Name: l.cfg.GapTopic, Partitions: 1, Optional: anyStamp},
 	}
 	if err := s.Ensure(ctx, own); err != nil {
 		return fmt.Errorf("topics of the link: %w", err)
+	}
+	if own[0].Err != nil && own[0].Have == 0 { // some clusters let nobody say how segments are
+		plain := []Topic{{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: map[string]string{"cleanup.policy": "compact"}, Optional: anyStamp}}
+		if err := s.Ensure(ctx, plain); err != nil {
+			return fmt.Errorf("topics of the link: %w", err)
+		}
+		own[0] = plain[0]
 	}
 	cursors := own[0]
 	switch {
@@ -135,11 +154,18 @@ func (l *Link) prepare(ctx context.Context, s Session) error {
 	case !cursors.Compacted:
 		return fmt.Errorf("%w: %s is not compacted, and would forget", errUnfit, cursors.Name)
 	}
+	if err := l.takeHint(s.Cluster(), cursors.ID); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.read >= 0 && l.cursorTopic != cursors.ID {
-		return fmt.Errorf("%w: %s was made anew: what was delivered is not known any more", errUnfit, cursors.Name)
+		if l.known {
+			return fmt.Errorf("%w: %s was made anew: what was delivered is not known any more", errUnfit, cursors.Name)
+		}
+		l.forgetLocked() // nothing rests on what was read of the other one
 	}
+	l.cluster = s.Cluster()
 	l.cursorTopic, l.gapPartitions = cursors.ID, max(own[1].Have, 1)
 	return nil
 }
@@ -180,28 +206,42 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 	l.mu.Lock()
 	from, known := l.read, l.known
 	l.mu.Unlock()
-	names := l.env.Log.Names()
-	slices.Sort(names)
-	end, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
+	there := l.there()
+	next, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
 		k, err := ParseCursorKey(key)
 		if err != nil || k.Board != l.cfg.Board || k.Link != l.cfg.Name {
 			return nil // another board's, or nobody's
 		}
 		for lane := range lanes {
 			if k.Lane == lane.String() {
-				_, there := slices.BinarySearch(names, k.Topic)
-				return l.take(lane, &k, value, known, there)
+				return l.take(lane, &k, value, known, there(k.Topic))
 			}
 		}
 		return nil
 	})
+	l.mu.Lock()
+	if l.guessed && next < from { // it has lost its end: then what is remembered of it is no better than what it has
+		l.log.Error("the cursor topic ends before what is remembered of it: all of it is read", "end", next, "remembered", from)
+		l.forgetLocked()
+		l.mu.Unlock()
+		return l.readCursors(ctx, s)
+	}
+	l.read = max(next, l.read) // kept with an error, too: what was taken may be taken again, and a thin link reads once
+	l.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("read cursors: %w", err)
 	}
-	l.mu.Lock()
-	l.read = end
-	l.mu.Unlock()
 	return nil
+}
+
+// there tells whether the board has a topic, as it is now. The lock need not be held.
+func (l *Link) there() func(topic string) bool {
+	names := l.env.Log.Names()
+	slices.Sort(names)
+	return func(topic string) bool {
+		_, is := slices.BinarySearch(names, topic)
+		return is
+	}
 }
 
 // take takes one cursor over. known says that nobody but this life may have written it, there that the topic is there.
@@ -225,15 +265,12 @@ func (l *Link) take(lane Lane, k *CursorKey, value []byte, known, there bool) er
 	if known && c.By != l.by {
 		return fmt.Errorf("%w: %s-%d", errForeign, k.Topic, k.Partition)
 	}
-	if !l.cfg.chosen(k.Topic) { // when it is, the link is another one, and reads again
-		return nil
-	}
 	switch n := len(l.table.cursors); {
 	case l.table.cursors[id] != nil:
 	case !there && n >= int(lanes)*len(l.table.all)+2*l.cfg.deadMost():
-		return nil // a later life sees it, when those that are here have got tombstones
+		return nil // it is forgotten already: those that are here get tombstones first
 	case n >= 4*l.cfg.Partitions+2*l.cfg.deadMost():
-		return fmt.Errorf("%w: it has more than %d cursors of this link's topics", errUnfit, 4*l.cfg.Partitions)
+		return fmt.Errorf("%w: it has more than %d cursors of this link", errUnfit, 4*l.cfg.Partitions)
 	}
 	p := l.table.at(lane, k.Topic, k.Partition)
 	p.has, p.cursor, p.pos = true, c, c.Next
@@ -257,7 +294,8 @@ func (l *Link) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.count.Connects++
-	l.known, l.table.hints = true, nil
+	l.known, l.guessed, l.table.hints = true, false, nil
+	l.seen, l.flight = l.read, [lanes]flight{}
 	l.lookedAt = time.Time{}
 	for _, p := range l.table.all {
 		p.jump = false
@@ -286,6 +324,7 @@ func (l *Link) refresh(ctx context.Context, s Session) error {
 		return err
 	}
 	l.judge()
+	l.keepHint(memoryWhenUp) // with what was stopped
 	return nil
 }
 
@@ -324,10 +363,12 @@ func (l *Link) judgePart(p *part, scratch []byte) []byte {
 	live, back := *p.lane[Live], *p.lane[Backfill]
 	_, _, rest := p.rest()
 	held := p.verdict == Refused || p.verdict == Unreadable
+	was, stopped := l.stops[cursorID{Live, p.topic, p.index}]
 	l.mu.Unlock()
 	if log == nil {
 		return scratch
 	}
+	var failed error
 	facts.Start, facts.High = log.Start(), log.High()
 	v, reason := Go, ""
 	for i, pos := range []*position{&live, &back} {
@@ -335,7 +376,11 @@ func (l *Link) judgePart(p *part, scratch []byte) []byte {
 			continue
 		}
 		if pos.checked.Last != pos.cursor.Last || pos.checked.CRC != pos.cursor.CRC || pos.checked.Local != facts.Local {
-			facts.Found, facts.CRC, scratch = lookUp(log, pos.cursor.Last, scratch)
+			facts.Found, facts.CRC, scratch, failed = lookUp(log, pos.cursor.Last, scratch)
+			if failed != nil {
+				break
+			}
+			stopped = stopped && !(Lane(i) == Live && facts.Found)
 		} else {
 			facts.Found = false
 		}
@@ -343,6 +388,16 @@ func (l *Link) judgePart(p *part, scratch []byte) []byte {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	switch {
+	case errors.Is(failed, ErrGone): // the table is told, too
+		return scratch
+	case failed != nil: // it may be another disk's: nothing goes before that is known
+		l.holdLocked(p, Unreadable, failed.Error())
+		p.show()
+		return scratch
+	case v == Go && stopped && was.of(&live.cursor):
+		v, reason = was.verdict, was.reason // what would have told is gone since, and nobody has decided
+	}
 	if v == Go {
 		p.lane[Live].checked, p.lane[Backfill].checked = live.cursor, back.cursor
 		if held {
@@ -353,35 +408,58 @@ func (l *Link) judgePart(p *part, scratch []byte) []byte {
 		l.log.Error("partition is stopped", "topic", p.topic, "partition", p.index, "reason", reason)
 	}
 	p.verdict, p.reason = v, reason
+	l.stopLocked(p)
 	p.show()
 	return scratch
 }
 
-// lookUp is the sum of the record at an offset, where there is one.
-func lookUp(log Partition, offset int64, scratch []byte) (found bool, crc uint32, _ []byte) {
+// stopLocked remembers that a partition was stopped for what its log is, or forgets that it was.
+func (l *Link) stopLocked(p *part) {
+	id := cursorID{Live, p.topic, p.index}
+	was, is := l.stops[id]
+	cursor := &p.lane[Live].cursor
+	switch {
+	case p.verdict == LocalShort || p.verdict == LocalOther:
+		if !is || !was.of(cursor) {
+			l.stops[id], l.stopNews = stop{*cursor, p.verdict, p.reason}, true
+		}
+	case is && p.verdict == Go:
+		delete(l.stops, id)
+		l.stopNews = true
+	}
+}
+
+// lookUp is the sum of the record at an offset, where there is one. A log that cannot be read there says nothing about it.
+func lookUp(log Partition, offset int64, scratch []byte) (found bool, crc uint32, _ []byte, err error) {
 	if offset < log.Start() || offset >= log.High() {
-		return false, 0, scratch
+		return false, 0, scratch, nil
 	}
 	raw, err := log.ReadBatches(scratch[:0], offset, 1)
 	if err != nil {
-		return false, 0, scratch
+		if errors.Is(err, ErrOutOfRange) && offset < log.Start() {
+			err = nil // retention was quicker
+		}
+		return false, 0, scratch, err
 	}
 	for rest := raw; len(rest) > 0; {
 		var b record.Batch
 		if b, rest, err = record.Next(rest); err != nil {
-			break
+			return false, 0, raw, err
 		}
 		if offset < b.BaseOffset() || offset > b.LastOffset() || b.Control() {
 			continue
 		}
 		for r, err := range b.Records(record.DefaultMaxBytes) {
-			if err != nil || r.Offset > offset {
+			if err != nil {
+				return false, 0, raw, err
+			}
+			if r.Offset > offset {
 				break
 			}
 			if r.Offset == offset {
-				return true, sum(&r), raw
+				return true, sum(&r), raw, nil
 			}
 		}
 	}
-	return false, 0, raw
+	return false, 0, raw, nil
 }

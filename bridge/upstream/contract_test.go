@@ -44,7 +44,7 @@ func TestABoardRemembersWhatWasDelivered(t *testing.T) {
 		written := m.writes
 		w.board.kill()
 
-		w.board = start(t, w.kafka, w.log, w.cfg, func(r upstream.Remote) upstream.Remote { return unreachable{r} }, nil, m)
+		w.board = start(t, w.kafka, w.log, w.cfg, func(r upstream.Remote) upstream.Remote { return unreachable{r} }, nil, m, nil)
 		time.Sleep(10 * time.Minute)
 		if from, _, needed := w.board.link.Needed("s.a", p.ID(), 0); from != 1000 || !needed {
 			t.Errorf("from %d on is needed, %v", from, needed)

@@ -60,7 +60,7 @@ func TestACloneIsFencedAndSaysSo(t *testing.T) {
 		w.board.drained(t)
 
 		image := w.log.Image()
-		clone := start(t, w.kafka, image, w.cfg, nil, nil, nil)
+		clone := start(t, w.kafka, image, w.cfg, nil, nil, nil, nil)
 		defer clone.kill()
 		clone.until(t, upstream.StateIdle)
 		theirs := history{}
@@ -122,7 +122,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		w.board.drained(t)
 		w.board.kill()
 
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil, nil)
 		s := stopped(t, w.board, "s.a", 0, upstream.LocalShort)
 		if s.Next != 20 || !strings.Contains(s.Reason, "ends at offset 10, before 20") {
 			t.Errorf("it says %+v", s)
@@ -130,7 +130,7 @@ func TestAnOlderDiskStopsItsPartition(t *testing.T) {
 		// Other records at the same offsets are not skipped in silence, either.
 		plainly(nil, older.Partition("s.a", 0), 15, "another life")
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil, nil)
 		stopped(t, w.board, "s.a", 0, upstream.LocalOther)
 		plainly(w.all, older.Partition("s.a", 1), 5, "goes on") // the others do
 		defer func() { w.board.kill() }()

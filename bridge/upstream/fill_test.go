@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"millrace/bridge/upstream"
+	"millrace/bridge/upstream/upstreamtest"
 	"millrace/broker/record"
 )
 
@@ -282,13 +284,14 @@ func (s thinSession) Send(ctx context.Context, recs []upstream.Record) error {
 	return s.Session.Send(ctx, recs)
 }
 
-// A record that takes longer than a transaction may goes all the same, and holds nobody up for ever.
+// A record that takes longer than a transaction may goes all the same, and holds nobody up for ever: the peer waits longer,
+// too. One that allows no long ones is asked for what it allows.
 func TestALargeRecordOverAVeryThinLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, upstream.Config{})
 		w.cfg.TransactionTimeout = time.Minute
-		thin := &thin{rate: 1 << 10}
-		w.wrap = func(r upstream.Remote) upstream.Remote { thin.Remote = r; return thin }
+		w.kafka.Longest = 7 * time.Minute
+		w.wrap = func(r upstream.Remote) upstream.Remote { r.(*upstreamtest.Client).Thin(1 << 10); return r }
 		plainly(w.all, w.parts[0], 3, "before")
 		plainly(w.all, w.parts[0], 1, strings.Repeat("x", 200<<10))
 		plainly(w.all, w.parts[0], 3, "behind")
@@ -301,4 +304,52 @@ func TestALargeRecordOverAVeryThinLink(t *testing.T) {
 			t.Errorf("it was no large record: %+v", s)
 		}
 	})
+}
+
+// What the peer has ended for its time is no fence: nobody has taken over, and no person has to come.
+func TestATransactionThatIsOverTimeIsNoFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, upstream.Config{})
+		slow := &slow{}
+		w.wrap = func(r upstream.Remote) upstream.Remote { slow.Remote = r; return slow }
+		plainly(w.all, w.parts[0], 10, "x")
+		w.board = w.start()
+		defer w.board.kill()
+		time.Sleep(3 * time.Hour)
+		if s := w.board.link.Status(); s.State == upstream.StateFenced || slow.tries.Load() < 10 {
+			t.Errorf("after %d tries the link is %s: %s", slow.tries.Load(), s.State, s.Reason)
+		}
+		slow.over.Store(true)
+		w.board.drained(t)
+		w.exact()
+	})
+}
+
+// slow is a board that stands still in the middle of each transaction: its own timers, too.
+type slow struct {
+	upstream.Remote
+	tries atomic.Int64
+	over  atomic.Bool
+}
+
+func (r *slow) Open(ctx context.Context, id string) (upstream.Session, error) {
+	s, err := r.Remote.Open(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return slowSession{s, r}, nil
+}
+
+type slowSession struct {
+	upstream.Session
+	r *slow
+}
+
+func (s slowSession) Send(ctx context.Context, recs []upstream.Record) error {
+	if s.r.over.Load() {
+		return s.Session.Send(ctx, recs)
+	}
+	s.r.tries.Add(1)
+	time.Sleep(11 * time.Minute)
+	return fmt.Errorf("invalid producer epoch: %w", upstream.ErrFenced)
 }

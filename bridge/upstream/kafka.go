@@ -37,7 +37,8 @@ type KafkaConfig struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// TransactionTimeout is that of the link, 60 s by default.
 	TransactionTimeout time.Duration
-	// BatchBytes is the most a batch holds before compression, 1,000,012 by default: a record that is larger is refused.
+	// BatchBytes is the most a batch of several records holds before compression, 1,000,012 by default. A record that is
+	// larger goes alone: what it may be is the peer's to say.
 	BatchBytes int
 	// Compression is Kafka's compression.type, "zstd" by default.
 	Compression string
@@ -61,10 +62,14 @@ type SASL struct {
 
 const (
 	defaultBatchBytes = 1_000_012
-	// openTimeout is how long taking over may take, in all.
-	openTimeout = time.Minute
-	// adminTimeout is how long looking at topics and making them may take.
+	// recordMost is the largest record that is sent, in bytes, with what is around it.
+	recordMost = record.DefaultMaxBytes + 1<<20
+	// openTimeout is how long taking over may take, in all, and adminTimeout looking at topics and making them; both are
+	// longer where transactions are.
+	openTimeout  = time.Minute
 	adminTimeout = time.Minute
+	// requestLeast and requestMost are how long a request may take at least and at most: else as long as a transaction.
+	requestLeast, requestMost = 10 * time.Second, 15 * time.Minute
 	// idleTimeout keeps connections: on a thin link a new one costs more than it. Brokers close them after 10 minutes.
 	idleTimeout = 9 * time.Minute
 	// metadataAge is how often who leads what is asked without need.
@@ -111,7 +116,7 @@ func NewKafka(cfg KafkaConfig) (*Kafka, error) {
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.ZstdCompression()),
 		kgo.WithCompressor(compressor{codec}),
-		kgo.ProducerBatchMaxBytes(int32(cfg.BatchBytes)),
+		kgo.ProducerBatchMaxBytes(recordMost), // Send divides
 		kgo.MaxBufferedRecords(recordsMax + 3*draftsMax + 1),
 		kgo.ManualFlushing(),
 		kgo.UnknownTopicRetries(unknownRetries),
@@ -213,18 +218,28 @@ func (k *Kafka) client(opts ...kgo.Opt) (*kgo.Client, *lines, error) {
 	return cl, lines, err
 }
 
+// timeouts is how long requests of a session may take. The client's own 10 s begin when the kernel has a request, which a thin
+// link carries in minutes. A dead link shows by the context of who waits.
+func (k *Kafka) timeouts() []kgo.Opt {
+	return []kgo.Opt{kgo.RequestTimeoutOverhead(min(max(time.Duration(k.patience.Load()), requestLeast), requestMost))}
+}
+
 // Open implements Remote.
 func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, error) {
-	var opts []kgo.Opt
+	patience := time.Duration(k.patience.Load())
+	opts := k.timeouts()
 	if transactionalID != "" {
-		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(time.Duration(k.patience.Load())))
+		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(patience))
 	}
 	cl, lines, err := k.client(opts...)
 	if err != nil {
 		return nil, err
 	}
-	s := &kafkaSession{cl: cl, lines: lines, transactional: transactionalID != "", replication: k.cfg.Replication}
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	s := &kafkaSession{
+		cl: cl, lines: lines, transactional: transactionalID != "", replication: k.cfg.Replication, patience: patience,
+		batchBytes: k.cfg.BatchBytes, portion: fetchLeast,
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(openTimeout, patience))
 	defer cancel()
 	if err := s.takeOver(ctx); err != nil {
 		s.Close()
@@ -240,6 +255,9 @@ type kafkaSession struct {
 	transactional bool
 	replication   int16 // of topics that are made
 	cluster       string
+	patience      time.Duration
+	batchBytes    int // the most a batch of several records holds
+	portion       int // of the cursor topic that is asked for at once, in bytes
 
 	slab    []kgo.Record
 	headers []kgo.RecordHeader
@@ -272,6 +290,8 @@ func (s *kafkaSession) takeOver(ctx context.Context) error {
 	switch {
 	case errors.Is(err, kerr.UnsupportedVersion), err == nil && id < 0 && s.transactional:
 		return fmt.Errorf("%w: it gives no producer ids", ErrNoTransactions)
+	case errors.Is(err, kerr.InvalidTransactionTimeout):
+		return fmt.Errorf("%w: %w", ErrImpatient, err)
 	}
 	return classify(err)
 }
@@ -317,13 +337,16 @@ func refusal(err error, topic string, partition int32) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return &RefusedError{topic, partition, fmt.Errorf("%w: %w", ErrTooLarge, err)}
+		return &RefusedError{Topic: topic, Partition: partition, Err: fmt.Errorf("%w: %w", ErrTooLarge, err)}
 	case errors.Is(err, kerr.InvalidTimestamp):
-		return &RefusedError{topic, partition, fmt.Errorf("%w: the topic's message.timestamp.after.max.ms or before.max.ms is less than the board's", err)}
+		err = fmt.Errorf("%w: the topic's message.timestamp.after.max.ms or before.max.ms is less than the board's", err)
+		return &RefusedError{Topic: topic, Partition: partition, Err: err}
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.CorruptMessage),
-		errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.PolicyViolation), errors.Is(err, kerr.InvalidTopicException),
+		errors.Is(err, kerr.PolicyViolation):
+		return &RefusedError{Topic: topic, Partition: partition, Err: err}
+	case errors.Is(err, kerr.TopicAuthorizationFailed), errors.Is(err, kerr.InvalidTopicException),
 		errors.Is(err, kerr.UnsupportedCompressionType), errors.Is(err, kerr.UnsupportedForMessageFormat):
-		return &RefusedError{topic, partition, err}
+		return &RefusedError{Topic: topic, Partition: partition, Whole: true, Err: err}
 	}
 	return classify(fmt.Errorf("%s-%d: %w", topic, partition, err))
 }
@@ -348,23 +371,68 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 	}
 	s.outcome.err = nil
 	s.fill(recs)
-	for i := range s.slab {
-		s.cl.Produce(ctx, &s.slab[i], s.outcome.promise)
-	}
-	if err := s.cl.Flush(ctx); err != nil {
-		return err
-	}
-	if err := s.outcome.result(); err != nil {
-		return err
+	for first := 0; first < len(s.slab); {
+		end := first + batch(recs[first:], s.batchBytes)
+		for i := first; i < end; i++ {
+			s.cl.Produce(ctx, &s.slab[i], s.outcome.promise)
+		}
+		if err := s.cl.Flush(ctx); err != nil {
+			return err
+		}
+		if err := s.outcome.result(); err != nil {
+			return err
+		}
+		first = end
 	}
 	if s.transactional {
 		if err := s.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
 			return classify(err)
 		}
 	}
+	for i := range recs {
+		recs[i].Offset = s.slab[i].Offset
+	}
 	clear(s.slab)
 	clear(s.headers)
 	return nil
+}
+
+// batch is how many of the records can be sent together: the client makes one batch for each partition, of most bytes unless
+// it is of one record.
+func batch(recs []Record, most int) int {
+	type place struct {
+		topic     string
+		partition int32
+	}
+	total := 0
+	for i := range recs {
+		total += framed(&recs[i])
+	}
+	if total+batchHead <= most {
+		return len(recs)
+	}
+	sizes := map[place]int{}
+	for i := range recs {
+		at := place{recs[i].Topic, recs[i].Partition}
+		size := framed(&recs[i])
+		if n, some := sizes[at]; some && n+size+batchHead > most {
+			return i
+		}
+		sizes[at] += size
+	}
+	return len(recs)
+}
+
+// batchHead is what a batch takes besides its records, in bytes.
+const batchHead = 61
+
+// framed is the most a record takes in a batch.
+func framed(r *Record) int {
+	n := len(r.Key) + len(r.Value) + 36
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value) + 10
+	}
+	return n
 }
 
 // fill makes the client's records of ours, in memory that is used again. Nobody holds it: the last Send was acknowledged.

@@ -13,41 +13,55 @@ import (
 )
 
 const (
-	// cursorsTimeout is how long reading cursors may take, with waiting for transactions of others that are open there.
+	// cursorsTimeout is how long reading cursors may get nowhere: transactions of others that are open there are waited for.
 	cursorsTimeout = 5 * time.Minute
-	// fetchBytes is how much of the cursor topic is asked for at once, fetchWaitMS how long the peer may wait to have some.
-	fetchBytes  = 512 << 10
-	fetchWaitMS = 1000
+	// fetchLeast and fetchMost are how much of the cursor topic is asked for at once, in bytes: more when it comes within
+	// fetchBrisk, less when it takes fetchSlow. fetchWaitMS is how long the peer may wait to have some.
+	fetchLeast, fetchMost = 16 << 10, 512 << 10
+	fetchBrisk, fetchSlow = 3 * time.Second, 10 * time.Second
+	fetchWaitMS           = 1000
 	// cursorBatchMax is the most a batch of cursors may take decompressed, in bytes.
 	cursorBatchMax = 64 << 20
 )
+
+// errStuck is why reading cursors was given up.
+var errStuck = fmt.Errorf("nothing more could be read of the cursor topic in %v: some transaction is open there, or the link is dead", cursorsTimeout)
 
 // Cursors implements Session. It fetches by hand: a consumer is not told of offsets that have no record, so it could not
 // know when it is at the end.
 func (s *kafkaSession) Cursors(
 	ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error,
-) (end int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, cursorsTimeout)
-	defer cancel()
-	end = -1
+) (next int64, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stuck := time.AfterFunc(cursorsTimeout, func() { cancel(errStuck) })
+	defer stuck.Stop()
+	end := int64(-1)
 	for tries := 0; ; tries++ {
-		if from, end, err = s.read(ctx, topic, partition, from, end, fn); err == nil {
+		before := from
+		if from, end, err = s.read(ctx, stuck, topic, partition, from, end, fn); err == nil {
 			return end, nil
 		}
+		if cause := context.Cause(ctx); cause != nil {
+			return from, cause
+		}
+		if from > before {
+			tries = 0
+		}
 		if !kerr.IsRetriable(err) || tries == seenTries {
-			return 0, err
+			return from, err
 		}
 		select { // it has a new leader, or was just made
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return from, context.Cause(ctx)
 		case <-time.After(seenWait):
 		}
 	}
 }
 
-// read reads on to end, which is looked up where it is negative. It says how far it came.
+// read reads on to end, which is looked up where it is negative. It says how far it came, and puts stuck off with each step.
 func (s *kafkaSession) read(
-	ctx context.Context, topic string, partition int32, from, end int64, fn func(key, value []byte) error,
+	ctx context.Context, stuck *time.Timer, topic string, partition int32, from, end int64, fn func(key, value []byte) error,
 ) (int64, int64, error) {
 	leader, id, err := s.leader(ctx, topic, partition)
 	if err != nil {
@@ -59,6 +73,7 @@ func (s *kafkaSession) read(
 		}
 	}
 	for from < end {
+		began := time.Now()
 		p, err := s.fetch(ctx, leader, topic, id, partition, from)
 		if errors.Is(err, kerr.OffsetOutOfRange) { // its beginning was deleted
 			first, err := s.offset(ctx, leader, topic, partition, -2)
@@ -74,11 +89,27 @@ func (s *kafkaSession) read(
 		if err != nil {
 			return from, end, err
 		}
+		s.portion = fit(s.portion, len(p.RecordBatches), time.Since(began))
+		before := from
 		if from, err = committed(p, from, end, fn); err != nil {
 			return from, end, err
 		}
+		if from > before && stuck.Stop() {
+			stuck.Reset(cursorsTimeout)
+		}
 	}
 	return from, end, nil
+}
+
+// fit is how much to ask for when so many bytes came of so many, in that time. A batch that is larger comes whole.
+func fit(asked, came int, took time.Duration) int {
+	switch {
+	case took > fetchSlow:
+		return max(asked/2, fetchLeast)
+	case took < fetchBrisk && came > asked/2:
+		return min(2*asked, fetchMost)
+	}
+	return asked
 }
 
 // leader is who leads a partition, and the topic's id.
@@ -130,11 +161,11 @@ func (s *kafkaSession) fetch(
 	ctx context.Context, leader int, topic string, id [16]byte, partition int32, from int64,
 ) (*kmsg.FetchResponseTopicPartition, error) {
 	req := kmsg.NewPtrFetchRequest()
-	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = -1, fetchWaitMS, 1, fetchBytes, 1
+	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = -1, fetchWaitMS, 1, int32(s.portion), 1
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, id
 	p := kmsg.NewFetchRequestTopicPartition()
-	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, from, fetchBytes
+	p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, from, int32(s.portion)
 	t.Partitions = append(t.Partitions, p)
 	req.Topics = append(req.Topics, t)
 	raw, err := s.cl.Broker(leader).RetriableRequest(ctx, req)

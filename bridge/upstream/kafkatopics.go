@@ -21,7 +21,7 @@ const (
 
 // Ensure implements Session.
 func (s *kafkaSession) Ensure(ctx context.Context, topics []Topic) error {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(adminTimeout, s.patience))
 	defer cancel()
 	if err := s.look(ctx, topics); err != nil {
 		return err

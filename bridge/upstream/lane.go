@@ -15,6 +15,8 @@ const (
 	brisk             = time.Second
 	// patienceMax is how long a transaction may take at most. Brokers allow 15 minutes, unless they are told otherwise.
 	patienceMax = 10 * time.Minute
+	// patienceLeast is what is not gone below where the peer allows no longer ones.
+	patienceLeast = 5 * time.Second
 	// grace is how long a transaction that is under way may take when the link is to end.
 	grace = 2 * time.Second
 	// jumpEvery is how often the live lane looks whether it is too far behind.
@@ -160,6 +162,7 @@ func (ln *lane) chores(ctx context.Context) error {
 	ln.jumpLocked()
 	ln.mu.Unlock()
 	ln.keep(memoryWhenUp)
+	ln.keepHint(memoryWhenUp)
 	if stale {
 		if err := ln.refresh(ctx, ln.session); err != nil {
 			return err
@@ -338,6 +341,8 @@ func (ln *lane) draftLocked(p *part) *draft {
 		if high < pos.pos {
 			p.verdict, p.reason = Judge(&Cursor{Local: p.id, Next: pos.pos}, Facts{Local: p.id, High: high})
 			ln.log.Error("partition is stopped", "topic", p.topic, "partition", p.index, "reason", p.reason)
+			ln.stopLocked(p)
+			p.show()
 			return nil
 		}
 		d.cursor.Next, d.end = pos.pos, math.MaxInt64

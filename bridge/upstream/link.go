@@ -38,6 +38,8 @@ type Link struct {
 	// over connections: they are of the link.
 	size     [lanes]int
 	patience [lanes]time.Duration
+	// allowed is the most patience the peer has.
+	allowed time.Duration
 
 	paused, fenced bool
 	// fences counts in a row how often another process took over without a commit of ours in between.
@@ -47,6 +49,23 @@ type Link struct {
 	cursorTopic [16]byte
 	read        int64
 	known       bool
+	// guessed says that read is of a hint, and not proven yet; hint is what was kept on the board, until it is used.
+	guessed bool
+	hint    *hint
+	cluster string // the peer's id
+	// seen is an offset of the cursor topic after the last cursor that was committed in this connection, flight what is
+	// under way.
+	seen   int64
+	flight [lanes]flight
+	// stops are partitions that were stopped for what the log was then. stopNews says that they are to be written down.
+	stops    map[cursorID]stop
+	stopNews bool
+	// hinted is when the hint was last written, at how many transactions, and what was written of cursors since, in bytes.
+	hinted struct {
+		at    time.Time
+		count int64
+		bytes int
+	}
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
@@ -79,6 +98,7 @@ func New(cfg Config, env Env) (*Link, error) {
 	l := &Link{
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
+		allowed: max(patienceMax, cfg.TransactionTimeout), stops: map[cursorID]stop{},
 	}
 	for i := range l.size {
 		l.patience[i] = cfg.TransactionTimeout
@@ -90,6 +110,7 @@ func New(cfg Config, env Env) (*Link, error) {
 	}
 	l.shares = shares{weight: [lanes]float64{Live: cfg.LiveShare, Backfill: 1 - cfg.LiveShare}}
 	l.remember()
+	l.recall()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lookLocked() // so that Needed knows, before Run and before there is a connection
@@ -134,7 +155,7 @@ func (l *Link) Resume() {
 	l.mu.Lock()
 	l.paused = false
 	if l.fenced {
-		l.fenced, l.fences, l.read, l.known = false, 0, -1, false
+		l.fenced, l.fences, l.known = false, 0, false
 	}
 	l.mu.Unlock()
 	l.Kick()
@@ -167,6 +188,8 @@ var (
 	errQuiet = errors.New("nothing may be sent for a while")
 	// errEnded is what decisions get that nobody will carry out.
 	errEnded = errors.New("the link has ended")
+	// errOverTime is why a transaction is over that took longer than the peer waits: it has ended it, and that looks like a fence.
+	errOverTime = errors.New("the transaction took longer than the peer waits")
 	// errForeign says that another process wrote a cursor in this life.
 	errForeign = errors.New("another process with this board's identity has sent in the meantime")
 )
@@ -206,9 +229,11 @@ func (l *Link) Run(ctx context.Context) {
 		err := l.connect(ctx)
 		if ctx.Err() != nil {
 			l.keep(0)
+			l.keepHint(0)
 			return
 		}
 		l.keep(memoryWhenDown)
+		l.keepHint(memoryWhenDown)
 		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) {
 			continue
 		}

@@ -19,7 +19,8 @@ type Remote interface {
 
 // Patient is a Remote whose transactions can be given longer: what has to go over a thin link may not fit in the time.
 type Patient interface {
-	// Patience is how long the peer waits for the end of a transaction, of sessions opened from now on.
+	// Patience is how long the peer waits for the end of a transaction, of sessions opened from now on. Open returns
+	// ErrImpatient where the peer does not wait so long.
 	Patience(d time.Duration)
 }
 
@@ -31,12 +32,13 @@ type Session interface {
 	// Ensure creates topics that are missing, adds partitions where there are too few, and fills in what there is.
 	Ensure(ctx context.Context, topics []Topic) error
 	// Cursors calls fn with every record of a partition from an offset on, in order, that is committed, up to the end the
-	// partition has at the call. end is that offset. It waits for transactions that are open there.
+	// partition has at the call. It waits for transactions that are open there. next is where to go on: the end, or with an
+	// error how far it came; records from there on may have been told, too.
 	// Key and value are good until fn returns.
-	Cursors(ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error) (end int64, err error)
+	Cursors(ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error) (next int64, err error)
 	// Send writes records in one transaction, if the session has them, and commits it: in order within each partition.
 	// Nil says that all are there for good. ErrFenced and *RefusedError say that none is; with any other error nobody knows.
-	// recs and what they point to are the session's until Send returns; after an error nothing of it may be written to again.
+	// It fills in the offsets, where it learns them. recs and what they point to are the session's until Send returns; after an error nothing of it may be written to again.
 	Send(ctx context.Context, recs []Record) error
 	// Close ends the session at once.
 	Close()
@@ -49,6 +51,8 @@ type Record struct {
 	Timestamp  int64 // ms
 	Key, Value []byte
 	Headers    []record.Header
+	// Offset is where it is upstream, -1 while that is not known.
+	Offset int64
 }
 
 // Topic is a topic upstream.
@@ -73,6 +77,8 @@ var (
 	ErrFenced = errors.New("another process has taken over the transactional id")
 	// ErrNoTransactions is returned by Open for a peer that cannot do them.
 	ErrNoTransactions = errors.New("the peer has no transactions")
+	// ErrImpatient is returned by Open for a peer that allows no transactions as long as Patience says.
+	ErrImpatient = errors.New("the peer allows no transactions that take so long")
 	// ErrTooLarge is in a RefusedError about a batch that is larger than the peer takes.
 	ErrTooLarge = errors.New("larger than the peer takes")
 )
@@ -81,10 +87,15 @@ var (
 type RefusedError struct {
 	Topic     string
 	Partition int32
-	Err       error
+	// Whole says that it is the topic that is refused: every partition of it would be.
+	Whole bool
+	Err   error
 }
 
 func (e *RefusedError) Error() string {
+	if e.Whole {
+		return fmt.Sprintf("refused by the peer: %s: %v", e.Topic, e.Err)
+	}
 	return fmt.Sprintf("refused by the peer: %s-%d: %v", e.Topic, e.Partition, e.Err)
 }
 

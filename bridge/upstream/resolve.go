@@ -107,6 +107,7 @@ func (ln *lane) decide(ctx context.Context) error {
 		if err == nil {
 			w.part.verdict, w.part.reason, w.part.most = Go, "", 0
 			w.part.lane[Backfill].pos = 0
+			w.part.show()
 			ln.log.Info("partition is decided about", "topic", w.part.topic, "partition", w.part.index, "next", d.cursor.Next)
 		}
 		ln.releaseLocked(w.part)

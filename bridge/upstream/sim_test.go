@@ -43,7 +43,7 @@ type board struct {
 // With a wrap the link sees the Kafka through it.
 func start(
 	t *testing.T, k *upstreamtest.Kafka, log *upstreamtest.Log, cfg upstream.Config, wrap func(upstream.Remote) upstream.Remote,
-	scheduler upstream.Scheduler, memory upstream.Memory,
+	scheduler upstream.Scheduler, memory, hint upstream.Memory,
 ) *board {
 	t.Helper()
 	b := &board{log: log, client: k.Client(), done: make(chan struct{})}
@@ -55,7 +55,7 @@ func start(
 		cfg.Name, cfg.Board, cfg.Topics = "hq", "board1", []string{"s.*"}
 	}
 	link, err := upstream.New(cfg, upstream.Env{
-		Log: log, Clock: upstreamtest.Clock{}, Remote: remote, Scheduler: scheduler, Backoff: quick{}, Memory: memory, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: log, Clock: upstreamtest.Clock{}, Remote: remote, Scheduler: scheduler, Backoff: quick{}, Memory: memory, Hint: hint, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -235,6 +235,7 @@ type world struct {
 	wrap      func(upstream.Remote) upstream.Remote
 	scheduler upstream.Scheduler
 	memory    upstream.Memory
+	hint      upstream.Memory
 }
 
 func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
@@ -250,7 +251,7 @@ func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
 // start begins a life of the board.
 func (w *world) start() *board {
 	w.t.Helper()
-	return start(w.t, w.kafka, w.log, w.cfg, w.wrap, w.scheduler, w.memory)
+	return start(w.t, w.kafka, w.log, w.cfg, w.wrap, w.scheduler, w.memory, w.hint)
 }
 
 // end ends it, by a power cut.

@@ -46,6 +46,30 @@ func TestWhatThePeerRefusesHoldsNobodyElseUp(t *testing.T) {
 	})
 }
 
+// What a topic refuses as such is learnt once, and not at the price of a connection for each partition.
+func TestATopicThatIsRefusedIsHeldWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const parts = 300 // more than one transaction holds
+		w := begin(t, upstream.Config{}, func(w *world) {
+			w.kafka.Create("s.bad", parts, false)
+			w.kafka.Refuse("s.bad", func(upstream.Record) error { return fmt.Errorf("%w: not authorized", upstreamtest.ErrTopic) })
+			for _, p := range w.log.Create("s.bad", parts, false) {
+				plainly(w.all, p, 1, "x")
+			}
+		})
+		defer w.board.kill()
+		plainly(w.all, w.parts[3], 1, "y")
+		stopped(t, w.board, "s.bad", 0, upstream.Refused)
+		time.Sleep(20 * time.Second)
+		if s := w.board.link.Status(); s.Refused != parts || s.Sent.Connects > 2 || len(w.kafka.Committed("s.b", 0)) != 1 {
+			t.Errorf("%d refused, %d connections, %d of the other topic", s.Refused, s.Sent.Connects, len(w.kafka.Committed("s.b", 0)))
+		}
+		w.kafka.Refuse("s.bad", nil)
+		w.board.drained(t)
+		w.exact()
+	})
+}
+
 func TestBatchesThatAreTooLargeAreDivided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t, upstream.Config{}, func(w *world) {
@@ -139,7 +163,7 @@ func TestAnOlderDiskMayBeAccepted(t *testing.T) {
 		plainly(w.all, w.parts[0], 10, "x")
 		w.board.drained(t)
 		w.board.kill()
-		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil)
+		w.board = start(t, w.kafka, older, w.cfg, nil, nil, nil, nil)
 		defer w.board.kill()
 		p := older.Partition("s.a", 0)
 		plainly(nil, p, 4, "counts as delivered")

@@ -66,7 +66,8 @@ type shown struct {
 // show brings shown up to date.
 func (p *part) show() {
 	s := shown{id: p.id}
-	if p.verdict != LocalAnew && p.verdict != LocalOther {
+	// Of a log that is not what was delivered nothing is known to be.
+	if other := p.verdict == LocalAnew || p.verdict == LocalOther || p.verdict == LocalShort; !other && p.lane[Live].cursor.Local == p.id {
 		s.from = p.needed()
 	}
 	if old := p.shown.Load(); old == nil || *old != s {

@@ -170,5 +170,6 @@ type Env struct {
 	Backoff   Backoff      // nil: from 1 s to 60 s, doubled, with jitter
 	Budget    Budget       // nil: bytes are not counted
 	Memory    Memory       // nil: what was delivered is known when the cursors are read
+	Hint      Memory       // nil: all cursors are read when the link connects first; it may be lost, or old
 	Logger    *slog.Logger // nil: slog.Default()
 }

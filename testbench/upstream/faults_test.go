@@ -281,10 +281,11 @@ func TestLinkCutsAndKills(t *testing.T) {
 }
 
 // A Kafka before version 4 is told of each partition of a transaction by the client, and its producers keep their epochs: the
-// same promise.
+// same promise. It is not restarted here: now and then one that is leaves a transaction open that nobody ends, in data and
+// in cursors, which is why version 4 has others (KIP-890).
 func TestOldTransactions(t *testing.T) {
 	s := besiege(t, drawn(t), 1, "--feature", "transaction.version=0")
-	s.run(max(*rounds/5, 1), 1)
+	s.run(max(*rounds/5, 1), 0)
 	s.judge()
 }
 

@@ -48,7 +48,7 @@ func (s *station) noise(topic string, partitions int32, n, size int, rng *rand.R
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), lane.Patience)
 	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(s.Kafka), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.Kafka), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(1<<20))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -130,5 +130,38 @@ func TestTheContractHoldsOnTheWire(t *testing.T) {
 	})
 	if bytes := wire() - before; bytes > 0 {
 		t.Errorf("%d bytes while no window is open", bytes)
+	}
+}
+
+// A record as large as the board takes goes to a peer with the same limit, which the client by itself would not send; and
+// the cursor topic is made so that the peer compacts it.
+func TestTheLargestRecordAndTheCursorTopic(t *testing.T) {
+	c := kafka.Start(t, kafka.Options{})
+	b := stationIn(t, c, "large", filepath.Join(t.TempDir(), "data"))
+	rng := rand.New(rand.NewPCG(2, 2))
+	b.noise("a", 1, 1, 1_048_500, rng)
+	b.noise("a", 1, 3, 1000, rng)
+	b.delivered()
+	ctx, cancel := context.WithTimeout(t.Context(), lane.Patience)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(c.Bootstrap()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	list, err := kadm.NewClient(client).DescribeTopicConfigs(ctx, upstream.DefaultCursorTopic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, s := range list[0].Configs {
+		got[s.Key] = s.MaybeValue()
+	}
+	for name, want := range map[string]string{
+		"cleanup.policy": "compact", "segment.bytes": "1048576", "segment.ms": "600000", "max.compaction.lag.ms": "600000", "min.cleanable.dirty.ratio": "0.1",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %s, want %s", name, got[name], want)
+		}
 	}
 }

@@ -6,11 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/bridge/upstream"
 	"millrace/broker/record"
 )
+
+// ErrTopic is in what a topic refuses records with whatever partition they are for.
+var ErrTopic = errors.New("not this topic")
 
 var (
 	errLost = errors.New("connection lost")
@@ -23,6 +27,49 @@ type Client struct {
 	mu   sync.Mutex
 	dead bool
 	cut  bool
+	// rate is how many bytes a second the link carries, 0 for any number, patience what transactions are given.
+	rate     int
+	patience time.Duration
+	read     atomic.Int64
+}
+
+// CursorsRead is how many records of cursor topics were read.
+func (c *Client) CursorsRead() int64 { return c.read.Load() }
+
+// Thin has the link carry so many bytes of records a second.
+func (c *Client) Thin(rate int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rate = rate
+}
+
+// Patience implements upstream.Patient.
+func (c *Client) Patience(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.patience = d
+}
+
+// carry takes as long as records take over the link.
+func (c *Client) carry(ctx context.Context, recs []upstream.Record) error {
+	c.mu.Lock()
+	rate := c.rate
+	c.mu.Unlock()
+	if rate == 0 {
+		return nil
+	}
+	n := 0
+	for _, r := range recs {
+		n += len(r.Key) + len(r.Value)
+	}
+	t := time.NewTimer(time.Duration(n) * time.Second / time.Duration(rate))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Client is a way to the cluster.
@@ -95,12 +142,20 @@ func (c *Client) do(ctx context.Context, request, late func() error) error {
 
 // Open implements upstream.Remote.
 func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) {
-	s := &session{c: c, id: id, epoch: -1}
+	c.mu.Lock()
+	s := &session{c: c, id: id, epoch: -1, patience: c.patience}
+	c.mu.Unlock()
+	if s.patience == 0 {
+		s.patience = c.k.Timeout
+	}
 	if id == "" {
 		return s, nil
 	}
 	if c.k.NoTransactions {
 		return nil, upstream.ErrNoTransactions
+	}
+	if c.k.Longest > 0 && s.patience > c.k.Longest {
+		return nil, upstream.ErrImpatient
 	}
 	takeOver := func() error {
 		k := c.k
@@ -127,6 +182,8 @@ type session struct {
 	c     *Client
 	id    string
 	epoch int16
+	// patience is what its transactions are given.
+	patience time.Duration
 }
 
 func (s *session) Cluster() string { return "fake" }
@@ -139,6 +196,10 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 		for i := range topics {
 			want := &topics[i]
 			t := s.c.k.topics[want.Name]
+			if t == nil && s.c.k.Plain && len(want.Configs) > 1 {
+				want.Err = errors.New("invalid config")
+				continue
+			}
 			if t == nil {
 				t = s.c.k.create(want.Name, int(want.Partitions), want.Configs["cleanup.policy"] == "compact")
 			}
@@ -152,21 +213,19 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 // Cursors implements upstream.Session.
 func (s *session) Cursors(
 	ctx context.Context, name string, partition int32, from int64, fn func(key, value []byte) error,
-) (end int64, err error) {
-	end = -1
-	for {
+) (next int64, err error) {
+	for end := int64(-1); ; {
 		var list []entry
 		open := false
 		err := s.c.ask(ctx, func() error {
 			all := s.c.k.topics[name].partitions[partition].list
 			if end < 0 {
-				end = 0
-				if n := len(all); n > 0 {
-					end = all[n-1].offset + 1
-				}
+				end = s.c.k.topics[name].partitions[partition].end()
 			}
 			for _, e := range all {
-				open = open || e.offset < end && e.txn != nil && e.txn.open
+				if open = open || e.offset < end && e.txn != nil && e.txn.open; open {
+					break
+				}
 				if e.offset >= from && e.offset < end && !e.marker && (e.txn == nil || e.txn.committed) {
 					list = append(list, e)
 				}
@@ -174,14 +233,16 @@ func (s *session) Cursors(
 			return nil
 		})
 		if err != nil {
-			return 0, err
+			return from, err
+		}
+		for _, e := range list {
+			s.c.read.Add(1)
+			if err := fn(e.Key, e.Value); err != nil {
+				return from, err
+			}
+			from = e.offset + 1
 		}
 		if !open {
-			for _, e := range list {
-				if err := fn(e.Key, e.Value); err != nil {
-					return 0, err
-				}
-			}
 			return end, nil
 		}
 		t := time.NewTimer(time.Second)
@@ -189,7 +250,7 @@ func (s *session) Cursors(
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return 0, ctx.Err()
+			return from, ctx.Err()
 		}
 	}
 }
@@ -210,10 +271,17 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 		if len(some) == 0 {
 			continue
 		}
+		if err := s.c.carry(ctx, some); err != nil {
+			return err
+		}
+		out := some
 		some = clone(some)
 		produce := func() error { return s.produce(some) }
 		if err := s.c.do(ctx, produce, produce); err != nil {
 			return err
+		}
+		for i := range some {
+			out[i].Offset = some[i].Offset
 		}
 	}
 	if s.id == "" {
@@ -255,15 +323,18 @@ func (s *session) produce(recs []upstream.Record) error {
 				if h != nil {
 					k.end(h, false)
 				}
-				return &upstream.RefusedError{Topic: r.Topic, Partition: r.Partition, Err: err}
+				return &upstream.RefusedError{Topic: r.Topic, Partition: r.Partition, Whole: errors.Is(err, ErrTopic), Err: err}
 			}
 		}
 	}
 	if h != nil && h.txn == nil {
-		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(k.Timeout), map[*replica]bool{}
+		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(s.patience), map[*replica]bool{}
 	}
-	for _, r := range recs {
-		k.append(h, k.topics[r.Topic].partitions[r.Partition], r)
+	for i := range recs {
+		r := &recs[i]
+		p := k.topics[r.Topic].partitions[r.Partition]
+		r.Offset = p.end()
+		k.append(h, p, *r)
 	}
 	return nil
 }

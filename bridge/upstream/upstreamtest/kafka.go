@@ -19,10 +19,12 @@ import (
 type Kafka struct {
 	// NoFencing is a defect: an old epoch may still write and commit.
 	NoFencing bool
+	// Plain: a topic is made with no settings but its cleanup.policy.
+	Plain bool
 	// NoTransactions: Open with a transactional id is refused.
 	NoTransactions bool
-	// Timeout ends open transactions.
-	Timeout time.Duration
+	// Timeout ends open transactions of who does not say how long he wants to have, Longest is the most there is; 0: any time.
+	Timeout, Longest time.Duration
 
 	mu       sync.Mutex
 	rng      *rand.Rand

@@ -132,6 +132,15 @@ type Partition struct {
 	batches []record.Batch
 	start   int64
 	high    int64
+	broken  error // what reads below intact return
+	intact  int64
+}
+
+// Break has reads fail below an offset, with nil no more.
+func (p *Partition) Break(err error, below int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.broken, p.intact = err, below
 }
 
 // Topic, ID, Index and Compacted implement upstream.Partition.
@@ -174,6 +183,9 @@ func (p *Partition) Size() (n int64) {
 func (p *Partition) ReadBatches(dst []byte, offset int64, maxBytes int) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.broken != nil && offset < p.intact {
+		return dst, p.broken
+	}
 	if offset < p.start || offset > p.high {
 		return dst, fmt.Errorf("%d of %d to %d: %w", offset, p.start, p.high, upstream.ErrOutOfRange)
 	}
