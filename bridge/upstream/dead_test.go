@@ -142,6 +142,9 @@ func TestTopicsComeAndGo(t *testing.T) {
 			w := newWorld(t, seed, upstream.Config{Partitions: 6, Order: upstream.Order(seed % 2), TransactionBytes: 2000, LiveBehind: time.Millisecond})
 			w.log.Delete("s.a")
 			w.log.Delete("s.b")
+			if w.rng.IntN(2) == 0 {
+				w.hint = &older{rng: w.rng}
+			}
 			w.board = w.start()
 			defer func() { w.board.kill() }()
 			lives := map[string]int{} // how often each topic was made
@@ -216,4 +219,22 @@ func TestTopicsComeAndGo(t *testing.T) {
 	if *seed == 0 && !testing.Short() && (anew == 0 || began == 0) {
 		t.Error("too little has happened to prove anything")
 	}
+}
+
+// A link that leaves a topic out for a while, and takes it again, goes on where it was: its cursor is kept all the time.
+func TestATopicThatIsLeftOutForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 5, upstream.Config{})
+		w.hint = &memory{}
+		for _, topics := range []string{"s.*", "s.b", "s.*"} {
+			w.cfg.Topics = []string{topics}
+			w.board = w.start()
+			plainly(w.all, w.parts[0], 10, "x")
+			plainly(w.all, w.parts[3], 10, "x")
+			w.board.drained(t)
+			w.board.cancel() // it writes down what it knows
+			<-w.board.done
+		}
+		w.exact()
+	})
 }
