@@ -16,8 +16,9 @@ const (
 	// partMax is the most that is appended to a partition at once, in bytes of records and their frames: less than what topics
 	// take by default.
 	partMax = 512 << 10
-	// pullLeast is the least that is asked for at once, in bytes.
-	pullLeast = 16 << 10
+	// pullLeast is the least room there is for records that are appended together, and pullMax the most that is asked for at
+	// once, in bytes: each answer is garbage afterwards.
+	pullLeast, pullMax = 16 << 10, 256 << 10
 	// fullFirst and fullMax are how long a full disk is waited for before it is tried again.
 	fullFirst, fullMax = time.Second, 30 * time.Second
 )
@@ -113,7 +114,7 @@ func (p *puller) run(ctx context.Context) error {
 		if !p.ask() {
 			return errAgain // all of them are held back
 		}
-		if err := p.fetch(ctx, class, max(min(quantum, p.room), 1)); err != nil {
+		if err := p.fetch(ctx, class, max(min(quantum, p.room, pullMax), 1)); err != nil {
 			return err
 		}
 	}

@@ -233,6 +233,15 @@ func TestCleanPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var want []Range
+		for _, p := range program.Progs {
+			if start, end := (p.Vaddr+page-1)/page*page, (p.Vaddr+p.Filesz)/page*page; p.Type == elf.PT_LOAD && p.Flags&elf.PF_W == 0 && start < end {
+				want = append(want, Range{start, end - start})
+			}
+		}
+		if !slices.Equal(clean, want) {
+			t.Errorf("%s: %#x, and the headers say %#x", goarch, clean, want)
+		}
 		symbols, err := program.Symbols()
 		if err != nil {
 			t.Fatal(err)
@@ -259,8 +268,15 @@ func TestCleanPages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := CleanPages(strings.NewReader("no program"), page); err == nil {
-		t.Error("nonsense was taken for a program")
+	rest := strings.Repeat("\x00", 64)
+	for _, nonsense := range []string{
+		"no program", "no program" + rest, "\x7fELF" + rest, "\x7fELF\x02\x02" + rest, // no file, another, no class, another order of bytes
+		"\x7fELF\x02\x01" + rest[:10] + "\x02" + rest,                                  // program headers of no size
+		"\x7fELF\x02\x01" + rest[:10] + "\x02" + rest[:37] + "\x38\x00\x02" + rest[:8], // beyond the end
+	} {
+		if _, err := CleanPages(strings.NewReader(nonsense), page); err == nil {
+			t.Errorf("%q was taken for a program", nonsense)
+		}
 	}
 }
 

@@ -2,9 +2,11 @@ package budget
 
 import (
 	"bufio"
-	"debug/elf"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -58,20 +60,42 @@ type Range struct{ Start, Size uint64 }
 // header lets them be written, and they lie where the header says, so that nobody wrote them before the program began. There
 // are none in one that is loaded wherever there is room (ET_DYN). The kernel's own list of mappings says as much, but
 // emulators make theirs up: one is off by a page.
+//
+// It reads the headers by itself: debug/elf, which reads debug information and what compresses it too, is 100 KB of program.
 func CleanPages(exe io.ReaderAt, pageSize uint64) ([]Range, error) {
-	file, err := elf.NewFile(exe)
-	if err != nil {
-		return nil, err
+	header := make([]byte, 64) // as long as that of 64 bits; no program of 32 bits is shorter either
+	if _, err := exe.ReadAt(header, 0); err != nil {
+		return nil, fmt.Errorf("budget: header of the program: %w", err)
 	}
-	if file.Type != elf.ET_EXEC {
+	const classes, littleEndian = 4, 1
+	if string(header[:4]) != "\x7fELF" || header[classes] != 1 && header[classes] != 2 || header[classes+1] != littleEndian {
+		return nil, errors.New("budget: the program is no ELF file of a machine this one could be")
+	}
+	u16, u32, u64 := binary.LittleEndian.Uint16, binary.LittleEndian.Uint32, binary.LittleEndian.Uint64
+	at, size, count, wide := uint64(u32(header[28:])), int(u16(header[42:])), int(u16(header[44:])), header[classes] == 2
+	if wide {
+		at, size, count = u64(header[32:]), int(u16(header[54:])), int(u16(header[56:]))
+	}
+	const executable, load, writable, most = 2, 1, 2, 1 << 12
+	if u16(header[16:]) != executable {
 		return nil, nil
 	}
+	if size < 32 || wide && size < 56 || size > most || at > math.MaxInt32 {
+		return nil, fmt.Errorf("budget: the program has headers of %d bytes at %d", size, at)
+	}
 	var clean []Range
-	for _, p := range file.Progs {
-		if p.Type != elf.PT_LOAD || p.Flags&elf.PF_W != 0 {
+	for i, p := 0, make([]byte, size); i < count; i++ {
+		if _, err := exe.ReadAt(p, int64(at)+int64(i*size)); err != nil {
+			return nil, fmt.Errorf("budget: program header %d: %w", i, err)
+		}
+		address, length, flags := uint64(u32(p[8:])), uint64(u32(p[16:])), u32(p[24:])
+		if wide {
+			address, length, flags = u64(p[16:]), u64(p[32:]), u32(p[4:])
+		}
+		if u32(p) != load || flags&writable != 0 {
 			continue
 		}
-		start, end := (p.Vaddr+pageSize-1)/pageSize*pageSize, (p.Vaddr+p.Filesz)/pageSize*pageSize
+		start, end := (address+pageSize-1)/pageSize*pageSize, (address+length)/pageSize*pageSize
 		if start < end {
 			clean = append(clean, Range{start, end - start})
 		}

@@ -196,6 +196,13 @@ func TestMistakesOfALinkAreNamedWithTheirLine(t *testing.T) {
 		{"a pattern in two classes", aLink + class + class, `m.toml:8: upstream.hq.class.topics: "a" is in the class on line 5 already`},
 		{"classes", aLink + strings.Repeat(class, 9), "m.toml:21: upstream.hq.class: there are 9, and there may be 8"},
 		{"classes down", aLink + "direction = 'down'\n" + class, `m.toml:5: upstream.hq.direction: "down" has no classes`},
+		{"num down", aLink + "direction = 'down'\nnum.partitions = 3", `m.toml:6: upstream.hq.num.partitions: is for links that go up`},
+		{"delivery down", aLink + "direction = 'down'\ndelivery = 'at-least-once'", `m.toml:6: upstream.hq.delivery: is for links that go up`},
+		{"replication down", aLink + "direction = 'down'\nreplication.factor = 3", `m.toml:6: upstream.hq.replication.factor: is for links that go up`},
+		{"cursor down", aLink + "direction = 'down'\ncursor.topic = 'c'", `m.toml:6: upstream.hq.cursor.topic: is for links that go up`},
+		{"gap down", aLink + "direction = 'down'\ngap.topic = 'g'", `m.toml:6: upstream.hq.gap.topic: is for links that go up`},
+		{"provenance down", aLink + "direction = 'down'\nprovenance = true", `m.toml:6: upstream.hq.provenance: is for links that go up`},
+		{"compression down", aLink + "direction = 'down'\ncompression.type = 'none'", `m.toml:6: upstream.hq.compression.type: is for links that go up`},
 		{"live first down", aLink + "direction = 'down'\norder = 'live-first'", `m.toml:6: upstream.hq.order: "live-first" is for links that go up`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

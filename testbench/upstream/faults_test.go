@@ -281,10 +281,11 @@ func TestLinkCutsAndKills(t *testing.T) {
 }
 
 // A Kafka before version 4 is told of each partition of a transaction by the client, and its producers keep their epochs: the
-// same promise.
+// same promise. It is not restarted here: now and then one that is leaves a transaction open that nobody ends, in data and
+// in cursors, which is why version 4 has others (KIP-890).
 func TestOldTransactions(t *testing.T) {
 	s := besiege(t, drawn(t), 1, "--feature", "transaction.version=0")
-	s.run(max(*rounds/5, 1), 1)
+	s.run(max(*rounds/5, 1), 0)
 	s.judge()
 }
 
@@ -326,8 +327,14 @@ func (s *siege) judge() (committed, aborted, backfilled int) {
 	same := func(topic string) string { return topic }
 	edge := func(topic string) string { return "edge." + topic }
 	local := logOf(t, topics(same), s.board.Kafka)
-	if acked := int(s.writers.acked.Load()); len(local) < acked {
-		t.Errorf("%d records were acknowledged, %d are on the board", acked, len(local))
+	kept := 0
+	for _, r := range local {
+		if r.Topic != "mqtt" {
+			kept++
+		}
+	}
+	if acked := int(s.writers.acked.Load()); kept != acked {
+		t.Errorf("%d records were acknowledged, %d are on the board", acked, kept)
 	}
 	if _, err := mirrored(local, logOf(t, topics(same), s.cluster.Direct()...), same, 0, false); err != nil {
 		t.Errorf("%s: %v", direct, err)

@@ -34,9 +34,15 @@ type station struct {
 // stationIn starts one in a directory.
 func stationIn(t *testing.T, c *kafka.Cluster, name, dir string, settings ...string) *station {
 	t.Helper()
+	return stationAt(t, c, c.Bootstrap()[0], name, dir, settings...)
+}
+
+// stationAt is one that is told another address to begin with.
+func stationAt(t *testing.T, c *kafka.Cluster, address, name, dir string, settings ...string) *station {
+	t.Helper()
 	s := &station{t: t, name: name, dir: dir, kafka: c}
 	s.Process = process.StartIn(t, dir, fmt.Sprintf("[[upstream]]\nname = \"hq\"\nbootstrap.servers = [%q]\ntopics = [\"%s.*\"]\n"+
-		"reconnect.backoff.ms = 50\nreconnect.backoff.max.ms = 200\n%s\n", c.Bootstrap()[0], name, strings.Join(settings, "\n")))
+		"reconnect.backoff.ms = 50\nreconnect.backoff.max.ms = 200\n%s\n", address, name, strings.Join(settings, "\n")))
 	return s
 }
 

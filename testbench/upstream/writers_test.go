@@ -36,7 +36,7 @@ const (
 type writers struct {
 	t     *testing.T
 	round atomic.Int64
-	acked atomic.Int64
+	acked atomic.Int64 // of Kafka clients
 	stop  context.CancelFunc
 	work  sync.WaitGroup
 }
@@ -113,16 +113,17 @@ func (w *writers) produce(ctx context.Context, door, name string, codec kgo.Comp
 			}
 			n++
 			client.Produce(w.t.Context(), r, func(_ *kgo.Record, err error) {
-				if err != nil {
+				switch {
+				case err == nil:
+					w.acked.Add(1)
+				case w.t.Context().Err() == nil: // else the test has failed
 					w.t.Errorf("%s: %v", name, err)
-					return
 				}
-				w.acked.Add(1)
 			})
 		}
 		<-pace.C
 	}
-	if err := client.Flush(w.t.Context()); err != nil {
+	if err := client.Flush(w.t.Context()); err != nil && w.t.Context().Err() == nil {
 		w.t.Errorf("%s: flush: %v", name, err)
 	}
 }
@@ -148,9 +149,9 @@ func (w *writers) publish(ctx context.Context, door, name string, rng *rand.Rand
 			n++
 		}
 		for _, token := range burst {
-			<-token.Done()
-			if token.Error() == nil { // else the connection ended while it was written, and it is sent again
-				w.acked.Add(1)
+			select {
+			case <-token.Done(): // acknowledged, or to be sent again on the next connection: the client does not tell these apart
+			case <-w.t.Context().Done(): // the test has failed
 			}
 		}
 		<-pace.C
