@@ -207,7 +207,7 @@ func TestExactlyOnceIsRefusedWithoutTransactions(t *testing.T) {
 		if s := w.board.until(t, upstream.StateRefused); !strings.Contains(s.Reason, "exactly-once needs an upstream with transactions") {
 			t.Errorf("the reason is %q", s.Reason)
 		}
-		w.kafka.NoTransactions = false // it was updated
+		w.kafka.Upgrade()
 		w.board.drained(t)
 	})
 }

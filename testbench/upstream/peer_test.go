@@ -133,13 +133,13 @@ func TestTheContractHoldsOnTheWire(t *testing.T) {
 	}
 }
 
-// A record as large as the board takes goes to a peer with the same limit, which the client by itself would not send; and
+// A record about as large as the board takes goes to a peer with the same limit, which the client by itself would not send; and
 // the cursor topic is made so that the peer compacts it.
 func TestTheLargestRecordAndTheCursorTopic(t *testing.T) {
 	c := kafka.Start(t, kafka.Options{})
 	b := stationIn(t, c, "large", filepath.Join(t.TempDir(), "data"))
 	rng := rand.New(rand.NewPCG(2, 2))
-	b.noise("a", 1, 1, 1_048_500, rng)
+	b.noise("a", 1, 1, 1_048_400, rng)
 	b.noise("a", 1, 3, 1000, rng)
 	b.delivered()
 	ctx, cancel := context.WithTimeout(t.Context(), lane.Patience)

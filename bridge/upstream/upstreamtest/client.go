@@ -151,7 +151,10 @@ func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) 
 	if id == "" {
 		return s, nil
 	}
-	if c.k.NoTransactions {
+	c.k.mu.Lock()
+	none := c.k.NoTransactions
+	c.k.mu.Unlock()
+	if none {
 		return nil, upstream.ErrNoTransactions
 	}
 	if c.k.Longest > 0 && s.patience > c.k.Longest {

@@ -111,6 +111,13 @@ func (k *Kafka) Fail(f Faults) {
 	k.faults = f
 }
 
+// Upgrade gives it transactions, where NoTransactions was set.
+func (k *Kafka) Upgrade() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.NoTransactions = false
+}
+
 // Create makes a topic, anew where there is one of that name.
 func (k *Kafka) Create(name string, partitions int, compacted bool) {
 	k.mu.Lock()
