@@ -68,8 +68,8 @@ const (
 	// longer where transactions are.
 	openTimeout  = time.Minute
 	adminTimeout = time.Minute
-	// requestLeast and requestMost are how long a request may take at least and at most: else as long as a transaction.
-	requestLeast, requestMost = 10 * time.Second, 15 * time.Minute
+	// requestLeast and requestMost bound how long a request may take each way.
+	requestLeast, requestMost = 10 * time.Second, 5 * time.Minute
 	// idleTimeout keeps connections: on a thin link a new one costs more than it. Brokers close them after 10 minutes.
 	idleTimeout = 9 * time.Minute
 	// metadataAge is how often who leads what is asked without need.
@@ -218,10 +218,12 @@ func (k *Kafka) client(opts ...kgo.Opt) (*kgo.Client, *lines, error) {
 	return cl, lines, err
 }
 
-// timeouts is how long requests of a session may take. The client's own 10 s begin when the kernel has a request, which a thin
-// link carries in minutes. A dead link shows by the context of who waits.
+// timeouts is how long requests of a session may take: a quarter of a transaction each way. The client's own 10 s begin when the
+// kernel has a request, which a thin link carries in minutes: there patience grows until it is enough. More at once would have a
+// dead connection waited for as long: nothing else shows it.
 func (k *Kafka) timeouts() []kgo.Opt {
-	return []kgo.Opt{kgo.RequestTimeoutOverhead(min(max(time.Duration(k.patience.Load()), requestLeast), requestMost))}
+	d := min(max(time.Duration(k.patience.Load())/4, requestLeast), requestMost)
+	return []kgo.Opt{kgo.RequestTimeoutOverhead(d), kgo.ProduceRequestTimeout(d)}
 }
 
 // Open implements Remote.
