@@ -273,6 +273,11 @@ func (d *Down) connect(ctx context.Context) error {
 	defer r.Close()
 	d.mu.Lock()
 	d.count.Connects++
+	for _, s := range d.order {
+		for _, in := range s.parts {
+			in.heard = false
+		}
+	}
 	d.mu.Unlock()
 	for {
 		// Within until, a kick ends what waits for the peer.

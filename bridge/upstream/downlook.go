@@ -30,8 +30,9 @@ type inlet struct {
 	//
 	// Invariant: pos >= cursor.Next; what lies between was not for this board.
 	pos int64
-	// end is the offset up to which the peer has something, as it said last.
-	end int64
+	// end is the offset up to which the peer has something, as it said last; heard says that it did on this connection.
+	end   int64
+	heard bool
 	// checked says that the cursor is known to be of the log that the leader has. compare has its last record read again.
 	// outside has its bounds asked for whoever leads it: the peer does not have the offset.
 	checked, compare, outside bool

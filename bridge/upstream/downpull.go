@@ -35,6 +35,7 @@ type puller struct {
 	catch  catch
 	list   []Portion
 	asked  []*inlet
+	fresh  bool // one of them was not heard of
 	again  bool // the peer has to be looked at
 }
 
@@ -134,7 +135,7 @@ func rest(ctx context.Context, wait time.Duration) {
 func (p *puller) ask() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.list, p.asked = p.list[:0], p.asked[:0]
+	p.list, p.asked, p.fresh = p.list[:0], p.asked[:0], false
 	for i := range p.parts {
 		in := p.parts[(p.first+i)%len(p.parts)]
 		if !in.goes() || len(p.list) == portionsMax {
@@ -146,6 +147,7 @@ func (p *puller) ask() bool {
 		}
 		p.list = append(p.list, Portion{Topic: in.of.name, ID: in.of.upstreamID, Partition: in.index, Epoch: in.epoch, From: from})
 		p.asked = append(p.asked, in)
+		p.fresh = p.fresh || !in.heard
 	}
 	p.first = (p.first + 1) % len(p.parts)
 	if len(p.parts) > portionsMax {
@@ -159,6 +161,9 @@ func (p *puller) fetch(ctx context.Context, class, bytes int) error {
 	wait := min(pollWait, time.Until(p.until))
 	if len(p.parts) > len(p.list) {
 		wait = min(wait, crowdWait)
+	}
+	if p.fresh { // whether all is there is known at once
+		wait = 0
 	}
 	began := time.Now()
 	if err := p.r.Fetch(ctx, p.leader, p.list, bytes, max(wait, 0)); err != nil {
@@ -195,7 +200,7 @@ func (p *puller) fetched(bytes int, took time.Duration) {
 	behind := false
 	for _, s := range p.order {
 		for _, in := range s.parts {
-			behind = behind || in.verdict == Go && in.pos < in.end
+			behind = behind || in.goes() && !in.heard || in.verdict == Go && in.pos < in.end
 		}
 	}
 	if bytes > 0 {
@@ -224,7 +229,7 @@ func (p *puller) take(ctx context.Context, in *inlet, got *Portion) error {
 	case err != nil:
 		p.holdLocked(in, Refused, err.Error())
 	default:
-		in.end = max(got.Stable, in.pos)
+		in.end, in.heard = max(got.Stable, in.pos), true
 	}
 	p.mu.Unlock()
 	if got.Err != nil {

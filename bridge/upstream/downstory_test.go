@@ -41,6 +41,23 @@ func (s *sea) post(topic string, partition int, values ...string) {
 	}
 }
 
+// Whether all is there is known as soon as there is a connection, though the peer would wait for records.
+func TestAllIsThereIsKnownAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := calm(t, nil)
+		s.post("c.a", 0, "one")
+		s.wants("c.a", 0, "one")
+		s.end()
+		s.start()
+		began := time.Now()
+		s.board.until(t, "idle", func(is *upstream.Status) bool { return is.State == upstream.StateIdle })
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("known after %v", took)
+		}
+		s.end()
+	})
+}
+
 // values are those the board has.
 func (s *sea) values(topic string, index int) (list []string) {
 	for _, part := range s.log.Partitions(topic) {
