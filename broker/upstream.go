@@ -220,7 +220,7 @@ func (l *links) env(k *link) upstream.Env {
 		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.line, Scheduler: k.line, Backoff: k.backoff,
 		Budget: l.b.memory.upstream, Logger: l.log,
 		Memory: l.memory(&k.settings),
-		Hint:   linkMemory{l.b, filepath.Join(l.b.dir(), linksDir, k.settings.Name+cursorsFile), ""}, // it says itself of which cluster
+		Hint:   LinkMemory(l.b.config.FS, filepath.Join(l.b.dir(), linksDir, k.settings.Name+cursorsFile)), // it says itself of which cluster
 	}
 }
 

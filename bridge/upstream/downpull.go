@@ -200,7 +200,7 @@ func (p *puller) fetched(bytes int, took time.Duration) {
 	behind := false
 	for _, s := range p.order {
 		for _, in := range s.parts {
-			behind = behind || in.goes() && !in.heard || in.verdict == Go && in.pos < in.end
+			behind = behind || in.verdict == Go && (in.pos < in.end || !in.heard && in.leader >= 0 && in.log != nil)
 		}
 	}
 	if bytes > 0 {

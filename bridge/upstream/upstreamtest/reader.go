@@ -96,6 +96,13 @@ func (k *Kafka) End(name string, partition int) int64 {
 	return k.topics[name].partitions[partition].end()
 }
 
+// Start is the offset of a partition's first record.
+func (k *Kafka) Start(name string, partition int) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.topics[name].partitions[partition].first
+}
+
 // Grow gives a topic more partitions.
 func (k *Kafka) Grow(name string, partitions int) {
 	k.mu.Lock()
