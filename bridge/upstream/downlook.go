@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,6 +44,7 @@ type inlet struct {
 	reason  string
 	retry   time.Time
 	strikes int
+	moves   int // looks in a row that have not found it
 	most    int // bytes taken at once, 0: as many as there is room for
 }
 
@@ -250,6 +252,8 @@ func (d *Down) boundLocked(in *inlet, b *Bound) {
 	c := &in.cursor
 	in.checked, in.compare, in.outside, in.gone, in.end = true, false, false, nil, b.End
 	switch {
+	case errors.Is(b.Err, ErrMoved): // a broker that has just begun knows no leaders yet
+		in.checked = false
 	case b.Err != nil:
 		d.holdLocked(in, Refused, b.Err.Error())
 	case !in.has:

@@ -117,6 +117,7 @@ func besiege(t *testing.T, seed uint64, nodes int, format ...string) *siege {
 		},
 		Properties: []string{fmt.Sprint("default.replication.factor=", replicas), fmt.Sprint("min.insync.replicas=", (replicas+1)/2)},
 	})
+	s.authors = startAuthors(t, s.cluster, seed) // before the board is there: it looks for new topics every five minutes
 	there := fmt.Sprintf("bootstrap.servers = [\"%s\"]\nreconnect.backoff.ms = 50\nreconnect.backoff.max.ms = 200\n",
 		strings.Join(s.cluster.Bootstrap(), `", "`))
 	common := there + "topics = [\"plant.*\", \"mqtt\"]\n"
@@ -125,7 +126,6 @@ func besiege(t *testing.T, seed uint64, nodes int, format ...string) *siege {
 		"[[upstream]]\nname = \""+laned+"\"\n"+common+"order = \"live-first\"\nprovenance = true\nnaming = \"{cluster}.{topic}\"\n"+
 		fmt.Sprintf("num.partitions = %d\nreplication.factor = %d\n", lanedPartition, replicas)+
 		"[[upstream]]\nname = \""+taken+"\"\n"+there+"direction = \"down\"\ntopics = [\"site.*\"]\n")
-	s.authors = startAuthors(t, s.cluster, seed)
 	s.writers = startWriters(t, s.board.Kafka, s.board.MQTT, seed)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -33,6 +33,8 @@ type Kafka struct {
 	holders  map[string]*holder // by transactional id
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
+	// forgotten is how many questions where a partition begins and ends are to be asked elsewhere.
+	forgotten int
 }
 
 // Faults are the chances of what goes wrong, 0 to 1, for each step of a session.
