@@ -46,6 +46,7 @@ func awaited(t *testing.T, p *process.Process, dir string, topics []string, n in
 
 // Two boards write a topic that each sends up and takes down, and one of them is killed: no loop, no duplicate.
 func TestActiveAndActive(t *testing.T) {
+	t.Parallel()
 	cluster := kafka.Shared(t)
 	ctx, cancel := context.WithTimeout(t.Context(), lane.Patience)
 	defer cancel()

@@ -278,6 +278,7 @@ func (s *siege) round(n int, restart bool) {
 // TestLinkCutsAndKills is the proof of exactly once: rounds of link cut x kill -9 against one living Apache Kafka, and in the
 // end both logs compared record by record.
 func TestLinkCutsAndKills(t *testing.T) {
+	t.Parallel()
 	s := besiege(t, drawn(t), *nodes)
 	s.run(*rounds, *restarts)
 	committed, aborted, backfilled := s.judge()
