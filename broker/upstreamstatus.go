@@ -28,6 +28,8 @@ type LinkStatus struct {
 	Estimate *float64 `json:"estimate_seconds"`
 	Told     string   `json:"estimate"`
 	Rate     float64  `json:"bytes_per_second"` // of transactions, 0 before the first
+	// Classes are the same of each [[upstream.class]], in their order; what is in none comes last, where it is behind.
+	Classes []LinkClass `json:"classes,omitempty"`
 
 	Partitions int `json:"partitions"`
 	Behind     int `json:"partitions_behind"`
@@ -54,6 +56,15 @@ type LinkStatus struct {
 
 	List []LinkPartition `json:"list"`
 	More int             `json:"more"` // partitions that the list has no room for
+}
+
+// LinkClass is what is behind of a class.
+type LinkClass struct {
+	Topics   []string `json:"topics"` // patterns, in a class of its own; none: what is in no class
+	Records  int64    `json:"behind_records"`
+	Bytes    int64    `json:"behind_bytes"`
+	Estimate *float64 `json:"estimate_seconds"`
+	Told     string   `json:"estimate"`
 }
 
 // LinkDay is how the bytes of a day stand.
@@ -125,6 +136,7 @@ func (k *link) status() LinkStatus {
 		seconds := e.In.Seconds()
 		s.Estimate = &seconds
 	}
+	s.Classes = k.classes(&is)
 	s.WireSent, s.WireReceived = k.meter.Sent(), k.meter.Received()
 	if k.budget != nil {
 		day := k.budget.Day()

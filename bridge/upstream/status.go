@@ -26,6 +26,8 @@ type Status struct {
 	Since  time.Time // when the state began
 	// Records and Bytes are what is behind: Records counts offsets, Bytes is an estimate by the log's size.
 	Records, Bytes int64
+	// Classes are what is behind of each class of the Scheduler, nil where there is one only, or the link goes down.
+	Classes []Lag
 	// Partitions is how many are carried; Behind, Stopped and Refused how many of them are so; Left how many are left out
 	// because there are too many.
 	Partitions, Behind, Stopped, Refused, Left int
@@ -39,6 +41,9 @@ type Status struct {
 	List []PartitionStatus
 	More int
 }
+
+// Lag is what is behind: Records counts offsets, Bytes is an estimate by the log's size.
+type Lag struct{ Records, Bytes int64 }
 
 // PartitionsShown is how many partitions a Status lists.
 const PartitionsShown = 64
@@ -78,6 +83,9 @@ func (l *Link) Status() Status {
 		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Left: l.table.left,
 		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
 	}
+	if n := l.env.Scheduler.Classes(); n > 1 {
+		s.Classes = make([]Lag, n)
+	}
 	topics := map[string]bool{} // a deleted one needs no decision, and the table may not know yet
 	for _, name := range l.env.Log.Names() {
 		topics[name] = true
@@ -91,6 +99,10 @@ func (l *Link) Status() Status {
 			records, bytes := p.lag()
 			s.Records += records
 			s.Bytes += bytes
+			if p.class < len(s.Classes) {
+				s.Classes[p.class].Records += records
+				s.Classes[p.class].Bytes += bytes
+			}
 			switch {
 			case p.verdict.Stopped():
 				s.Stopped++
