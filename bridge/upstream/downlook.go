@@ -64,6 +64,10 @@ func (d *Down) look(ctx context.Context, r Reader) error {
 	slices.SortFunc(origins, func(a, b Origin) int { return strings.Compare(a.Name, b.Name) })
 	d.mu.Lock()
 	d.cluster = r.Cluster()
+	if d.fresh {
+		d.fresh = false
+		d.count.Connects++
+	}
 	missing := d.foundLocked(origins)
 	d.mu.Unlock()
 	return d.make(ctx, r, missing)

@@ -70,11 +70,11 @@ type author struct {
 
 // run is one client after the other: the next one ends what the last has left open. The last leaves nothing.
 func (a *author) run(ctx context.Context) {
-	pace := time.NewTicker(80 * time.Millisecond)
-	defer pace.Stop()
+	beat := time.NewTicker(pace)
+	defer beat.Stop()
 	for life := 0; ; life++ {
 		last := ctx.Err() != nil
-		err := a.live(ctx, life, pace.C)
+		err := a.live(ctx, life, beat.C)
 		if err != nil {
 			a.trouble.Add(1)
 		}
@@ -85,7 +85,7 @@ func (a *author) run(ctx context.Context) {
 }
 
 // live is one client, and one without transactions beside it.
-func (a *author) live(ctx context.Context, life int, pace <-chan time.Time) error {
+func (a *author) live(ctx context.Context, life int, beat <-chan time.Time) error {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(a.servers...), kgo.ClientID(a.id), kgo.ProducerBatchCompression(codecs[life%len(codecs)]), kgo.ProducerLinger(0),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
@@ -103,7 +103,7 @@ func (a *author) live(ctx context.Context, life int, pace <-chan time.Time) erro
 	defer transactional.Close()
 	for times := 20 + a.rng.IntN(40); times > 0 && ctx.Err() == nil; times-- {
 		select {
-		case <-pace:
+		case <-beat:
 		case <-ctx.Done():
 		}
 		if a.rng.IntN(3) == 0 {
