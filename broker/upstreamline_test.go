@@ -205,7 +205,10 @@ func TestALinkEstimatesItsClasses(t *testing.T) {
 	}
 	p.clients["hq"].Cut(false)
 	k.link.Kick()
-	p.until("it is delivered", func() bool { s := p.one("hq"); return s.Told == "up to date" && len(s.Classes) == 2 && s.Classes[1].Told == "up to date" })
+	p.until("it is delivered", func() bool {
+		s := p.one("hq")
+		return s.Told == "up to date" && len(s.Classes) == 2 && s.Classes[1].Told == "up to date"
+	})
 }
 
 // What is behind is told with how long it will take, once that is known.

@@ -23,7 +23,6 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 	way := badlink.New(t, c.Bootstrap()[0])
 	rng := rand.New(rand.NewPCG(drawn(t), 0))
 	b := stationAt(t, c, way.Addr, "backlog", filepath.Join(t.TempDir(), "data"))
-	c.Create(t, b.topic("m"), partitions) // which takes it longer than all else, on a busy machine
 	// behind is what the board takes with so many MiB behind it, at rest and at most while they are delivered, after a start:
 	// what the writing took is not looked at.
 	behind := func(mib int) (rest, draining int64) {
