@@ -100,6 +100,14 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.restedLocked()
 		ln.mu.Unlock()
 		ln.rested = true
+		if ln.beatAlone() {
+			ln.filler.reset()
+			ln.drafts = ln.drafts[:0]
+			return 0, false, ln.commit(ctx)
+		}
+		if beat, is := ln.untilBeat(); is && (wait < 0 || beat < wait) {
+			wait = max(beat, time.Millisecond)
+		}
 		return wait, false, nil
 	}
 	turn := ln.shares.turn(ln.lane)
@@ -168,6 +176,9 @@ func (ln *lane) chores(ctx context.Context) error {
 			return err
 		}
 		ln.kick(int(Backfill))
+	}
+	if err := ln.follow(ctx); err != nil {
+		return err
 	}
 	return ln.decide(ctx)
 }
