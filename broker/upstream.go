@@ -43,6 +43,7 @@ type links struct {
 	marked   bool            // what they send says which board it is of
 	held     map[string]bool // paused by a person, and written down
 	running  bool            // links that are made now run
+	image    *catalog.Image  // as it was at the last step, whose alone it is
 }
 
 // link is one of them. What is not atomic is set before it is in links.all.
@@ -88,7 +89,13 @@ func (b *Broker) runLinks(context.Context) error {
 // step has the links look what they may do now, and what they have done. The pulse does not wait for them: what a link has used
 // of its day goes to the disk, and that takes as long as it takes.
 func (l *links) step() {
+	image := l.b.Image()
+	changed := image != l.image
+	l.image = image
 	for _, k := range *l.all.Load() {
+		if up, is := k.link.(*upstream.Link); is && changed {
+			up.Changed()
+		}
 		select {
 		case k.due <- struct{}{}:
 		default:
@@ -205,6 +212,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 		Provenance: u.Provenance, Mark: l.marked, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
 		TransactionTimeout: contract.TransactionTimeout(u.RateSecond, batchMax),
 		TransactionBytes:   l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
+		Heartbeats: u.Heartbeats, FollowSettings: u.SyncConfigs, ExcludeSettings: u.ConfigsExclude,
 	}
 	if u.Delivery == config.AtLeastOnce {
 		c.Delivery = upstream.AtLeastOnce

@@ -307,7 +307,9 @@ func (l *Link) begin() {
 	l.known, l.guessed, l.table.hints = true, false, nil
 	l.seen, l.flight = l.read, [lanes]flight{}
 	l.lookedAt = time.Time{}
-	l.follows.changed = l.follows.changed || !time.Now().Before(l.follows.retry)
+	if !time.Now().Before(l.follows.retry) {
+		l.follows.changed.Store(true)
+	}
 	for _, p := range l.table.all {
 		p.jump = false
 		for _, pos := range p.lane {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"millrace/broker/catalog"
@@ -31,24 +32,22 @@ type madeTopic struct {
 	settings map[string]string
 }
 
-// following is what a link knows of settings upstream. Link.mu guards it.
+// following is what a link knows of settings upstream. Link.mu guards what is not atomic.
 type following struct {
 	// made are the topics that the link has made, by name, of a cluster.
 	made    map[string]madeTopic
 	cluster string
-	// changed says that settings of the board may have changed, retry is when those are looked at again that could not be
-	// changed; zero: never.
-	changed bool
-	retry   time.Time
+	// changed says that settings of the board may have changed.
+	changed atomic.Bool
+	// retry is when those are looked at again that could not be changed; zero: never.
+	retry time.Time
 	// reason is why some are not as they are on the board, "" for nothing.
 	reason string
 }
 
-// Changed tells a link that settings of topics may have changed.
+// Changed tells a link that settings of topics may have changed. It does not wait.
 func (l *Link) Changed() {
-	l.mu.Lock()
-	l.follows.changed = true
-	l.mu.Unlock()
+	l.follows.changed.Store(true)
 	l.kick(int(Live))
 }
 
@@ -97,11 +96,12 @@ func (ln *lane) follow(ctx context.Context) error {
 	ln.mu.Lock()
 	f := &ln.follows
 	now := time.Now()
-	if !ln.cfg.FollowSettings || !f.changed && (f.retry.IsZero() || now.Before(f.retry)) {
+	again := !f.retry.IsZero() && !now.Before(f.retry)
+	if changed := f.changed.Swap(false); !ln.cfg.FollowSettings || !changed && !again {
 		ln.mu.Unlock()
 		return nil
 	}
-	f.changed, f.retry = false, time.Time{}
+	f.retry = time.Time{}
 	mine := map[string]string{} // the local name by that upstream
 	made := map[string]madeTopic{}
 	for _, to := range ln.table.targets {
