@@ -130,7 +130,7 @@ func TestNoHeartbeats(t *testing.T) {
 	}{
 		{"not asked for", func(c *upstream.Config, _ *upstream.Env) { c.Heartbeats = 0 }, 0},
 		{"no time", func(_ *upstream.Config, e *upstream.Env) { e.Clock = timeless{} }, 1},
-		{"not let through", func(_ *upstream.Config, e *upstream.Env) { 
+		{"not let through", func(_ *upstream.Config, e *upstream.Env) {
 			s := &switchable{}
 			s.shut.Store(int64(time.Hour))
 			e.Scheduler = s

@@ -46,8 +46,10 @@ func follow(ctx context.Context, peer kmsg.Requestor, list []Setting) error {
 	}
 	resp, err := req.RequestWith(ctx, peer)
 	if errors.Is(err, kerr.UnsupportedVersion) {
-		for i := range list {
-			list[i].Err = or(list[i].Err, err)
+		for _, some := range asked {
+			for _, set := range some {
+				set.Err = err
+			}
 		}
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"millrace/bridge/upstream"
 	"millrace/bridge/upstream/upstreamtest"
+	"millrace/testbench/badlink"
 	"millrace/testbench/client/drill"
 	"millrace/testbench/client/kafka"
 	"millrace/testbench/lane"
@@ -133,7 +135,12 @@ func TestAMirrorMakerBeside(t *testing.T) {
 // test: a machine that nobody tells the time has no heartbeats.
 func TestMirrorMakersToolsSeeABoard(t *testing.T) {
 	c := kafka.Shared(t)
-	remote, err := upstream.NewKafka(upstream.KafkaConfig{Brokers: c.Direct()})
+	way := badlink.New(t, c.Node(1).Direct)
+	remote, err := upstream.NewKafka(upstream.KafkaConfig{
+		Brokers: c.Direct(), Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, way.Addr)
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,12 +160,24 @@ func TestMirrorMakersToolsSeeABoard(t *testing.T) {
 		stop()
 		<-ended
 	}()
-	lane.Until(t, "there are heartbeats", func(context.Context) error {
-		if s := link.Status(); s.Sent.Heartbeats < 2 {
-			return fmt.Errorf("%+v", s)
-		}
-		return nil
-	})
+	// until waits for heartbeats, and says what is on the wire then.
+	until := func(n int64) (beats, bytes int64) {
+		lane.Until(t, "there are heartbeats", func(context.Context) error {
+			if beats = link.Status().Sent.Heartbeats; beats < n {
+				return fmt.Errorf("%+v", link.Status())
+			}
+			return nil
+		})
+		is := way.Stats()
+		return beats, is.Up + is.Down
+	}
+	first, before := until(2)
+	last, after := until(first + 3)
+	each := float64(after-before) / float64(last-first)
+	t.Logf("%.0f bytes a heartbeat, both ways", each)
+	if each > 1000 {
+		t.Errorf("%.0f bytes a heartbeat, want 1000 at most", each)
+	}
 	seen := kafka.See(t, c.Direct()[0], "shed")
 	for policy, clusters := range seen.Clusters {
 		if !slices.Contains(clusters, "shed") || seen.Hops[policy] != 1 {
