@@ -86,32 +86,31 @@ func (ln *lane) beat() (_ Record, due bool) {
 	}, true
 }
 
-// beatAlone says whether a link that has nothing to send is to send a heartbeat: one is due, and the contract lets a topic of that
-// name through. What it does not let through now is left out.
-func (ln *lane) beatAlone() bool {
-	wait, due := ln.untilBeat()
-	if !due || wait > 0 {
-		return false
+// beatAlone says whether a lane that has nothing to do for a time is to send a heartbeat: one is due, and the contract lets a topic
+// of that name through. What it does not let through now is left out. Else it says how long there is nothing to do.
+func (ln *lane) beatAlone(idle time.Duration) (due bool, wait time.Duration) {
+	if ln.lane != Live || ln.cfg.Heartbeats <= 0 {
+		return false, idle
 	}
 	clear(ln.ready)
 	ln.ready[ln.env.Scheduler.Class(heartbeatsTopic)] = true
-	if class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), ln.lane, ln.ready); class >= 0 && ln.env.Clock.Known() {
-		return true
-	}
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	ln.beats.next = time.Now().Add(ln.cfg.Heartbeats)
-	return false
-}
-
-// untilBeat is how long it is to the next heartbeat; some is false where there are none.
-func (ln *lane) untilBeat() (wait time.Duration, some bool) {
-	if ln.lane != Live || ln.cfg.Heartbeats <= 0 {
-		return 0, false
+	if !ln.beats.ready {
+		return false, idle
 	}
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	return max(0, time.Until(ln.beats.next)), ln.beats.ready
+	wait = time.Until(ln.beats.next)
+	if wait <= 0 {
+		if class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), ln.lane, ln.ready); class >= 0 && ln.env.Clock.Known() {
+			return true, 0
+		}
+		wait = ln.cfg.Heartbeats
+		ln.beats.next = time.Now().Add(wait)
+	}
+	if idle >= 0 {
+		wait = min(wait, idle)
+	}
+	return false, wait
 }
 
 // beatDone notes what became of a transaction with a heartbeat. One that did not get through is not tried again for a while, so

@@ -17,100 +17,91 @@ func (s *kafkaSession) Follow(ctx context.Context, list []Setting) error {
 }
 
 func follow(ctx context.Context, peer kmsg.Requestor, list []Setting) error {
-	if err := described(ctx, peer, list); err != nil {
+	see := kmsg.NewPtrDescribeConfigsRequest()
+	for i := range list {
+		s := &list[i]
+		s.Is, s.Err = nil, errNoTopic // unless there is an answer
+		n := len(see.Resources)
+		if n == 0 || see.Resources[n-1].ResourceName != s.Topic {
+			see.Resources = append(see.Resources, kmsg.DescribeConfigsRequestResource{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: s.Topic})
+			n++
+		}
+		see.Resources[n-1].ConfigNames = append(see.Resources[n-1].ConfigNames, s.Name)
+	}
+	seen, err := see.RequestWith(ctx, peer)
+	if err != nil {
 		return err
 	}
-	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-	asked := map[string][]*Setting{}
-	each(list, func(topic string, some []*Setting) {
-		r := kmsg.NewIncrementalAlterConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
-		for _, set := range some {
-			if set.Err != nil || !alike(set.Is, set.Was) || alike(set.Is, set.Want) {
-				continue
+	for i := range seen.Resources {
+		r := &seen.Resources[i]
+		for j := range list {
+			if list[j].Topic == r.ResourceName {
+				list[j].seen(r)
 			}
-			c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-			c.Name, c.Op, c.Value = set.Name, kmsg.IncrementalAlterConfigOpSet, set.Want
-			if set.Want == nil {
-				c.Op = kmsg.IncrementalAlterConfigOpDelete
-			}
-			r.Configs = append(r.Configs, c)
-			asked[topic] = append(asked[topic], set)
 		}
-		if len(r.Configs) > 0 {
-			req.Resources = append(req.Resources, r)
+	}
+	change := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	for i := range list {
+		s := &list[i]
+		if !s.due() {
+			continue
 		}
-	})
-	if len(req.Resources) == 0 {
+		n := len(change.Resources)
+		if n == 0 || change.Resources[n-1].ResourceName != s.Topic {
+			change.Resources = append(change.Resources, kmsg.IncrementalAlterConfigsRequestResource{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: s.Topic})
+			n++
+		}
+		op := kmsg.IncrementalAlterConfigOpSet
+		if s.Want == nil {
+			op = kmsg.IncrementalAlterConfigOpDelete
+		}
+		r := &change.Resources[n-1]
+		r.Configs = append(r.Configs, kmsg.IncrementalAlterConfigsRequestResourceConfig{Name: s.Name, Op: op, Value: s.Want})
+	}
+	if len(change.Resources) == 0 {
 		return nil
 	}
-	resp, err := req.RequestWith(ctx, peer)
-	if errors.Is(err, kerr.UnsupportedVersion) {
-		for _, some := range asked {
-			for _, set := range some {
-				set.Err = err
-			}
+	changed, err := change.RequestWith(ctx, peer)
+	if errors.Is(err, kerr.UnsupportedVersion) { // before Kafka 2.3
+		for i := range list {
+			list[i].changed(err)
 		}
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for _, r := range resp.Resources { // of one topic all is done, or nothing
-		err := said(r.ErrorCode, r.ErrorMessage)
-		for _, set := range asked[r.ResourceName] {
-			if set.Err = err; err == nil {
-				set.Is = set.Want
+	for i := range changed.Resources { // of one topic all is done, or nothing
+		r := &changed.Resources[i]
+		for j := range list {
+			if list[j].Topic == r.ResourceName {
+				list[j].changed(said(r.ErrorCode, r.ErrorMessage))
 			}
 		}
 	}
 	return nil
 }
 
-// described fills in what the settings are.
-func described(ctx context.Context, peer kmsg.Requestor, list []Setting) error {
-	req := kmsg.NewPtrDescribeConfigsRequest()
-	asked := map[string][]*Setting{}
-	each(list, func(topic string, some []*Setting) {
-		r := kmsg.NewDescribeConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
-		for _, set := range some {
-			r.ConfigNames = append(r.ConfigNames, set.Name)
-			set.Is, set.Err = nil, errNoTopic // unless there is an answer
-		}
-		asked[topic] = some
-		req.Resources = append(req.Resources, r)
-	})
-	resp, err := req.RequestWith(ctx, peer)
-	if err != nil {
-		return err
-	}
-	for _, r := range resp.Resources {
-		err := said(r.ErrorCode, r.ErrorMessage)
-		for _, set := range asked[r.ResourceName] {
-			set.Err = err
-			for _, c := range r.Configs {
-				if c.Name == set.Name && c.Source == kmsg.ConfigSourceDynamicTopicConfig {
-					set.Is = c.Value
-				}
-			}
+// seen takes over what it is.
+func (s *Setting) seen(r *kmsg.DescribeConfigsResponseResource) {
+	s.Err = said(r.ErrorCode, r.ErrorMessage)
+	for i := range r.Configs {
+		if c := &r.Configs[i]; c.Name == s.Name && c.Source == kmsg.ConfigSourceDynamicTopicConfig {
+			s.Is = c.Value
 		}
 	}
-	return nil
 }
 
-// each calls fn with the settings of each topic, which are next to one another.
-func each(list []Setting, fn func(topic string, some []*Setting)) {
-	for first := 0; first < len(list); {
-		var some []*Setting
-		for _, at := range list[first:] {
-			if at.Topic != list[first].Topic {
-				break
-			}
-			some = append(some, &list[first+len(some)])
-		}
-		fn(list[first].Topic, some)
-		first += len(some)
+// due says whether it is to be changed.
+func (s *Setting) due() bool { return s.Err == nil && alike(s.Is, s.Was) && !alike(s.Is, s.Want) }
+
+// changed takes over what became of a change, where there was one.
+func (s *Setting) changed(err error) {
+	if !s.due() {
+		return
+	}
+	if s.Err = err; err == nil {
+		s.Is = s.Want
 	}
 }
 

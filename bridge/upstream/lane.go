@@ -100,13 +100,11 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.restedLocked()
 		ln.mu.Unlock()
 		ln.rested = true
-		if ln.beatAlone() {
+		beats, wait := ln.beatAlone(wait)
+		if beats {
 			ln.filler.reset()
 			ln.drafts = ln.drafts[:0]
 			return 0, false, ln.commit(ctx)
-		}
-		if beat, is := ln.untilBeat(); is && (wait < 0 || beat < wait) {
-			wait = max(beat, time.Millisecond)
 		}
 		return wait, false, nil
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +22,7 @@ type Setting struct {
 	Err error
 }
 
-// followMax is how many topics are asked about at once.
+// followMax is how many settings are asked about at once.
 const followMax = 256
 
 // madeTopic is a topic upstream that the link has made, and what it has set there last. It is not changed but replaced.
@@ -54,17 +53,16 @@ func (l *Link) Changed() {
 // settings are those that a topic's copy is to have.
 func (l *Link) settings(topic string) map[string]string {
 	all := l.env.Log.Configs(topic)
-	excluded := func(name string) bool {
-		return slices.ContainsFunc(l.cfg.ExcludeSettings, func(p string) bool { return catalog.Matches(p, name) })
+	if len(l.cfg.ExcludeSettings) == 0 {
+		return all
 	}
-	for name := range all {
-		if excluded(name) { // it is ours to change only as a copy
-			all = maps.Clone(all)
-			maps.DeleteFunc(all, func(name, _ string) bool { return excluded(name) })
-			break
+	list := map[string]string{}
+	for name, value := range all {
+		if !slices.ContainsFunc(l.cfg.ExcludeSettings, func(p string) bool { return catalog.Matches(p, name) }) {
+			list[name] = value
 		}
 	}
-	return all
+	return list
 }
 
 // madeLocked notes that the link has just made a topic.
@@ -101,44 +99,35 @@ func (ln *lane) follow(ctx context.Context) error {
 		ln.mu.Unlock()
 		return nil
 	}
-	f.retry = time.Time{}
-	mine := map[string]string{} // the local name by that upstream
-	made := map[string]madeTopic{}
+	var list []Setting
 	for _, to := range ln.table.targets {
 		if m, is := f.made[to.name]; is && to.have > 0 && m.id == to.id {
-			mine[to.name], made[to.name] = to.local, m
+			list = differ(list, to.name, m.settings, ln.settings(to.local))
 		}
 	}
+	f.retry = now.Add(holdMax) // should the peer not answer, it is not asked again with every connection
 	ln.mu.Unlock()
-	var list []Setting
-	for _, name := range slices.Sorted(maps.Keys(mine)) {
-		list = differ(list, name, made[name].settings, ln.settings(mine[name]))
-	}
-	reason := ""
-	for first := 0; first < len(list); {
-		end := first
-		for topics := 0; end < len(list); end++ {
-			if end == first || list[end].Topic != list[end-1].Topic {
-				topics++
-			}
-			if topics > followMax {
-				break
-			}
-		}
-		ln.mu.Lock()
-		f.retry = now.Add(holdMax) // should the peer not answer, it is not asked again with every connection
-		ln.mu.Unlock()
-		if err := ln.session.Follow(ctx, list[first:end]); err != nil {
+	for some := range slices.Chunk(list, followMax) {
+		if err := ln.session.Follow(ctx, some); err != nil {
 			return fmt.Errorf("settings upstream: %w", err)
 		}
-		reason = or(reason, ln.followed(list[first:end]))
-		first = end
 	}
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
-	if reason == "" {
+	reason, left := "", 0
+	for i := range list {
+		if why := ln.followedLocked(&list[i]); why != "" {
+			reason = or(reason, why)
+			left++
+		}
+	}
+	switch {
+	case left == 0:
 		f.retry = time.Time{}
-	} else if reason != f.reason {
+	case left > 1:
+		reason = fmt.Sprintf("%s; and %d more", reason, left-1)
+	}
+	if reason != "" && reason != f.reason {
 		ln.log.Warn("settings of topics upstream do not follow", "reason", reason)
 	}
 	f.reason = reason
@@ -147,20 +136,17 @@ func (ln *lane) follow(ctx context.Context) error {
 
 // differ adds the settings of a topic in which what is wanted is not what was set last.
 func differ(list []Setting, topic string, was, want map[string]string) []Setting {
-	of := func(m map[string]string, name string) *string {
-		if v, is := m[name]; is {
-			return &v
+	for name, value := range want {
+		old, is := was[name]
+		if !is {
+			list = append(list, Setting{Topic: topic, Name: name, Want: &value})
+		} else if old != value {
+			list = append(list, Setting{Topic: topic, Name: name, Was: &old, Want: &value})
 		}
-		return nil
 	}
-	names := maps.Clone(want)
-	if names == nil {
-		names = map[string]string{}
-	}
-	maps.Copy(names, was)
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if s := (Setting{Topic: topic, Name: name, Was: of(was, name), Want: of(want, name)}); !alike(s.Was, s.Want) {
-			list = append(list, s)
+	for name, old := range was {
+		if _, is := want[name]; !is {
+			list = append(list, Setting{Topic: topic, Name: name, Was: &old})
 		}
 	}
 	return list
@@ -168,37 +154,26 @@ func differ(list []Setting, topic string, was, want map[string]string) []Setting
 
 func alike(a, b *string) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
 
-// followed takes over what became of settings, and says of the first that are not as they should be why.
-func (l *Link) followed(list []Setting) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var why []string
-	for i := range list {
-		s := &list[i]
-		if m, is := l.follows.made[s.Topic]; is && s.Err == nil && alike(s.Is, s.Want) {
-			m.settings = maps.Clone(m.settings)
-			if s.Want == nil {
-				delete(m.settings, s.Name)
-			} else {
-				if m.settings == nil {
-					m.settings = map[string]string{}
-				}
-				m.settings[s.Name] = *s.Want
-			}
-			l.follows.made[s.Topic] = m
-			l.hintNews = true
-			l.log.Info("a setting upstream follows the board's", "topic", s.Topic, "setting", s.Name, "value", or(m.settings[s.Name], "default"))
-			continue
-		}
-		if s.Err != nil {
-			why = append(why, fmt.Sprintf("%s of %s: %v", s.Name, s.Topic, s.Err))
-		} else {
-			why = append(why, fmt.Sprintf("%s of %s was changed there by somebody else", s.Name, s.Topic))
-		}
+// followedLocked takes over what became of a setting, and says why it is not as it should be.
+func (l *Link) followedLocked(s *Setting) (why string) {
+	m, is := l.follows.made[s.Topic]
+	switch {
+	case s.Err != nil:
+		return s.Name + " of " + s.Topic + ": " + s.Err.Error()
+	case !alike(s.Is, s.Want):
+		return s.Name + " of " + s.Topic + " was changed there by somebody else"
+	case !is:
+		return ""
 	}
-	const shown = 3
-	if n := len(why); n > shown {
-		why = append(why[:shown], fmt.Sprintf("and %d more", n-shown))
+	settings := map[string]string{}
+	maps.Copy(settings, m.settings)
+	if s.Want == nil {
+		delete(settings, s.Name)
+	} else {
+		settings[s.Name] = *s.Want
 	}
-	return strings.Join(why, "; ")
+	l.follows.made[s.Topic] = madeTopic{m.id, settings}
+	l.hintNews = true
+	l.log.Info("a setting upstream follows the board's", "topic", s.Topic, "setting", s.Name, "value", or(settings[s.Name], "default"))
+	return ""
 }

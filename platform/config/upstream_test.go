@@ -208,7 +208,7 @@ func TestMistakesOfALinkAreNamedWithTheirLine(t *testing.T) {
 		{"provenance down", aLink + "direction = 'down'\nprovenance = true", `m.toml:6: upstream.hq.provenance: is for links that go up`},
 		{"heartbeats", aLink + "emit.heartbeats.interval = '100ms'", "m.toml:5: upstream.hq.emit.heartbeats.interval: 100ms is too short: 1s and more, or 0s"},
 		{"rare heartbeats", aLink + "emit.heartbeats.interval = '2d'", "m.toml:5: upstream.emit.heartbeats.interval: 2d is out of range: 0s to 1d"},
-		{"heartbeats of a dotted cluster", aLink + "emit.heartbeats.interval = '1m'\n[broker]\ncluster.alias = 'a.b'", `m.toml:5: upstream.hq.emit.heartbeats.interval: heartbeats go to "a.b.heartbeats"`},
+		{"heartbeats of a dotted cluster", aLink + "emit.heartbeats.interval = '1m'\n[broker]\ncluster.alias = 'a.b'", `m.toml:5: upstream.hq.emit.heartbeats.interval: needs a broker.cluster.alias of letters, digits`},
 		{"MirrorMaker's heartbeats", aLink + "emit.heartbeats.interval.seconds = 1", "m.toml:5: upstream.emit.heartbeats.interval.seconds: unknown key; here it is emit.heartbeats.interval, a time"},
 		{"MirrorMaker's sync", aLink + "sync.topic.configs.enabled = true", "m.toml:5: upstream.sync.topic.configs.enabled: unknown key; here it is sync.topic.configs"},
 		{"sync", aLink + "sync.topic.configs = 'yes'", "m.toml:5: upstream.sync.topic.configs: want true or false"},

@@ -189,8 +189,7 @@ func (u *Upstream) mirrors(alias string, wrong func(setting, format string, args
 	case u.Heartbeats < second:
 		wrong("emit.heartbeats.interval", "%s is too short: 1s and more, or 0s for none", formatTime(u.Heartbeats))
 	case strings.Contains(alias, ".") || topicName(alias) != nil:
-		wrong("emit.heartbeats.interval", "heartbeats go to %q, by broker.cluster.alias: MirrorMaker's tools read a cluster's name up to the first dot, and Kafka allows letters, digits, dashes and underscores beside it",
-			alias+".heartbeats")
+		wrong("emit.heartbeats.interval", "needs a broker.cluster.alias of letters, digits, dashes and underscores: MirrorMaker's tools read a cluster's name up to the first dot, and this is %q", alias)
 	}
 }
 
