@@ -35,6 +35,8 @@ type links struct {
 
 	// all are the links in the order of the configuration. The slice is replaced, never changed.
 	all atomic.Pointer[[]*link]
+	// image is the catalog at the last compare.
+	image atomic.Pointer[catalog.Image]
 
 	// changing is held while links are begun, ended, paused or resumed.
 	changing sync.Mutex
@@ -43,7 +45,6 @@ type links struct {
 	marked   bool            // what they send says which board it is of
 	held     map[string]bool // paused by a person, and written down
 	running  bool            // links that are made now run
-	image    *catalog.Image  // as it was at the last step, whose alone it is
 }
 
 // link is one of them. What is not atomic is set before it is in links.all.
@@ -82,20 +83,29 @@ func (b *Broker) runLinks(context.Context) error {
 	for _, k := range *l.all.Load() {
 		k.run()
 	}
-	b.every(tick, l.step)
+	b.every(tick, func() {
+		l.compare(b.Image())
+		l.step()
+	})
 	return nil
+}
+
+// compare tells the links when the catalog is another one than the last time: settings of topics may be others.
+func (l *links) compare(image *catalog.Image) {
+	if l.image.Swap(image) == image {
+		return
+	}
+	for _, k := range *l.all.Load() {
+		if up, is := k.link.(*upstream.Link); is {
+			up.Changed()
+		}
+	}
 }
 
 // step has the links look what they may do now, and what they have done. The pulse does not wait for them: what a link has used
 // of its day goes to the disk, and that takes as long as it takes.
 func (l *links) step() {
-	image := l.b.Image()
-	changed := image != l.image
-	l.image = image
 	for _, k := range *l.all.Load() {
-		if up, is := k.link.(*upstream.Link); is && changed {
-			up.Changed()
-		}
 		select {
 		case k.due <- struct{}{}:
 		default:
