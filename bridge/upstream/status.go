@@ -37,6 +37,8 @@ type Status struct {
 	Rate float64
 	// Sent are counters of this life.
 	Sent Counters
+	// Notes are what a person may want to know that holds no record up.
+	Notes []string
 	// List are the partitions that are not simply delivered, stopped ones first; More is how many did not fit.
 	List []PartitionStatus
 	More int
@@ -58,6 +60,7 @@ type Counters struct {
 	Gaps         int64 // gap records committed
 	Lost         int64 // offsets in them
 	Looped       int64 // records left out because they came from the peer
+	Heartbeats   int64 // committed
 }
 
 // PartitionStatus is one partition of a link.
@@ -85,6 +88,11 @@ func (l *Link) Status() Status {
 	}
 	if n := l.env.Scheduler.Classes(); n > 1 {
 		s.Classes = make([]Lag, n)
+	}
+	for _, note := range []struct{ what, reason string }{{"no heartbeats", l.beats.reason}, {"settings of topics do not follow", l.follows.reason}} {
+		if note.reason != "" {
+			s.Notes = append(s.Notes, note.what+": "+note.reason)
+		}
 	}
 	topics := map[string]bool{} // a deleted one needs no decision, and the table may not know yet
 	for _, name := range l.env.Log.Names() {

@@ -45,7 +45,7 @@ func startAuthors(t *testing.T, c *kafka.Cluster, seed uint64) *authors {
 	ctx, stop := context.WithCancel(t.Context())
 	a := &authors{stop: stop}
 	for i := range authorsMax {
-		w := &author{authors: a, whole: t.Context(), servers: c.Direct(), id: fmt.Sprint("author-", i), rng: rand.New(rand.NewPCG(seed, uint64(300+i)))}
+		w := &scribe{authors: a, whole: t.Context(), servers: c.Direct(), id: fmt.Sprint("author-", i), rng: rand.New(rand.NewPCG(seed, uint64(300+i)))}
 		a.work.Go(func() { w.run(ctx) })
 	}
 	t.Cleanup(a.end)
@@ -58,8 +58,8 @@ func (a *authors) end() {
 	a.work.Wait()
 }
 
-// author is one of them.
-type author struct {
+// scribe is one of them.
+type scribe struct {
 	*authors
 	whole   context.Context // ends with the test
 	servers []string
@@ -69,7 +69,7 @@ type author struct {
 }
 
 // run is one client after the other: the next one ends what the last has left open. The last leaves nothing.
-func (a *author) run(ctx context.Context) {
+func (a *scribe) run(ctx context.Context) {
 	beat := time.NewTicker(pace)
 	defer beat.Stop()
 	for life := 0; ; life++ {
@@ -85,7 +85,7 @@ func (a *author) run(ctx context.Context) {
 }
 
 // live is one client, and one without transactions beside it.
-func (a *author) live(ctx context.Context, life int, beat <-chan time.Time) error {
+func (a *scribe) live(ctx context.Context, life int, beat <-chan time.Time) error {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(a.servers...), kgo.ClientID(a.id), kgo.ProducerBatchCompression(codecs[life%len(codecs)]), kgo.ProducerLinger(0),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
@@ -122,7 +122,7 @@ func (a *author) live(ctx context.Context, life int, beat <-chan time.Time) erro
 }
 
 // transact writes some records in a transaction, and may end it.
-func (a *author) transact(client *kgo.Client, end bool) error {
+func (a *scribe) transact(client *kgo.Client, end bool) error {
 	if err := client.BeginTransaction(); err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (a *author) transact(client *kgo.Client, end bool) error {
 }
 
 // some are a few records of every kind.
-func (a *author) some() []*kgo.Record {
+func (a *scribe) some() []*kgo.Record {
 	recs := make([]*kgo.Record, 1+a.rng.IntN(8))
 	for i := range recs {
 		a.n++

@@ -3,9 +3,11 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -21,6 +23,77 @@ import (
 func plain(name, address, topics string, settings ...string) string {
 	return fmt.Sprintf("[[upstream]]\nname = %q\nbootstrap.servers = [%q]\nreconnect.backoff.ms = 50\nreconnect.backoff.max.ms = 200\ntopics = [%q]\n%s\n",
 		name, address, topics, strings.Join(settings, "\n"))
+}
+
+// author writes to a Kafka: transactions that are committed, some that are taken back, and records without one, in every codec.
+type author struct {
+	t         *testing.T
+	prefix    string // of its topics, a with three partitions and b with one
+	random    *rand.Rand
+	committed []*kgo.Client
+	bare      []*kgo.Client
+	n         int
+}
+
+func newAuthor(t *testing.T, prefix string, random *rand.Rand, servers ...string) *author {
+	t.Helper()
+	a := &author{t: t, prefix: prefix, random: random}
+	for i, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()} {
+		open := func(opts ...kgo.Opt) *kgo.Client {
+			client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(servers...), kgo.ProducerBatchCompression(codec),
+				kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(client.Close)
+			return client
+		}
+		a.bare = append(a.bare, open())
+		a.committed = append(a.committed, open(kgo.TransactionalID(fmt.Sprint("author-", i))))
+	}
+	return a
+}
+
+// write writes a few records.
+func (a *author) write(ctx context.Context) {
+	a.t.Helper()
+	some := func(client *kgo.Client) {
+		recs := make([]*kgo.Record, 1+a.random.IntN(20))
+		for i := range recs {
+			a.n++
+			r := &kgo.Record{Topic: a.prefix + "a", Partition: a.random.Int32N(3), Timestamp: time.UnixMilli(1_700_000_000_000 + int64(a.n))}
+			if a.random.IntN(4) == 0 {
+				r.Topic, r.Partition = a.prefix+"b", 0
+			}
+			if a.random.IntN(3) > 0 {
+				r.Key = fmt.Appendf(nil, "key %d", a.random.IntN(10))
+			}
+			r.Value = fmt.Appendf(nil, "%d %s", a.n, strings.Repeat("x", a.random.IntN(400)))
+			if a.random.IntN(10) == 0 {
+				r.Value = nil
+			}
+			if a.random.IntN(4) == 0 {
+				r.Headers = []kgo.RecordHeader{{Key: "kind", Value: []byte("sometimes")}, {Key: "null"}}
+			}
+			recs[i] = r
+		}
+		if err := client.ProduceSync(ctx, recs...).FirstErr(); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	i := a.random.IntN(len(a.bare))
+	if a.random.IntN(3) == 0 || len(a.committed) == 0 {
+		some(a.bare[i])
+		return
+	}
+	client := a.committed[i]
+	if err := client.BeginTransaction(); err != nil {
+		a.t.Fatal(err)
+	}
+	some(client)
+	if err := client.EndTransaction(ctx, a.random.IntN(3) > 0); err != nil {
+		a.t.Fatal(err)
+	}
 }
 
 // awaited are the records of a board's topics, when there are as many as are waited for and its links are idle.
