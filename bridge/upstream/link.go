@@ -69,6 +69,7 @@ type Link struct {
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
+	groups        following
 	// kept is when Memory was last written, keptAt the count of transactions then.
 	kept      time.Time
 	keptAt    int64

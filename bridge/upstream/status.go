@@ -35,6 +35,8 @@ type Status struct {
 	Rate float64
 	// Sent are counters of this life.
 	Sent Counters
+	// Groups are those whose offsets are committed upstream.
+	Groups GroupsStatus
 	// List are the partitions that are not simply delivered, stopped ones first; More is how many did not fit.
 	List []PartitionStatus
 	More int
@@ -77,6 +79,7 @@ func (l *Link) Status() Status {
 	s := Status{
 		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Left: l.table.left,
 		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
+		Groups: l.groupsLocked(),
 	}
 	topics := map[string]bool{} // a deleted one needs no decision, and the table may not know yet
 	for _, name := range l.env.Log.Names() {

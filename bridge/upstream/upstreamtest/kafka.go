@@ -33,6 +33,7 @@ type Kafka struct {
 	holders  map[string]*holder // by transactional id
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
+	groups   map[string]*group
 }
 
 // Faults are the chances of what goes wrong, 0 to 1, for each step of a session.
@@ -101,7 +102,7 @@ type holder struct {
 
 // NewKafka makes an empty cluster.
 func NewKafka(rng *rand.Rand) *Kafka {
-	return &Kafka{Timeout: time.Minute, rng: rng, topics: map[string]*topic{}, holders: map[string]*holder{}}
+	return &Kafka{Timeout: time.Minute, rng: rng, topics: map[string]*topic{}, holders: map[string]*holder{}, groups: map[string]*group{}}
 }
 
 // Fail sets what goes wrong from now on.
