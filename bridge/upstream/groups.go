@@ -128,12 +128,22 @@ type mark struct {
 	seen  bool // by the look under way
 }
 
-// note is what is committed with a final offset, so that a later life knows that it is: translating it again might take reading.
-func (m *mark) note(board string) string {
-	if !m.final {
-		return ""
+// note is what is committed with an offset, so that a later life knows what it is: translating it again might take reading. sent is
+// the last record that was sent where there is none after what the group has read, -1 where there is one.
+func (m *mark) note(board string, sent int64) string {
+	text := fmt.Sprintf("millrace/%s/%x/%d", board, m.id[:8], m.at)
+	if sent >= 0 {
+		text += fmt.Sprintf("/%d", sent)
 	}
-	return fmt.Sprintf("millrace/%s/%x/%d", board, m.id[:8], m.at)
+	return text
+}
+
+// notes is note for what is known now.
+func (m *mark) notes(board string) string {
+	if m.final {
+		return m.note(board, -1)
+	}
+	return m.note(board, m.part.path.sent)
 }
 
 // chosenGroup says whether a group is followed. Those of the board's own are only where they are named in full.
@@ -216,6 +226,11 @@ func (p *part) align() {
 		p.marks = nil
 	}
 	p.restart(c)
+	for _, m := range marks {
+		if was != nil && !m.final {
+			m.up = -1 // more was sent since
+		}
+	}
 	p.marks = marks
 	s := &c.Sync
 	if !s.Is || c.Last < 0 {

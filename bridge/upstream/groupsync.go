@@ -150,8 +150,14 @@ func (ln *lane) ask(ctx context.Context, now time.Time) error {
 		for j, m := range marks[i] {
 			o := &g.List[j]
 			m.done, m.asked = o.Offset, true
-			if note := (&mark{id: m.id, at: m.at, final: true}).note(ln.cfg.Board); o.Offset >= 0 && o.Metadata == note {
+			if m.up >= 0 || o.Offset < 0 || m.part.unfollowed(m.id) != "" {
+				continue
+			}
+			switch o.Metadata { // of an earlier life
+			case m.note(ln.cfg.Board, -1):
 				m.up, m.final = o.Offset, true
+			case m.note(ln.cfg.Board, m.part.path.sent):
+				m.up = o.Offset
 			}
 		}
 	}
@@ -168,7 +174,7 @@ func (ln *lane) tell(ctx context.Context, now time.Time) error {
 		for j, m := range marks[i] {
 			if want(m) {
 				o := g.List[j]
-				o.Offset, o.Metadata = m.up, m.note(ln.cfg.Board)
+				o.Offset, o.Metadata = m.up, m.notes(ln.cfg.Board)
 				of, out = append(of, m), append(out, o)
 			}
 		}
