@@ -23,6 +23,7 @@ const (
 	upstreamWindowsMax  = 24
 	upstreamNameMax     = 64  // bytes; it is part of a transactional id
 	topicNameMax        = 249 // bytes, Kafka's
+	groupNameMax        = 249
 )
 
 // Directions, deliveries and orders of a link.
@@ -64,7 +65,10 @@ type Upstream struct {
 	CursorTopic string   // where the link keeps how far it is
 	GapTopic    string   // where it tells what was lost
 	Provenance  bool     // headers say which board, topic, partition and offset
-	Compression string   // Kafka's compression.type
+	Groups      []string // patterns of consumer groups whose offsets are committed at the other end, translated; empty: none
+	NoGroups    []string // patterns of those that are not
+	GroupsEvery time.Duration
+	Compression string // Kafka's compression.type
 	Backoff     time.Duration
 	BackoffMax  time.Duration // Invariant: BackoffMax >= Backoff
 	RateSecond  int64         // bytes on the wire; 0: any
@@ -122,6 +126,7 @@ func newUpstream(line int) Upstream {
 	return Upstream{
 		Servers: []string{}, Protocol: "PLAINTEXT", Direction: Up, Topics: []string{}, Naming: "{topic}", Delivery: ExactlyOnce, Order: OldestFirst,
 		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd",
+		Groups: []string{}, NoGroups: []string{}, GroupsEvery: minute,
 		Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
 	}
 }
@@ -162,6 +167,9 @@ func upstreamSettings(u *Upstream) []setting {
 		{"cursor.topic", text(&u.CursorTopic, topicName), true},
 		{"gap.topic", text(&u.GapTopic, topicName), true},
 		{"provenance", flag(&u.Provenance), true},
+		{"groups", texts(&u.Groups, patternOfGroups), true},
+		{"exclude.groups", texts(&u.NoGroups, patternOfGroups), true},
+		{"sync.group.offsets.interval.seconds", seconds(&u.GroupsEvery, second, day), true},
 		{"compression.type", choice(&u.Compression, "none", "gzip", "snappy", "lz4", "zstd"), true},
 		{"reconnect.backoff.ms", millis(&u.Backoff, 50*time.Millisecond, hour), true},
 		{"reconnect.backoff.max.ms", millis(&u.BackoffMax, 50*time.Millisecond, day), true},
@@ -261,6 +269,13 @@ func patternOfTopics(s string) error {
 	return nil
 }
 
+func patternOfGroups(s string) error {
+	if s == "" || len(s) > groupNameMax {
+		return fmt.Errorf("%q matches no group: names have up to %d bytes; * stands for any of them", s, groupNameMax)
+	}
+	return nil
+}
+
 // topicName checks the name of one topic.
 func topicName(s string) error {
 	if strings.Contains(s, "*") || patternOfTopics(s) != nil || s == "." || s == ".." {
@@ -304,6 +319,9 @@ var kafkaNames = map[string]string{
 	"sasl.jaas.config":                    "sasl.username and sasl.password.file",
 	"sasl.oauthbearer.client.secret":      "sasl.oauthbearer.client.secret.file: secrets are in files",
 	"compression":                         "compression.type",
+	"groups.exclude":                      "exclude.groups, for groups is a key of its own",
+	"sync.group.offsets.enabled":          "groups: those it names are followed",
+	"sync.group.offsets.interval":         "sync.group.offsets.interval.seconds",
 	"sasl.mechanisms":                     "sasl.mechanism",
 	"sasl.oauthbearer.token.endpoint.uri": "sasl.oauthbearer.token.endpoint.url",
 }
