@@ -5,15 +5,8 @@ import "millrace/bridge/upstream"
 // linkGroups are the board's consumer groups as a link has them.
 type linkGroups struct{ b *Broker }
 
-// Names implements upstream.Groups. After a start it has what is not known yet read: it is there the next time.
-func (g linkGroups) Names() []string {
-	list, _ := g.b.groups.List()
-	names := make([]string, len(list))
-	for i := range list {
-		names[i] = list[i].ID
-	}
-	return names
-}
+// Names implements upstream.Groups.
+func (g linkGroups) Names() []string { return g.b.groups.Names(nil) }
 
 // Offsets implements upstream.Groups. A group that is not loaded yet has none.
 func (g linkGroups) Offsets(name string) []upstream.GroupOffset {
