@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"millrace/broker/record"
 )
 
 // commitsAtOnce is how many groups are committed at once: a thin link has a long way.
@@ -30,34 +32,38 @@ func (s *kafkaSession) Visible(
 	if err != nil {
 		return from, 0, err
 	}
-	portion := s.portion
-	defer func() { s.portion = portion }()
-	s.portion = min(s.portion, most)
-	p, err := s.fetch(ctx, leader, topic, id, partition, from)
-	if err != nil {
+	p := []Portion{{Topic: topic, ID: id, Partition: partition, Epoch: -1, From: from}}
+	r := kafkaReader{s: kafkaSession{cl: s.cl}}
+	if err := r.Fetch(ctx, int32(leader), p, min(most, fetchMost), 0); err != nil {
 		return from, 0, err
 	}
-	next, bytes = from, len(p.RecordBatches)
-	for b, err := range visible(p.RecordBatches, abortedOf(p)) {
-		if err != nil {
-			return next, bytes, fmt.Errorf("%s-%d at %d: %w", topic, partition, next, err)
+	next, bytes, err = from, len(p[0].Batches), p[0].Err
+	if err != nil {
+		return from, bytes, err
+	}
+	for b, err := range visible(p[0].Batches, p[0].Aborted) {
+		if err == nil && !b.hidden {
+			next, err = seen(b.Batch, next, fn)
 		}
-		if !b.hidden {
-			for r, err := range b.Records(cursorBatchMax) {
-				if err != nil {
-					return next, bytes, fmt.Errorf("%s-%d at %d: %w", topic, partition, next, err)
-				}
-				if r.Offset < from {
-					continue
-				}
-				if err := fn(Seen{r.Offset, b.ProducerID(), r.Key, r.Value}); err != nil {
-					return r.Offset, bytes, err
-				}
-			}
+		if err != nil {
+			return next, bytes, err
 		}
 		next = max(next, b.NextOffset())
 	}
-	return next, bytes, nil
+	return next, bytes, err
+}
+
+// seen calls fn with the records of a batch from an offset on, and says with which it ended.
+func seen(b record.Batch, from int64, fn func(Seen) error) (next int64, err error) {
+	for r, err := range b.Records(cursorBatchMax) {
+		if err == nil && r.Offset >= from {
+			from, err = r.Offset, fn(Seen{r.Offset, b.ProducerID(), r.Key, r.Value})
+		}
+		if err != nil {
+			return from, err
+		}
+	}
+	return from, nil
 }
 
 // eachTopic calls fn with the runs of a list that are of one topic: lists are in the order of topics.
