@@ -10,7 +10,7 @@ func TestTrail(t *testing.T) {
 	for range 200 {
 		seed := rand.Uint64()
 		rng := rand.New(rand.NewPCG(seed, 1))
-		most := 8 + rng.IntN(200)
+		most := 40 + rng.IntN(200)
 		local, up := rng.Int64N(1000), rng.Int64N(1000)
 		w := newTrail(local)
 		type pair struct{ local, up int64 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -193,7 +194,9 @@ func kcatReadsOn(ctx context.Context, t *testing.T, server, group, topic string)
 		"-X", "auto.offset.reset=error", "-X", "isolation.level=read_committed", "-X", "enable.auto.commit=false", topic)
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
+	began := time.Now()
 	out, err := cmd.Output()
+	t.Log("kcat took", time.Since(began).Round(time.Millisecond))
 	if err != nil {
 		t.Fatalf("kcat: %v: %s", err, complaints.String())
 	}
