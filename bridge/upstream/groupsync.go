@@ -252,9 +252,11 @@ var (
 // those that the log has there, one by one: a transaction that was committed has all of its records, in their order.
 func (ln *lane) searchPart(ctx context.Context, p *part, left *int) error {
 	old := p.path.old
-	found, err := ln.match(ctx, p, old, left)
+	work := *old // Status reads the other one
+	found, err := ln.match(ctx, p, &work, left)
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
+	*old = work
 	if !found {
 		old.cost += searchLeast
 	}
@@ -273,17 +275,22 @@ func (ln *lane) searchPart(ctx context.Context, p *part, left *int) error {
 
 // match reads upstream and compares, at most as much as is left. found says that it came further.
 func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (found bool, err error) {
-	if p.log.Compacted() {
+	ln.mu.Lock()
+	base := draft{part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, end: old.end + 1}
+	ln.mu.Unlock()
+	switch {
+	case base.log == nil:
+		return false, nil
+	case base.log.Compacted():
 		return false, errNotSent // what was sent may be gone here
 	}
 	f := &ln.filler
 	for !old.whole() {
 		last, _ := old.last()
 		f.reset()
-		d := &draft{
-			part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have,
-			cursor: Cursor{Next: last + 1, Last: -1}, end: old.end + 1,
-		}
+		copied := base
+		d := &copied
+		d.cursor = Cursor{Next: last + 1, Last: -1}
 		if err := f.fill(d, ln.size); err != nil {
 			return found, fmt.Errorf("%s-%d: %w", p.topic, p.index, err)
 		}
@@ -294,7 +301,7 @@ func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (fo
 			if *left <= 0 {
 				return found, nil
 			}
-			at, n, err := ln.session.Visible(ctx, p.to.name, p.index, old.from, min(*left, searchAtOnce), func(s Seen) error {
+			at, n, err := ln.session.Visible(ctx, base.to, p.index, old.from, min(*left, searchAtOnce), func(s Seen) error {
 				if s.Producer != old.producer {
 					return nil
 				}
