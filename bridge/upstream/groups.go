@@ -90,8 +90,8 @@ const (
 	trailLeast, trailMost = 128, 64 << 10
 )
 
-// following is what a link knows of groups. Link.mu guards it; the live lane alone changes it.
-type following struct {
+// groupTable is what a link knows of groups. Link.mu guards it; the live lane alone changes it.
+type groupTable struct {
 	list    []*followed // in order
 	marks   int
 	left    int
@@ -151,8 +151,8 @@ func (c *Config) chosenGroup(name string) bool {
 	return catalog.Chosen(c.Groups, name) && !slices.ContainsFunc(c.GroupsExclude, func(p string) bool { return catalog.Matches(p, name) })
 }
 
-// follows says whether any group is.
-func (l *Link) follows() bool { return len(l.cfg.Groups) > 0 && l.env.Groups != nil }
+// hasGroups says whether groups are followed.
+func (l *Link) hasGroups() bool { return len(l.cfg.Groups) > 0 && l.env.Groups != nil }
 
 // trailBytes is how much one trail may take.
 func (l *Link) trailBytes() int {
@@ -280,7 +280,7 @@ func (w *path) lose(sent int64) { w.trail, w.old = newTrail(sent+1), nil }
 
 // syncPoints puts into the cursors of a transaction where records went before.
 func (ln *lane) syncPoints(ctx context.Context) {
-	if ln.lane != Live || !ln.follows() {
+	if ln.lane != Live || !ln.hasGroups() {
 		return
 	}
 	producer := ln.session.Producer(ctx)
@@ -301,7 +301,7 @@ func (ln *lane) syncPoints(ctx context.Context) {
 
 // passedLocked notes where the records of a transaction went, and what groups have read of them.
 func (ln *lane) passedLocked(data int) {
-	if ln.lane != Live || !ln.follows() {
+	if ln.lane != Live || !ln.hasGroups() {
 		return
 	}
 	f := &ln.filler

@@ -19,7 +19,7 @@ const (
 
 // tend looks at the groups of the board, and commits upstream what has changed, when it is time for either.
 func (ln *lane) tend(ctx context.Context) {
-	if !ln.follows() {
+	if !ln.hasGroups() {
 		return
 	}
 	now := time.Now()
@@ -47,7 +47,7 @@ func (ln *lane) tend(ctx context.Context) {
 
 // tendLocked is how long until there is something to tend, which a wait for nothing else may not outlast.
 func (ln *lane) tendLocked(wait time.Duration) time.Duration {
-	if ln.lane != Live || !ln.follows() {
+	if ln.lane != Live || !ln.hasGroups() {
 		return wait
 	}
 	in := max(time.Until(ln.groups.looked.Add(min(groupLookEvery, ln.cfg.GroupsInterval))), time.Millisecond)

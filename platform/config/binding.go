@@ -116,11 +116,6 @@ func millis(p *time.Duration, low, high time.Duration) binding {
 	return units(p, low, high, time.Millisecond, "ms")
 }
 
-// seconds is a time whose key ends in .seconds.
-func seconds(p *time.Duration, low, high time.Duration) binding {
-	return units(p, low, high, time.Second, "s")
-}
-
 // minutes is a time whose key ends in .minutes.
 func minutes(p *time.Duration, low, high time.Duration) binding {
 	return units(p, low, high, time.Minute, "m")

@@ -55,29 +55,35 @@ type Upstream struct {
 	ClientID, ClientSecret string // at TokenURL; the latter is a file's name
 	Scope                  string // asked of TokenURL; "": none
 
-	Direction   string   // Up or Down
-	Topics      []string // patterns as in [topic.*]
-	Naming      string   // of topics at the other end: {topic}, {cluster}
-	Delivery    string   // ExactlyOnce or AtLeastOnce
-	Order       string   // OldestFirst or LiveFirst
-	Partitions  int32    // of a topic that the link makes; 0: as many as at this end
-	Replication int16    // of the same; -1: what the other end has by default
-	CursorTopic string   // where the link keeps how far it is
-	GapTopic    string   // where it tells what was lost
-	Provenance  bool     // headers say which board, topic, partition and offset
-	Groups      []string // patterns of consumer groups whose offsets are committed at the other end, translated; empty: none
-	NoGroups    []string // patterns of those that are not
-	GroupsEvery time.Duration
-	Compression string // Kafka's compression.type
-	Backoff     time.Duration
-	BackoffMax  time.Duration // Invariant: BackoffMax >= Backoff
-	RateSecond  int64         // bytes on the wire; 0: any
-	RateDay     int64         // the same, of a day in TimeZone
-	TimeZone    string        // IANA's name
-	Windows     []string      // when it may send; empty: always
-	Metered     bool          // bytes cost money
-	Classes     []UpstreamClass
-	Line        int // in the file, for messages
+	Direction   string        // Up or Down
+	Topics      []string      // patterns as in [topic.*]
+	Naming      string        // of topics at the other end: {topic}, {cluster}
+	Delivery    string        // ExactlyOnce or AtLeastOnce
+	Order       string        // OldestFirst or LiveFirst
+	Partitions  int32         // of a topic that the link makes; 0: as many as at this end
+	Replication int16         // of the same; -1: what the other end has by default
+	CursorTopic string        // where the link keeps how far it is
+	GapTopic    string        // where it tells what was lost
+	Provenance  bool          // headers say which board, topic, partition and offset
+	Groups      []string      // patterns of consumer groups whose offsets are committed at the other end, translated; empty: none
+	NoGroups    []string      // patterns of those that are not
+	GroupsEvery time.Duration // how often
+	// Heartbeats is how often MirrorMaker's tools see the board; 0: never.
+	Heartbeats time.Duration
+	// SyncConfigs has settings of topics that the link has made follow the board's, ConfigsExclude are patterns of those that
+	// the link does not carry.
+	SyncConfigs    bool
+	ConfigsExclude []string
+	Compression    string // Kafka's compression.type
+	Backoff        time.Duration
+	BackoffMax     time.Duration // Invariant: BackoffMax >= Backoff
+	RateSecond     int64         // bytes on the wire; 0: any
+	RateDay        int64         // the same, of a day in TimeZone
+	TimeZone       string        // IANA's name
+	Windows        []string      // when it may send; empty: always
+	Metered        bool          // bytes cost money
+	Classes        []UpstreamClass
+	Line           int // in the file, for messages
 }
 
 // UpstreamClass is one [[upstream.class]]: topics of a link that go before or after others.
@@ -125,7 +131,7 @@ func (u *Upstream) Same(v *Upstream) bool {
 func newUpstream(line int) Upstream {
 	return Upstream{
 		Servers: []string{}, Protocol: "PLAINTEXT", Direction: Up, Topics: []string{}, Naming: "{topic}", Delivery: ExactlyOnce, Order: OldestFirst,
-		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd",
+		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd", SyncConfigs: true, ConfigsExclude: []string{},
 		Groups: []string{}, NoGroups: []string{}, GroupsEvery: minute,
 		Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
 	}
@@ -169,7 +175,10 @@ func upstreamSettings(u *Upstream) []setting {
 		{"provenance", flag(&u.Provenance), true},
 		{"groups", texts(&u.Groups, patternOfGroups), true},
 		{"exclude.groups", texts(&u.NoGroups, patternOfGroups), true},
-		{"sync.group.offsets.interval.seconds", seconds(&u.GroupsEvery, second, day), true},
+		{"sync.group.offsets.interval", span(&u.GroupsEvery, second, day), true},
+		{"emit.heartbeats.interval", span(&u.Heartbeats, 0, day), true},
+		{"sync.topic.configs", flag(&u.SyncConfigs), true},
+		{"config.properties.exclude", texts(&u.ConfigsExclude, patternOfSettings), true},
 		{"compression.type", choice(&u.Compression, "none", "gzip", "snappy", "lz4", "zstd"), true},
 		{"reconnect.backoff.ms", millis(&u.Backoff, 50*time.Millisecond, hour), true},
 		{"reconnect.backoff.max.ms", millis(&u.BackoffMax, 50*time.Millisecond, day), true},
@@ -276,6 +285,14 @@ func patternOfGroups(s string) error {
 	return nil
 }
 
+// patternOfSettings checks one of Kafka's names of settings, or several by *.
+func patternOfSettings(s string) error {
+	if patternOfTopics(s) != nil {
+		return fmt.Errorf("%q matches no setting: they are called like retention.ms; * stands for any part of a name", s)
+	}
+	return nil
+}
+
 // topicName checks the name of one topic.
 func topicName(s string) error {
 	if strings.Contains(s, "*") || patternOfTopics(s) != nil || s == "." || s == ".." {
@@ -321,7 +338,10 @@ var kafkaNames = map[string]string{
 	"compression":                         "compression.type",
 	"groups.exclude":                      "exclude.groups, for groups is a key of its own",
 	"sync.group.offsets.enabled":          "groups: those it names are followed",
-	"sync.group.offsets.interval":         "sync.group.offsets.interval.seconds",
+	"sync.group.offsets.interval.seconds": "sync.group.offsets.interval, a time like 1m",
+	"emit.heartbeats.enabled":             "emit.heartbeats.interval, a time like 1m; 0s: none",
+	"emit.heartbeats.interval.seconds":    "emit.heartbeats.interval, a time like 1m; 0s: none",
+	"sync.topic.configs.enabled":          "sync.topic.configs",
 	"sasl.mechanisms":                     "sasl.mechanism",
 	"sasl.oauthbearer.token.endpoint.uri": "sasl.oauthbearer.token.endpoint.url",
 }

@@ -29,6 +29,7 @@ func (p *parse) upstreams() {
 		}
 		u.security(wrong)
 		u.contradictions(wrong)
+		u.mirrors(p.Broker.ClusterAlias, wrong)
 		p.windows(u.Windows, wrong)
 		if p.checks.Zone != nil {
 			if err := p.checks.Zone(u.TimeZone); err != nil {
@@ -169,7 +170,10 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 			{"provenance", u.Provenance},
 			{"groups", len(u.Groups) > 0},
 			{"exclude.groups", len(u.NoGroups) > 0},
-			{"sync.group.offsets.interval.seconds", u.GroupsEvery != usual.GroupsEvery},
+			{"sync.group.offsets.interval", u.GroupsEvery != usual.GroupsEvery},
+			{"emit.heartbeats.interval", u.Heartbeats != usual.Heartbeats},
+			{"sync.topic.configs", u.SyncConfigs != usual.SyncConfigs},
+			{"config.properties.exclude", len(u.ConfigsExclude) > 0},
 			{"compression.type", u.Compression != usual.Compression},
 		} {
 			if s.said {
@@ -183,6 +187,20 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 				wrong("topics", "%q would be sent into a topic in which the link keeps its own records", t)
 			}
 		}
+	}
+}
+
+// mirrors checks what the link does as MirrorMaker does.
+func (u *Upstream) mirrors(alias string, wrong func(setting, format string, args ...any)) {
+	if n := len(u.ConfigsExclude); n > upstreamPatternsMax {
+		wrong("config.properties.exclude", "has %d patterns, and there may be %d: * stands for any part of a name", n, upstreamPatternsMax)
+	}
+	switch {
+	case u.Heartbeats == 0:
+	case u.Heartbeats < second:
+		wrong("emit.heartbeats.interval", "%s is too short: 1s and more, or 0s for none", formatTime(u.Heartbeats))
+	case strings.Contains(alias, ".") || topicName(alias) != nil:
+		wrong("emit.heartbeats.interval", "needs a broker.cluster.alias of letters, digits, dashes and underscores: MirrorMaker's tools read a cluster's name up to the first dot, and this is %q", alias)
 	}
 }
 

@@ -30,7 +30,7 @@ func TestGroupsReadOnUpstream(t *testing.T) {
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	rng := rand.New(rand.NewPCG(seed, 3))
-	b := stationIn(t, c, "groups", filepath.Join(t.TempDir(), "data"), `groups = ["reader-*"]`, "sync.group.offsets.interval.seconds = 1")
+	b := stationIn(t, c, "groups", filepath.Join(t.TempDir(), "data"), `groups = ["reader-*"]`, "sync.group.offsets.interval = '1s'")
 	ctx, cancel := context.WithTimeout(t.Context(), lane.Patience)
 	defer cancel()
 	topic := b.topic("a")
