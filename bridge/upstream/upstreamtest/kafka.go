@@ -35,7 +35,7 @@ type Kafka struct {
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
 	groups   map[string]*group
-	asked    int                // for settings
+	asked    int // for settings
 }
 
 // Faults are the chances of what goes wrong, 0 to 1, for each step of a session.
