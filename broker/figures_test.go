@@ -74,7 +74,7 @@ func busy(t *testing.T) *Broker {
 	s.Broker.LogDirs, s.Broker.ClusterAlias, s.Broker.GroupInitialDelay = dir, "test", 0
 	s.Broker.Listeners, s.MQTT.Listeners, s.HTTP.Listener = []string{"PLAINTEXT://127.0.0.1:0"}, []string{"tcp://127.0.0.1:0"}, "127.0.0.1:0"
 	s.Flash.Endurance, s.Flash.WriteBudget = 30<<40, 2<<30
-	s.Upstreams = linked(t, dir, aLink("hq", "'climate'")+"rate.bytes.per.day = '1MiB'\n").Upstreams
+	s.Upstreams = linked(t, dir, aLink("hq", "'climate'")+"rate.bytes.per.day = '1MiB'\ngroups = ['*']\n").Upstreams
 	upstreams := upstreamtest.NewKafka(rand.New(rand.NewPCG(1, 1)))
 	var jump atomic.Int64
 	b, err := Open(t.Context(), Config{

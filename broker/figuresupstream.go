@@ -75,6 +75,22 @@ func (b *Broker) linkFigures(m *metrics.Writer) {
 				float64(of.n), "link", all[i].Name, "are", of.are)
 		}
 	}
+	for i := range all {
+		g := all[i].Groups
+		if g == nil {
+			continue
+		}
+		for _, of := range []struct {
+			are string
+			n   int
+		}{{"followed", g.Followed}, {"left-out", g.LeftOut}} {
+			m.Gauge("millrace_upstream_groups", "Consumer groups whose offsets are committed at the other end; left-out: those, or partitions of them, there was no room for. Not there without groups.",
+				float64(of.n), "link", all[i].Name, "are", of.are)
+		}
+		m.Gauge("millrace_upstream_group_offsets", "Partitions of these groups.", float64(g.Offsets), "link", all[i].Name)
+		m.Gauge("millrace_upstream_group_offsets_waiting", "Of these, how many cannot be translated now; status says why.", float64(g.Waiting), "link", all[i].Name)
+		m.Counter("millrace_upstream_group_commits_total", "Offsets of groups that were committed at the other end.", float64(g.Commits), "link", all[i].Name)
+	}
 	counter("millrace_upstream_records_total", "Records that were committed at the other end.", func(s *LinkStatus) int64 { return s.Sent })
 	counter("millrace_upstream_record_bytes_total", "Bytes of their keys, values and headers.", func(s *LinkStatus) int64 { return s.SentBytes })
 	counter("millrace_upstream_transactions_total", "Transactions that were committed.", func(s *LinkStatus) int64 { return s.Transactions })

@@ -222,6 +222,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 		Provenance: u.Provenance, Mark: l.marked, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
 		TransactionTimeout: contract.TransactionTimeout(u.RateSecond, batchMax),
 		TransactionBytes:   l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
+		Groups: u.Groups, GroupsExclude: u.NoGroups, GroupsInterval: u.GroupsEvery,
 		Heartbeats: u.Heartbeats, FollowSettings: u.SyncConfigs, ExcludeSettings: u.ConfigsExclude,
 	}
 	if u.Delivery == config.AtLeastOnce {
@@ -236,7 +237,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 func (l *links) env(k *link) upstream.Env {
 	return upstream.Env{
 		Log: linkLog{l.b}, Clock: linkClock{l.b}, Remote: k.line, Scheduler: k.line, Backoff: k.backoff,
-		Budget: l.b.memory.upstream, Logger: l.log,
+		Budget: l.b.memory.upstream, Logger: l.log, Groups: linkGroups{l.b},
 		Memory: l.memory(&k.settings),
 		Hint:   LinkMemory(l.b.config.FS, filepath.Join(l.b.dir(), linksDir, k.settings.Name+cursorsFile)), // it says itself of which cluster
 	}

@@ -57,6 +57,8 @@ type LinkStatus struct {
 	Looped       int64 `json:"looped_records"`
 	Heartbeats   int64 `json:"heartbeats"`
 
+	Groups *LinkGroups `json:"groups"` // null where none are followed
+
 	List []LinkPartition `json:"list"`
 	More int             `json:"more"` // partitions that the list has no room for
 }
@@ -75,6 +77,16 @@ type LinkDay struct {
 	Budget int64      `json:"budget"`
 	Used   int64      `json:"used"`
 	Renews *time.Time `json:"renews"` // null where the time is not known
+}
+
+// LinkGroups is how the link follows consumer groups of the board.
+type LinkGroups struct {
+	Followed int    `json:"followed"`
+	Offsets  int    `json:"offsets"`
+	LeftOut  int    `json:"left_out"` // groups and offsets that there is no room for
+	Waiting  int    `json:"waiting"`  // offsets that cannot be translated now
+	Commits  int64  `json:"commits"`
+	Problem  string `json:"problem,omitempty"`
 }
 
 // LinkPartition is one that is not simply delivered.
@@ -132,6 +144,10 @@ func (k *link) status() LinkStatus {
 			row.Ranges = append(row.Ranges, [2]int64{r.First, r.End})
 		}
 		s.List = append(s.List, row)
+	}
+	if len(u.Groups) > 0 {
+		g := &is.Groups
+		s.Groups = &LinkGroups{Followed: g.Followed, Offsets: g.Offsets, LeftOut: g.Left, Waiting: g.Waiting, Commits: g.Commits, Problem: g.Problem}
 	}
 	s.Trouble = trouble(&is)
 	e := k.estimate(&is)

@@ -14,6 +14,7 @@ func (ln *lane) commit(ctx context.Context) error {
 	f := &ln.filler
 	now := ln.env.Clock.Now().UnixMilli()
 	data := len(f.records)
+	ln.syncPoints(ctx)
 	for _, d := range ln.drafts {
 		if err := ln.mark(d, now); err != nil {
 			return err
@@ -138,6 +139,7 @@ func (ln *lane) applied(data int, buried []cursorID, took time.Duration) {
 	for _, d := range ln.drafts {
 		ln.applyLocked(d)
 	}
+	ln.passedLocked(data)
 	ln.buriedLocked(buried)
 	ln.shares.served[ln.lane] += int64(bytes)
 	ln.kick(int(1 - ln.lane))

@@ -306,12 +306,15 @@ func (l *Link) begin() {
 	l.count.Connects++
 	l.known, l.guessed, l.table.hints = true, false, nil
 	l.seen, l.flight = l.read, [lanes]flight{}
-	l.lookedAt = time.Time{}
+	l.lookedAt, l.groups.looked = time.Time{}, time.Time{} // before anything is sent: what a group has read is known when it passes
 	if !time.Now().Before(l.follows.retry) {
 		l.follows.changed.Store(true)
 	}
 	for _, p := range l.table.all {
 		p.jump = false
+		if l.hasGroups() {
+			p.align()
+		}
 		for _, pos := range p.lane {
 			pos.pos, pos.queued, pos.draft = pos.cursor.Next, false, nil
 		}

@@ -53,10 +53,20 @@ type Cursor struct {
 	Ranges []Range
 	// Turn counts what Resolve did to the partition: a backfill cursor of an earlier one says nothing.
 	Turn int64
+	// Sync is where the record went that was sent before those of the cursor's transaction.
+	Sync Sync
 	// By is the life of the process that wrote it.
 	By string
 	// At is when, in ms, as well as the board knew.
 	At int64
+}
+
+// Sync says that a record of the partition is at an offset upstream, and that all that were sent later, up to the cursor, were
+// written by a producer. It is there where groups are followed.
+type Sync struct {
+	Is              bool
+	Local, Upstream int64
+	Producer        int64
 }
 
 // wire is a Cursor in JSON. What is not known here is ignored.
@@ -70,6 +80,7 @@ type wire struct {
 	UpstreamID string     `json:"upstream_id"`
 	Ranges     [][2]int64 `json:"ranges,omitempty"`
 	Turn       int64      `json:"turn,omitempty"`
+	Sync       []int64    `json:"sync,omitempty"`
 	By         string     `json:"by"`
 	At         int64      `json:"time"`
 }
@@ -85,6 +96,9 @@ func (c *Cursor) Append(dst []byte) ([]byte, error) {
 	}
 	for _, r := range c.Ranges {
 		w.Ranges = append(w.Ranges, [2]int64{r.First, r.End})
+	}
+	if s := &c.Sync; s.Is {
+		w.Sync = []int64{s.Local, s.Upstream, s.Producer}
 	}
 	return appendJSON(dst, &w)
 }
@@ -133,6 +147,9 @@ func ParseCursor(p []byte) (Cursor, error) {
 	c := Cursor{Upstream: w.Upstream, Next: w.Next, Last: w.Last, CRC: w.CRC, Turn: w.Turn, By: w.By, At: w.At}
 	for _, r := range w.Ranges {
 		c.Ranges = append(c.Ranges, Range{r[0], r[1]})
+	}
+	if s := w.Sync; len(s) == 3 && s[0] >= 0 && s[0] <= c.Last && s[1] >= 0 && s[1] <= math.MaxInt64/2 && s[2] >= 0 {
+		c.Sync = Sync{true, s[0], s[1], s[2]}
 	}
 	if w.Version < 1 || !parseID(&c.Local, w.Local) || !parseID(&c.UpstreamID, w.UpstreamID) {
 		return Cursor{}, fmt.Errorf("%w: version or ids", ErrCursor)

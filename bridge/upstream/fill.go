@@ -67,6 +67,14 @@ type filler struct {
 	records []Record
 	headers []record.Header
 	bytes   int
+	// from says where records come from, where groups are followed.
+	from []origin
+}
+
+// origin is where a record is in the board's log.
+type origin struct {
+	part  *part
+	local int64
 }
 
 // reset forgets all records, and memory that was taken for an uncommonly large one. Buffers grow by more than is needed.
@@ -80,11 +88,12 @@ func (f *filler) reset() {
 	}
 	clear(f.records)
 	clear(f.headers)
-	f.raw, f.arena, f.records, f.headers, f.bytes = f.raw[:0], f.arena[:0], f.records[:0], f.headers[:0], 0
+	clear(f.from)
+	f.raw, f.arena, f.records, f.headers, f.from, f.bytes = f.raw[:0], f.arena[:0], f.records[:0], f.headers[:0], f.from[:0], 0
 }
 
 // forget gives all memory up: somebody may still read it.
-func (f *filler) forget() { f.raw, f.arena, f.records, f.headers, f.bytes = nil, nil, nil, nil, 0 }
+func (f *filler) forget() { *f = filler{cfg: f.cfg, clock: f.clock, cluster: f.cluster} }
 
 // fill adds what the draft's partition has to send: at most room bytes, but one record at least when the transaction has
 // none. It returns the log's errors; what was added before stays.
@@ -274,7 +283,7 @@ func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	}
 	out := Record{
 		Topic: d.to, Partition: place(p.index, d.mine, d.have, r.Key), Timestamp: at,
-		Key: f.hold(r.Key, own), Value: f.hold(r.Value, own),
+		Key: f.hold(r.Key, own), Value: f.hold(r.Value, own), Offset: -1,
 	}
 	mark := len(f.headers)
 	for _, h := range r.Headers {
@@ -298,6 +307,9 @@ func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 		out.Headers = f.headers[mark:n:n]
 	}
 	f.records = append(f.records, out)
+	if len(f.cfg.Groups) > 0 {
+		f.from = append(f.from, origin{p, r.Offset})
+	}
 	return &f.records[len(f.records)-1]
 }
 

@@ -96,7 +96,7 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	some := ln.table.ready(ln.lane, ln.ready)
 	ln.pendingLocked(some)
 	if !some {
-		wait = ln.untilRetryLocked()
+		wait = ln.tendLocked(ln.untilRetryLocked())
 		ln.restedLocked()
 		ln.mu.Unlock()
 		ln.rested = true
@@ -175,6 +175,7 @@ func (ln *lane) chores(ctx context.Context) error {
 		}
 		ln.kick(int(Backfill))
 	}
+	ln.tend(ctx)
 	if err := ln.follow(ctx); err != nil {
 		return err
 	}

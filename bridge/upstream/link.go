@@ -72,6 +72,7 @@ type Link struct {
 	// gapPartitions is how many partitions the gap topic has.
 	gapPartitions int32
 	decisions     []*decision
+	groups        groupTable
 	// kept is when Memory was last written, keptAt the count of transactions then.
 	kept      time.Time
 	keptAt    int64

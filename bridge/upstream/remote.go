@@ -43,6 +43,7 @@ type Session interface {
 	// Nil says that all are there for good. ErrFenced and *RefusedError say that none is; with any other error nobody knows.
 	// It fills in the offsets, where it learns them. recs and what they point to are the session's until Send returns; after an error nothing of it may be written to again.
 	Send(ctx context.Context, recs []Record) error
+	Follower
 	// Close ends the session at once.
 	Close()
 }

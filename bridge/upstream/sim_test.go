@@ -43,7 +43,7 @@ type board struct {
 // With a wrap the link sees the Kafka through it.
 func start(
 	t *testing.T, k *upstreamtest.Kafka, log *upstreamtest.Log, cfg upstream.Config, wrap func(upstream.Remote) upstream.Remote,
-	scheduler upstream.Scheduler, memory, hint upstream.Memory,
+	scheduler upstream.Scheduler, memory, hint upstream.Memory, change ...func(*upstream.Env),
 ) *board {
 	t.Helper()
 	b := &board{log: log, client: k.Client(), done: make(chan struct{})}
@@ -54,9 +54,13 @@ func start(
 	if cfg.Name == "" {
 		cfg.Name, cfg.Board, cfg.Topics = "hq", "board1", []string{"s.*"}
 	}
-	link, err := upstream.New(cfg, upstream.Env{
+	env := upstream.Env{
 		Log: log, Clock: upstreamtest.Clock{}, Remote: remote, Scheduler: scheduler, Backoff: quick{}, Memory: memory, Hint: hint, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
+	}
+	for _, fn := range change {
+		fn(&env)
+	}
+	link, err := upstream.New(cfg, env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,6 +240,8 @@ type world struct {
 	scheduler upstream.Scheduler
 	memory    upstream.Memory
 	hint      upstream.Memory
+	// env changes what a link is made with, where it is not nil.
+	env func(*upstream.Env)
 }
 
 func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
@@ -251,7 +257,10 @@ func newWorld(t *testing.T, seed uint64, cfg upstream.Config) *world {
 // start begins a life of the board.
 func (w *world) start() *board {
 	w.t.Helper()
-	return start(w.t, w.kafka, w.log, w.cfg, w.wrap, w.scheduler, w.memory, w.hint)
+	if w.env == nil {
+		return start(w.t, w.kafka, w.log, w.cfg, w.wrap, w.scheduler, w.memory, w.hint)
+	}
+	return start(w.t, w.kafka, w.log, w.cfg, w.wrap, w.scheduler, w.memory, w.hint, w.env)
 }
 
 // end ends it, by a power cut.

@@ -37,6 +37,8 @@ type Status struct {
 	Rate float64
 	// Sent are counters of this life.
 	Sent Counters
+	// Groups are those whose offsets are committed upstream.
+	Groups GroupsStatus
 	// Notes are what a person may want to know that holds no record up.
 	Notes []string
 	// List are the partitions that are not simply delivered, stopped ones first; More is how many did not fit.
@@ -85,6 +87,7 @@ func (l *Link) Status() Status {
 	s := Status{
 		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Left: l.table.left,
 		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
+		Groups: l.groupsLocked(),
 	}
 	if n := l.env.Scheduler.Classes(); n > 1 {
 		s.Classes = make([]Lag, n)

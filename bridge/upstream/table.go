@@ -51,6 +51,9 @@ type part struct {
 	most int
 	// held says that a decision about it is waited for: no transaction begins with it.
 	held bool
+	// path is where the records went, nil where no groups are followed; marks are those of groups.
+	path  *path
+	marks []*mark
 	// news is Link.news's.
 	news bool
 	// jump says that the live lane is to leave what there is to the other one.

@@ -102,6 +102,12 @@ type Config struct {
 	LiveBehind time.Duration
 	// UpstreamPartitions is how many partitions a topic has upstream at least; 0, the default: as many as the local one.
 	UpstreamPartitions int32
+	// Groups are patterns of consumer groups of the board whose offsets are committed upstream, translated; GroupsExclude are
+	// taken out of them. Groups that begin with "__" are followed only where they are named exactly. None by default; not
+	// with LiveFirst, where records are in no one order.
+	Groups, GroupsExclude []string
+	// GroupsInterval is how often, 60 s by default.
+	GroupsInterval time.Duration
 	// Heartbeats is how often the link writes one of MirrorMaker's into "<alias>.heartbeats", so that its tools see the board; 0: never.
 	Heartbeats time.Duration
 	// FollowSettings has the settings of topics that the link has made follow those of the board. ExcludeSettings are patterns
@@ -135,8 +141,11 @@ func (c Config) whole() (Config, error) {
 		return c, fmt.Errorf("%w: it needs a name and the board's cluster id", ErrConfig)
 	case len(c.Topics) == 0:
 		return c, fmt.Errorf("%w: %s names no topics", ErrConfig, c.Name)
-	case c.TransactionBytes < 0 || c.TransactionTimeout < 0 || c.LiveShare < 0 || c.LiveShare >= 1 || c.Partitions < 0 || c.Heartbeats < 0:
+	case c.TransactionBytes < 0 || c.TransactionTimeout < 0 || c.LiveShare < 0 || c.LiveShare >= 1 || c.Partitions < 0 || c.Heartbeats < 0 || c.GroupsInterval < 0:
 		return c, fmt.Errorf("%w: %s has a limit below 0, or a share of 1 and more", ErrConfig, c.Name)
+	}
+	if len(c.Groups) > 0 && c.Order == LiveFirst {
+		return c, fmt.Errorf("%w: %s follows groups, for which records have to be in one order: that is not live first", ErrConfig, c.Name)
 	}
 	c.Alias = or(c.Alias, c.Board)
 	c.Naming = or(c.Naming, "{topic}")
@@ -149,6 +158,7 @@ func (c Config) whole() (Config, error) {
 	c.TransactionTimeout = or(c.TransactionTimeout, defaultTransactionTimeout)
 	c.Linger = max(0, or(c.Linger, defaultLinger))
 	c.LiveShare = or(c.LiveShare, defaultLiveShare)
+	c.GroupsInterval = or(c.GroupsInterval, defaultGroupsInterval)
 	c.LiveBehind = or(c.LiveBehind, defaultLiveBehind)
 	c.Partitions = or(c.Partitions, defaultPartitions)
 	return c, nil
@@ -177,5 +187,6 @@ type Env struct {
 	Budget    Budget       // nil: bytes are not counted
 	Memory    Memory       // nil: what was delivered is known when the cursors are read
 	Hint      Memory       // nil: all cursors are read when the link connects first; it may be lost, or old
+	Groups    Groups       // nil: none are followed
 	Logger    *slog.Logger // nil: slog.Default()
 }

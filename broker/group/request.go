@@ -157,6 +157,7 @@ type Offset struct {
 	Offset   int64
 	Epoch    int32
 	Metadata string
+	TopicID  [16]byte // of the topic it is of, zero where who committed it did not say
 }
 
 // Count is how many offsets a group has, and about how many bytes they take. The error is ErrLoading, ErrNotCoordinator
@@ -191,7 +192,7 @@ func (c *Coordinator) Offsets(id string, places []Place) ([]Offset, error) {
 	list := make([]Offset, 0, len(places))
 	for _, p := range places {
 		if o, ok := e.offsets[p.Topic][p.Partition]; ok {
-			list = append(list, Offset{p, o.at, o.epoch, o.metadata})
+			list = append(list, Offset{p, o.at, o.epoch, o.metadata, o.topicID})
 		}
 	}
 	return list, nil

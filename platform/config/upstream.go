@@ -23,6 +23,7 @@ const (
 	upstreamWindowsMax  = 24
 	upstreamNameMax     = 64  // bytes; it is part of a transactional id
 	topicNameMax        = 249 // bytes, Kafka's
+	groupNameMax        = 249
 )
 
 // Directions, deliveries and orders of a link.
@@ -54,16 +55,19 @@ type Upstream struct {
 	ClientID, ClientSecret string // at TokenURL; the latter is a file's name
 	Scope                  string // asked of TokenURL; "": none
 
-	Direction   string   // Up or Down
-	Topics      []string // patterns as in [topic.*]
-	Naming      string   // of topics at the other end: {topic}, {cluster}
-	Delivery    string   // ExactlyOnce or AtLeastOnce
-	Order       string   // OldestFirst or LiveFirst
-	Partitions  int32    // of a topic that the link makes; 0: as many as at this end
-	Replication int16    // of the same; -1: what the other end has by default
-	CursorTopic string   // where the link keeps how far it is
-	GapTopic    string   // where it tells what was lost
-	Provenance  bool     // headers say which board, topic, partition and offset
+	Direction   string        // Up or Down
+	Topics      []string      // patterns as in [topic.*]
+	Naming      string        // of topics at the other end: {topic}, {cluster}
+	Delivery    string        // ExactlyOnce or AtLeastOnce
+	Order       string        // OldestFirst or LiveFirst
+	Partitions  int32         // of a topic that the link makes; 0: as many as at this end
+	Replication int16         // of the same; -1: what the other end has by default
+	CursorTopic string        // where the link keeps how far it is
+	GapTopic    string        // where it tells what was lost
+	Provenance  bool          // headers say which board, topic, partition and offset
+	Groups      []string      // patterns of consumer groups whose offsets are committed at the other end, translated; empty: none
+	NoGroups    []string      // patterns of those that are not
+	GroupsEvery time.Duration // how often
 	// Heartbeats is how often MirrorMaker's tools see the board; 0: never.
 	Heartbeats time.Duration
 	// SyncConfigs has settings of topics that the link has made follow the board's, ConfigsExclude are patterns of those that
@@ -128,6 +132,7 @@ func newUpstream(line int) Upstream {
 	return Upstream{
 		Servers: []string{}, Protocol: "PLAINTEXT", Direction: Up, Topics: []string{}, Naming: "{topic}", Delivery: ExactlyOnce, Order: OldestFirst,
 		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd", SyncConfigs: true, ConfigsExclude: []string{},
+		Groups: []string{}, NoGroups: []string{}, GroupsEvery: minute,
 		Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
 	}
 }
@@ -168,6 +173,9 @@ func upstreamSettings(u *Upstream) []setting {
 		{"cursor.topic", text(&u.CursorTopic, topicName), true},
 		{"gap.topic", text(&u.GapTopic, topicName), true},
 		{"provenance", flag(&u.Provenance), true},
+		{"groups", texts(&u.Groups, patternOfGroups), true},
+		{"exclude.groups", texts(&u.NoGroups, patternOfGroups), true},
+		{"sync.group.offsets.interval", span(&u.GroupsEvery, second, day), true},
 		{"emit.heartbeats.interval", span(&u.Heartbeats, 0, day), true},
 		{"sync.topic.configs", flag(&u.SyncConfigs), true},
 		{"config.properties.exclude", texts(&u.ConfigsExclude, patternOfSettings), true},
@@ -270,6 +278,13 @@ func patternOfTopics(s string) error {
 	return nil
 }
 
+func patternOfGroups(s string) error {
+	if s == "" || len(s) > groupNameMax {
+		return fmt.Errorf("%q matches no group: names have up to %d bytes; * stands for any of them", s, groupNameMax)
+	}
+	return nil
+}
+
 // patternOfSettings checks one of Kafka's names of settings, or several by *.
 func patternOfSettings(s string) error {
 	if patternOfTopics(s) != nil {
@@ -321,6 +336,9 @@ var kafkaNames = map[string]string{
 	"sasl.jaas.config":                    "sasl.username and sasl.password.file",
 	"sasl.oauthbearer.client.secret":      "sasl.oauthbearer.client.secret.file: secrets are in files",
 	"compression":                         "compression.type",
+	"groups.exclude":                      "exclude.groups, for groups is a key of its own",
+	"sync.group.offsets.enabled":          "groups: those it names are followed",
+	"sync.group.offsets.interval.seconds": "sync.group.offsets.interval, a time like 1m",
 	"emit.heartbeats.enabled":             "emit.heartbeats.interval, a time like 1m; 0s: none",
 	"emit.heartbeats.interval.seconds":    "emit.heartbeats.interval, a time like 1m; 0s: none",
 	"sync.topic.configs.enabled":          "sync.topic.configs",

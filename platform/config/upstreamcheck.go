@@ -142,6 +142,14 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 	if u.BackoffMax < u.Backoff {
 		wrong("reconnect.backoff.max.ms", "%s is below reconnect.backoff.ms, which is %s", formatTime(u.BackoffMax), formatTime(u.Backoff))
 	}
+	for name, list := range map[string][]string{"groups": u.Groups, "exclude.groups": u.NoGroups} {
+		if n := len(list); n > upstreamPatternsMax {
+			wrong(name, "has %d patterns, and there may be %d: * stands for any part of a name", n, upstreamPatternsMax)
+		}
+	}
+	if len(u.Groups) > 0 && u.Order == LiveFirst {
+		wrong("groups", "need order = %q: with %q records are in no one order at the other end, and no offset there says what was read", OldestFirst, LiveFirst)
+	}
 	if u.Direction == Down {
 		if u.Order == LiveFirst {
 			wrong("order", "%q is for links that go up: what comes down is read in its order", u.Order)
@@ -160,6 +168,9 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 			{"cursor.topic", u.CursorTopic != usual.CursorTopic},
 			{"gap.topic", u.GapTopic != usual.GapTopic},
 			{"provenance", u.Provenance},
+			{"groups", len(u.Groups) > 0},
+			{"exclude.groups", len(u.NoGroups) > 0},
+			{"sync.group.offsets.interval", u.GroupsEvery != usual.GroupsEvery},
 			{"emit.heartbeats.interval", u.Heartbeats != usual.Heartbeats},
 			{"sync.topic.configs", u.SyncConfigs != usual.SyncConfigs},
 			{"config.properties.exclude", len(u.ConfigsExclude) > 0},

@@ -32,6 +32,8 @@ type Client struct {
 	rate     int
 	patience time.Duration
 	read     atomic.Int64
+	asked    atomic.Int64
+	searched atomic.Int64
 }
 
 // CursorsRead is how many records of cursor topics were read.

@@ -34,7 +34,8 @@ type Kafka struct {
 	holders  map[string]*holder // by transactional id
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
-	asked    int                // for settings
+	groups   map[string]*group
+	asked    int // for settings
 	// forgotten is how many questions where a partition begins and ends are to be asked elsewhere.
 	forgotten int
 }
@@ -107,7 +108,7 @@ type holder struct {
 
 // NewKafka makes an empty cluster.
 func NewKafka(rng *rand.Rand) *Kafka {
-	return &Kafka{Timeout: time.Minute, rng: rng, topics: map[string]*topic{}, holders: map[string]*holder{}}
+	return &Kafka{Timeout: time.Minute, rng: rng, topics: map[string]*topic{}, holders: map[string]*holder{}, groups: map[string]*group{}}
 }
 
 // Fail sets what goes wrong from now on.

@@ -207,6 +207,12 @@ func (c *command) oneLink(s *broker.LinkStatus, rows []string) error {
 	row(carried, "%d records, %s in %d transactions, since the board was started", s.Sent, amount(s.SentBytes), s.Transactions)
 	row("connected", "%d times; %d transactions were looked up", s.Connects, s.Unknown)
 	row("lost", "%d records in %d gaps; %d left out because they had come from %s", s.Lost, s.Gaps, s.Looped, source)
+	if g := s.Groups; g != nil {
+		row("groups", "%d followed, with %d offsets, of which %d cannot be translated now; %d committed; %d left out", g.Followed, g.Offsets, g.Waiting, g.Commits, g.LeftOut)
+		if g.Problem != "" {
+			row("", "%s", g.Problem)
+		}
+	}
 	if err := c.table("state\t"+s.State, rows); err != nil || len(s.List) == 0 {
 		return err
 	}

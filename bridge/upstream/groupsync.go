@@ -1,0 +1,334 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+const (
+	// searchAtOnce is how many bytes are read upstream in one go at groups to find where records went, searchMost for one
+	// stretch, and searchLeast what a look counts for at least.
+	searchAtOnce = 1 << 20
+	searchMost   = 4 << 20
+	searchLeast  = 64 << 10
+)
+
+// tend looks at the groups of the board, and commits upstream what has changed, when it is time for either.
+func (ln *lane) tend(ctx context.Context) {
+	if !ln.hasGroups() {
+		return
+	}
+	now := time.Now()
+	if now.Sub(ln.groups.looked) >= min(groupLookEvery, ln.cfg.GroupsInterval) {
+		ln.look()
+	}
+	if now.Sub(ln.groups.synced) < ln.cfg.GroupsInterval || !ln.mayAsk() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	err := ln.syncGroups(ctx, now)
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	ln.groups.synced = time.Now()
+	text := ""
+	if err != nil {
+		text = err.Error()
+		if ln.groups.problem == "" && !errors.Is(err, context.Canceled) {
+			ln.log.Warn("offsets of groups are not committed upstream now", "error", err)
+		}
+	}
+	ln.groups.problem = text
+}
+
+// tendLocked is how long until there is something to tend, which a wait for nothing else may not outlast.
+func (ln *lane) tendLocked(wait time.Duration) time.Duration {
+	if ln.lane != Live || !ln.hasGroups() {
+		return wait
+	}
+	in := max(time.Until(ln.groups.looked.Add(min(groupLookEvery, ln.cfg.GroupsInterval))), time.Millisecond)
+	if wait < 0 || in < wait {
+		return in
+	}
+	return wait
+}
+
+// mayAsk says whether the contract lets something of any class through now.
+func (ln *lane) mayAsk() bool {
+	any := make([]bool, ln.env.Scheduler.Classes())
+	for i := range any {
+		any[i] = true
+	}
+	class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), Live, any)
+	return class >= 0
+}
+
+// syncGroups commits upstream what has changed. Where nothing has, nothing is asked.
+func (ln *lane) syncGroups(ctx context.Context, now time.Time) error {
+	if err := ln.ask(ctx, now); err != nil {
+		return err
+	}
+	if err := ln.search(ctx); err != nil {
+		return err
+	}
+	return ln.tell(ctx, now)
+}
+
+// gather makes requests of the marks of groups that may be asked about now.
+func (ln *lane) gather(now time.Time, want func(*mark) bool) (list []GroupOffsets, marks [][]*mark) {
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	for _, g := range ln.groups.list {
+		if now.Before(g.retry) {
+			continue
+		}
+		some := false
+		for _, m := range g.marks {
+			if want(m) && m.part.unfollowed(m.id) == "" {
+				some = true
+				break
+			}
+		}
+		if !some {
+			continue
+		}
+		var of []*mark
+		out := GroupOffsets{Group: g.name}
+		for p, m := range g.marks {
+			if p.unfollowed(m.id) == "" {
+				of = append(of, m)
+			}
+		}
+		slices.SortFunc(of, func(a, b *mark) int {
+			if a.part.topic != b.part.topic {
+				return bytes.Compare([]byte(a.part.topic), []byte(b.part.topic))
+			}
+			return int(a.part.index - b.part.index)
+		})
+		for _, m := range of {
+			out.List = append(out.List, GroupOffset{Topic: m.part.to.name, ID: m.part.to.id, Partition: m.part.index, Offset: -1})
+		}
+		list, marks = append(list, out), append(marks, of)
+	}
+	return list, marks
+}
+
+// ask learns what groups have upstream, of which something has changed here or is to be renewed.
+func (ln *lane) ask(ctx context.Context, now time.Time) error {
+	ln.mu.Lock()
+	for _, g := range ln.groups.list {
+		switch {
+		case g.renewed.IsZero():
+			g.renewed = now
+		case now.Sub(g.renewed) >= renewEvery:
+			g.renewed = now
+			for _, m := range g.marks {
+				m.asked, m.renew = false, true
+			}
+		}
+	}
+	ln.mu.Unlock()
+	list, marks := ln.gather(now, func(m *mark) bool { return !m.asked || m.up > m.done })
+	if len(list) == 0 {
+		return nil
+	}
+	if err := ln.session.Offsets(ctx, list); err != nil {
+		return err
+	}
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	for i := range list {
+		g := &list[i]
+		if g.Err != nil {
+			ln.failedLocked(marks[i][0].group, g.Err)
+			continue
+		}
+		for j, m := range marks[i] {
+			o := &g.List[j]
+			m.done, m.asked = o.Offset, true
+			if m.up >= 0 || o.Offset < 0 || m.part.unfollowed(m.id) != "" {
+				continue
+			}
+			switch o.Metadata { // of an earlier life
+			case m.note(ln.cfg.Board, -1):
+				m.up, m.final = o.Offset, true
+			case m.note(ln.cfg.Board, m.part.path.sent):
+				m.up = o.Offset
+			}
+		}
+	}
+	return nil
+}
+
+// tell commits what groups have read, where they have less upstream or nothing.
+func (ln *lane) tell(ctx context.Context, now time.Time) error {
+	want := func(m *mark) bool { return m.asked && (m.up > m.done || m.renew && m.up == m.done && m.up >= 0) }
+	list, marks := ln.gather(now, want)
+	for i := range list {
+		g := &list[i]
+		of, out := marks[i][:0], g.List[:0]
+		for j, m := range marks[i] {
+			if want(m) {
+				o := g.List[j]
+				o.Offset, o.Metadata = m.up, m.notes(ln.cfg.Board)
+				of, out = append(of, m), append(out, o)
+			}
+		}
+		marks[i], g.List = of, out
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	err := ln.session.Commit(ctx, list)
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	for i := range list {
+		g := &list[i]
+		first := g.Err
+		for j, m := range marks[i] {
+			m.renew = false
+			switch o := &g.List[j]; {
+			case err != nil:
+				m.asked = false // nobody knows
+			case g.Err == nil && o.Err == nil:
+				m.done = o.Offset
+				ln.groups.commits++
+			case first == nil:
+				first = fmt.Errorf("%s-%d: %w", o.Topic, o.Partition, o.Err)
+			}
+		}
+		if err == nil {
+			ln.failedLocked(marks[i][0].group, first)
+		}
+	}
+	return err
+}
+
+// failedLocked notes how a group fared. One that fails is left alone for a while.
+func (ln *lane) failedLocked(g *followed, err error) {
+	if err == nil {
+		g.problem, g.strikes, g.retry = "", 0, time.Time{}
+		return
+	}
+	if text := err.Error(); g.problem != text {
+		g.problem = text
+		ln.log.Warn("the offsets of a group are not committed upstream", "group", g.name, "error", err)
+	}
+	g.retry = time.Now().Add(min(ln.cfg.GroupsInterval<<min(g.strikes, 10), groupRetryMost))
+	g.strikes++
+}
+
+// search looks upstream for records that were sent and of which it is not known where they went, where a group needs it.
+func (ln *lane) search(ctx context.Context) error {
+	left := searchAtOnce
+	ln.mu.Lock()
+	parts := slices.DeleteFunc(slices.Clone(ln.table.all), func(p *part) bool {
+		return !slices.ContainsFunc(p.marks, func(m *mark) bool { return p.unfollowed(m.id) == "" && m.asked && m.missing() })
+	})
+	ln.mu.Unlock()
+	for _, p := range parts {
+		if left <= 0 {
+			return nil
+		}
+		if err := ln.searchPart(ctx, p, &left); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	// errEnough ends a walk through records upstream when there are no more here to compare with.
+	errEnough = errors.New("no more to compare with")
+	// errNotSent says that a record upstream is not the one that was sent.
+	errNotSent = errors.New("not the record that was sent")
+)
+
+// searchPart goes on looking in a partition. The records that this producer wrote after the last one whose place is known are
+// those that the log has there, one by one: a transaction that was committed has all of its records, in their order.
+func (ln *lane) searchPart(ctx context.Context, p *part, left *int) error {
+	old := p.path.old
+	work := *old // Status reads the other one
+	found, err := ln.match(ctx, p, &work, left)
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	*old = work
+	if !found {
+		old.cost += searchLeast
+	}
+	if errors.Is(err, errNotSent) || old.cost >= searchMost {
+		old.over, err = true, nil
+	}
+	for _, m := range p.marks {
+		ln.translateLocked(m)
+	}
+	if old.trail.trim(ln.trailBytes()) && !old.whole() { // what groups wait for is at its end
+		old.over = true
+	}
+	ln.filler.reset()
+	return err
+}
+
+// match reads upstream and compares, at most as much as is left. found says that it came further.
+func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (found bool, err error) {
+	ln.mu.Lock()
+	base := draft{part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, end: old.end + 1}
+	ln.mu.Unlock()
+	switch {
+	case base.log == nil:
+		return false, nil
+	case base.log.Compacted():
+		return false, errNotSent // what was sent may be gone here
+	}
+	f := &ln.filler
+	for !old.whole() {
+		last, _ := old.last()
+		f.reset()
+		copied := base
+		d := &copied
+		d.cursor = Cursor{Next: last + 1, Last: -1}
+		if err := f.fill(d, ln.size); err != nil {
+			return found, fmt.Errorf("%s-%d: %w", p.topic, p.index, err)
+		}
+		if len(d.holes) > 0 || len(f.records) == 0 {
+			return found, errNotSent
+		}
+		for i := 0; i < len(f.records); {
+			if *left <= 0 {
+				return found, nil
+			}
+			at, n, err := ln.session.Visible(ctx, base.to, p.index, old.from, min(*left, searchAtOnce), func(s Seen) error {
+				if s.Producer != old.producer {
+					return nil
+				}
+				if i == len(f.records) {
+					return errEnough
+				}
+				r := &f.records[i]
+				if !equal(r.Key, s.Key) || !equal(r.Value, s.Value) || !old.add(f.from[i].local, s.Offset) {
+					return errNotSent
+				}
+				i++
+				found = true
+				return nil
+			})
+			*left -= max(n, searchLeast)
+			old.cost += n
+			if err != nil && !errors.Is(err, errEnough) {
+				return found, err
+			}
+			if at == old.from && err == nil {
+				return found, nil // somebody's transaction is open there, or it was no transaction and is gone
+			}
+			old.from = at
+		}
+	}
+	return found, nil
+}
+
+// equal says whether two fields are the same; nil is not empty.
+func equal(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) }
