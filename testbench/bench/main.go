@@ -57,6 +57,9 @@ var rows = []row{
 	{"10", (*bench).fetch},
 	{"11", (*bench).endToEnd},
 	{"12", (*bench).start},
+	{"16", (*bench).catchUp},
+	{"17", (*bench).onTheWire},
+	{"behind", (*bench).whileBehind},
 	{"2", (*bench).wear},
 	{"14", (*bench).wheel},
 }
@@ -232,6 +235,7 @@ func (b *bench) child(kind string, args, result any) error {
 func runChild(args []string) error {
 	kinds := map[string]func(in []byte) (any, error){
 		"produce": childProduce, "fetch": childFetch, "endtoend": childEndToEnd, "load": childLoad, "idle": childIdle,
+		"readings": childReadings,
 	}
 	run, ok := kinds[args[0]]
 	if !ok || len(args) != 2 {
