@@ -22,7 +22,8 @@ type pace struct {
 
 	mu     sync.Mutex
 	writes map[int32]int // produce requests of this flush, by node
-	last   time.Time     // when the last of them began
+	// first and last are when the first and the last of them began.
+	first, last time.Time
 }
 
 // OnBrokerWrite implements kgo.HookBrokerWrite.
@@ -35,8 +36,11 @@ func (p *pace) OnBrokerWrite(to kgo.BrokerMetadata, key int16, _ int, _, took ti
 	if p.writes == nil {
 		p.writes = map[int32]int{}
 	}
-	p.writes[to.NodeID]++
 	p.last = time.Now().Add(-took)
+	if len(p.writes) == 0 {
+		p.first = p.last
+	}
+	p.writes[to.NodeID]++
 }
 
 var _ kgo.HookBrokerWrite = (*pace)(nil)
@@ -71,7 +75,7 @@ func (p *pace) flushed() {
 	switch {
 	case !again:
 		p.settle -= p.settle / 32
-	case !p.ended.IsZero():
+	case p.first.Sub(p.ended) < settleMost: // else it was refused for something else
 		p.settle = min(max(p.last.Sub(p.ended)*5/4, settleLeast), settleMost)
 	}
 }

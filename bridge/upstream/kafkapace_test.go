@@ -65,6 +65,18 @@ func TestTransactionsAreNotSentInVain(t *testing.T) {
 	}
 }
 
+// What is refused long after the last transaction is refused for another reason, and is no cause to wait.
+func TestARefusalAfterARestIsNoCauseToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pace{ended: time.Now()}
+		time.Sleep(time.Minute)
+		s := slow{busy: time.Minute + time.Second}
+		if sent := s.transaction(t, &p); sent < 2 || p.settle != 0 {
+			t.Errorf("sent %d times, and waits %v from now on", sent, p.settle)
+		}
+	})
+}
+
 func TestTheWaitBetweenTransactionsEnds(t *testing.T) {
 	p := pace{ended: time.Now(), settle: time.Hour}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -37,6 +37,8 @@ type bench struct {
 	// peers are the servers that are installed, Millrace first.
 	peers []*peer
 	jvm   *server // the Apache Kafka that is running for all rows, nil before the first that needs it
+	// upstream is the one that links carry to, nil before the first row that has a link.
+	upstream *server
 }
 
 // row is one line of the goals, or several that are measured together.
@@ -105,8 +107,10 @@ func run() (err error) {
 		return err
 	}
 	defer func() {
-		if b.jvm != nil {
-			err = errors.Join(err, b.jvm.end())
+		for _, s := range []*server{b.jvm, b.upstream} {
+			if s != nil {
+				err = errors.Join(err, s.end())
+			}
 		}
 	}()
 	var wanted []string

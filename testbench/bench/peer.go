@@ -17,9 +17,9 @@ import (
 
 const us = "millrace"
 
-// options are what a row wants of Millrace beside its defaults.
+// options are what a row wants of a server beside its defaults.
 type options struct {
-	config  string // lines of its configuration file
+	config  string // lines of Millrace's configuration file, or Apache Kafka's
 	figures bool   // it tells its figures over HTTP
 	tls     *pair  // its MQTT door is TLS with this certificate: of any peer
 }

@@ -117,7 +117,7 @@ func (b *bench) kafka() (*peer, error) {
 					{Name: "COUNTED", Protocol: "PLAINTEXT", Address: s.http, Advertised: s.counted},
 				},
 			}
-			lines := append(place.Properties(), "log.flush.interval.messages=1")
+			lines := append(place.Properties(), "log.flush.interval.messages=1", s.options.config)
 			if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 				return nil, err
 			}
