@@ -61,7 +61,7 @@ var rows = []row{
 	{"12", (*bench).start},
 	{"16", (*bench).catchUp},
 	{"17", (*bench).onTheWire},
-	{"behind", (*bench).whileBehind},
+	{"live", (*bench).whileBehind},
 	{"2", (*bench).wear},
 	{"14", (*bench).wheel},
 }

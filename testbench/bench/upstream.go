@@ -316,7 +316,7 @@ func (b *bench) catchUp() (err error) {
 	if hub == nil || err != nil {
 		return err
 	}
-	rounds, records := either(b, 4, 1), either(b, 200_000, 100_000)
+	rounds, records := either(b, 3, 1), either(b, 200_000, 100_000)
 	speed, cost, started := newFigures("/s"), newFigures("CPU-s per million"), newFigures("CPU-s per million")
 	const mib = 1 << 20
 	memory, most, own := newFigures("MiB"), newFigures("MiB"), newFigures("MiB")
