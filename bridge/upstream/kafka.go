@@ -233,13 +233,12 @@ func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, erro
 	if transactionalID != "" {
 		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(patience))
 	}
-	pace := &pace{}
-	cl, lines, err := k.client(append(opts, kgo.WithHooks(pace))...)
+	cl, lines, err := k.client(opts...)
 	if err != nil {
 		return nil, err
 	}
 	s := &kafkaSession{
-		cl: cl, lines: lines, pace: pace, transactional: transactionalID != "", replication: k.cfg.Replication, patience: patience,
+		cl: cl, lines: lines, transactional: transactionalID != "", replication: k.cfg.Replication, patience: patience,
 		batchBytes: k.cfg.BatchBytes, portion: fetchLeast,
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(openTimeout, patience))
@@ -255,7 +254,6 @@ func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, erro
 type kafkaSession struct {
 	cl            *kgo.Client
 	lines         *lines
-	pace          *pace
 	transactional bool
 	replication   int16 // of topics that are made
 	cluster       string
@@ -369,9 +367,6 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 		return nil
 	}
 	if s.transactional {
-		if err := s.pace.begin(ctx); err != nil {
-			return err
-		}
 		if err := s.cl.BeginTransaction(); err != nil {
 			return classify(err)
 		}
@@ -389,16 +384,12 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 		if err := s.outcome.result(); err != nil {
 			return err
 		}
-		if first == 0 {
-			s.pace.flushed()
-		}
 		first = end
 	}
 	if s.transactional {
 		if err := s.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
 			return classify(err)
 		}
-		s.pace.ended = time.Now()
 	}
 	for i := range recs {
 		recs[i].Offset = s.slab[i].Offset

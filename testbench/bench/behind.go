@@ -107,8 +107,12 @@ func (b *bench) behindIn(hub *server, order string, records int) (err error) {
 func (b *bench) live(board, hub *server, topic string, during func(context.Context) error) (f liveFigures, err error) {
 	ctx, cancel := context.WithTimeout(b.ctx, drainMax+time.Minute)
 	defer cancel()
+	end, err := hub.endOf(topic, 0) // not "the end", which the reader would ask for when some are there already
+	if err != nil {
+		return f, err
+	}
 	reader, err := kgo.NewClient(kgo.SeedBrokers(hub.kafka), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtEnd()}}))
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(end)}}))
 	if err != nil {
 		return f, err
 	}

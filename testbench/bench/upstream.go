@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,8 +121,8 @@ func (s *server) within(most time.Duration, try func() error) error {
 	}
 }
 
-// endOf is the ends of a topic's partitions together; without the topic 0.
-func (s *server) endOf(topic string) (total int64, err error) {
+// endOf is the ends of a topic's partitions together, or of those that are named; without the topic 0.
+func (s *server) endOf(topic string, partitions ...int32) (total int64, err error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(s.kafka))
 	if err != nil {
 		return 0, err
@@ -134,7 +135,7 @@ func (s *server) endOf(topic string) (total int64, err error) {
 		return 0, err
 	}
 	list.Each(func(o kadm.ListedOffset) {
-		if o.Err == nil {
+		if o.Err == nil && (partitions == nil || slices.Contains(partitions, o.Partition)) {
 			total += o.Offset
 		}
 	})
