@@ -15,7 +15,7 @@ const (
 	brisk             = time.Second
 	// swift is a transaction that has little to win by being larger: a lane takes several times its size of memory. Only when so
 	// many in a row were not swift the next one is larger: a busy board is no slow link.
-	swift   = 30 * time.Millisecond
+	swift   = 100 * time.Millisecond
 	slowRun = 4
 	// patienceMax is how long a transaction may take at most. Brokers allow 15 minutes, unless they are told otherwise.
 	patienceMax = 10 * time.Minute
