@@ -106,7 +106,10 @@ func (l linkStore) Make(ctx context.Context, topic string, partitions int32, set
 }
 
 // Append implements upstream.Store.
-func (l linkStore) Append(parts []upstream.Part) error {
+func (l linkStore) Append(parts []upstream.Part) error { return AppendParts(parts) }
+
+// AppendParts appends to partitions of PartitionOfLink, as upstream.Store says.
+func AppendParts(parts []upstream.Part) error {
 	all := make([]partition.Part, len(parts))
 	done := make(chan error, len(parts))
 	for i, part := range parts {

@@ -250,23 +250,3 @@ func (k *line) step(is *upstream.Status) (again bool) {
 	l.raw, l.records, l.behind, l.wire, l.run, l.allowed, l.known = is.Sent.Bytes, is.Sent.Records, is.Records, wire, run, allowed, true
 	return again
 }
-
-// estimate is how long what is behind will take, by what this life of the link has carried and may carry.
-func (k *line) estimate(is *upstream.Status) contract.Estimate {
-	now, day := k.moment(), k.budget.Day()
-	if k.budget == nil {
-		day = contract.Day{}
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	b := contract.Backlog{Behind: is.Bytes, Speed: &k.speed, Share: 1, Schedule: k.contract.Schedule(k.contract.Classes() - 1), Day: day, Zone: k.zone}
-	if is.Sent.Records > 0 { // the log may be compressed, and what is sent is not counted so
-		each := float64(is.Sent.Bytes) / float64(is.Sent.Records)
-		b.Behind, b.Growth = int64(math.Ceil(each*float64(is.Records))), each*k.growth
-	}
-	e := b.Estimate(now)
-	if e.Behind > 0 { // as much as the log holds
-		e.Behind = max(is.Bytes, 1)
-	}
-	return e
-}

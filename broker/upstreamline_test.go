@@ -173,6 +173,44 @@ func TestALinkKeepsItsDay(t *testing.T) {
 	}
 }
 
+// Each class is told of by itself: the first is not held up by what comes after it but for minimum shares, and the last waits for
+// what goes before, or has its own.
+func TestALinkEstimatesItsClasses(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a', 'b', 'c'")+
+		"class = [{topics = ['a'], priority = 0}, {topics = ['b'], priority = 1, minimum.share = 0.2}]\n")
+	p.clients["hq"].Cut(true)
+	for topic, size := range map[string]int{"a": 8_000, "b": 100_000, "c": 40_000} {
+		appendOne(t, p.Broker, topic, strings.Repeat("x", size))
+	}
+	p.until("it is behind", func() bool { return p.one("hq").Records == 3 })
+	k := p.links.find("hq")
+	for range 20 { // as if it had carried a thousand bytes a second
+		k.mu.Lock()
+		k.speed.Add(1000, 300, time.Second)
+		k.mu.Unlock()
+	}
+	list := p.one("hq").Classes
+	if len(list) != 3 || len(list[2].Topics) != 0 || list[1].Topics[0] != "b" || list[0].Records != 1 {
+		t.Fatalf("%+v", list)
+	}
+	for i, want := range []float64{8 / 0.8, 108, 148} {
+		if got := list[i].Estimate; got == nil || *got < want || *got > want*1.1 {
+			t.Errorf("class %d: %+v, want %.0f s", i, list[i], want)
+		}
+	}
+	is := upstream.Status{Classes: []upstream.Lag{{Records: 90, Bytes: 900_000}, {Records: 1, Bytes: 10_000}, {}}}
+	sure := k.classes(&is)[1] // its share is sooner than its turn
+	if sure.Estimate == nil || *sure.Estimate < 45 || *sure.Estimate > 55 || sure.Told != "10 kB behind, less than a minute" {
+		t.Errorf("%+v", sure)
+	}
+	p.clients["hq"].Cut(false)
+	k.link.Kick()
+	p.until("it is delivered", func() bool {
+		s := p.one("hq")
+		return s.Told == "up to date" && len(s.Classes) == 2 && s.Classes[1].Told == "up to date"
+	})
+}
+
 // What is behind is told with how long it will take, once that is known.
 func TestALinkEstimates(t *testing.T) {
 	p := newPlant(t, aLink("hq", "'a'"))

@@ -65,6 +65,9 @@ func (l linkLog) OnAdvance(fn func(topic string, id [16]byte, partition int32)) 
 	return l.b.OnAdvance(func(p *partition.Partition) { fn(p.Topic(), p.TopicID(), p.Index()) })
 }
 
+// PartitionOfLink is a partition as a link has it.
+func PartitionOfLink(p *partition.Partition) upstream.Partition { return linkPartition{p} }
+
 // linkPartition is a partition as a link has it. Values are comparable.
 type linkPartition struct{ *partition.Partition }
 

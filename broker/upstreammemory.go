@@ -10,15 +10,21 @@ import (
 	"slices"
 	"strings"
 
+	"millrace/bridge/upstream"
+	"millrace/broker/disk"
 	"millrace/platform/config"
 )
 
 // linkMemory is a file in which a link keeps how far it was, for the time until it has a connection.
 type linkMemory struct {
-	b    *Broker
+	fs   disk.FS
 	name string // of the file
 	of   string // what the file is about, its first line; may be empty
 }
+
+// LinkMemory is a file that a link keeps something in: what is read of it is what was written last, or the time before, whatever
+// cut comes.
+func LinkMemory(fsys disk.FS, name string) upstream.Memory { return linkMemory{fsys, name, ""} }
 
 // memory is that of a link. What it was told of one place upstream it does not tell of another, of the same name: there nothing
 // may have been delivered.
@@ -26,12 +32,12 @@ func (l *links) memory(u *config.Upstream) linkMemory {
 	servers := slices.Clone(u.Servers)
 	slices.Sort(servers)
 	sum := sha256.Sum256([]byte(strings.Join(append(servers, u.CursorTopic, l.b.meta.ClusterID), "\n")))
-	return linkMemory{l.b, filepath.Join(l.b.dir(), linksDir, u.Name+deliveredFile), hex.EncodeToString(sum[:16])}
+	return linkMemory{l.b.config.FS, filepath.Join(l.b.dir(), linksDir, u.Name+deliveredFile), hex.EncodeToString(sum[:16])}
 }
 
 // Load implements upstream.Memory.
 func (m linkMemory) Load() ([]byte, error) {
-	text, err := readChecked(m.b.config.FS, m.name, deliveredMax)
+	text, err := readChecked(m.fs, m.name, deliveredMax)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -45,11 +51,11 @@ func (m linkMemory) Load() ([]byte, error) {
 // Store implements upstream.Memory.
 func (m linkMemory) Store(text []byte) error {
 	dir := filepath.Dir(m.name)
-	if err := m.b.config.FS.MkdirAll(dir, 0o750); err != nil {
+	if err := m.fs.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	if err := writeWhole(m.b.config.FS, m.name, appendChecksum(slices.Concat([]byte(m.of), []byte("\n"), text, []byte("\n"))), 0o640); err != nil {
+	if err := writeWhole(m.fs, m.name, appendChecksum(slices.Concat([]byte(m.of), []byte("\n"), text, []byte("\n"))), 0o640); err != nil {
 		return err
 	}
-	return errors.Join(m.b.config.FS.SyncDir(dir, pointMetaDir), m.b.config.FS.SyncDir(filepath.Dir(dir), pointMetaDir))
+	return errors.Join(m.fs.SyncDir(dir, pointMetaDir), m.fs.SyncDir(filepath.Dir(dir), pointMetaDir))
 }

@@ -20,6 +20,8 @@ type LinkStatus struct {
 	Paused bool `json:"paused"`
 	// Trouble is what a person should know, "" where nothing is wrong.
 	Trouble string `json:"trouble,omitempty"`
+	// Notes are what a person may want to know that holds no record up.
+	Notes []string `json:"notes,omitempty"`
 
 	// Records counts offsets that are behind, Bytes is by the log's size.
 	Records int64 `json:"behind_records"`
@@ -28,6 +30,8 @@ type LinkStatus struct {
 	Estimate *float64 `json:"estimate_seconds"`
 	Told     string   `json:"estimate"`
 	Rate     float64  `json:"bytes_per_second"` // of transactions, 0 before the first
+	// Classes are the same of each [[upstream.class]], in their order; what is in none comes last, where it is behind.
+	Classes []LinkClass `json:"classes,omitempty"`
 
 	Partitions int `json:"partitions"`
 	Behind     int `json:"partitions_behind"`
@@ -51,9 +55,19 @@ type LinkStatus struct {
 	Gaps         int64 `json:"gaps"`
 	Lost         int64 `json:"lost_records"`
 	Looped       int64 `json:"looped_records"`
+	Heartbeats   int64 `json:"heartbeats"`
 
 	List []LinkPartition `json:"list"`
 	More int             `json:"more"` // partitions that the list has no room for
+}
+
+// LinkClass is what is behind of a class.
+type LinkClass struct {
+	Topics   []string `json:"topics"` // patterns, in a class of its own; none: what is in no class
+	Records  int64    `json:"behind_records"`
+	Bytes    int64    `json:"behind_bytes"`
+	Estimate *float64 `json:"estimate_seconds"`
+	Told     string   `json:"estimate"`
 }
 
 // LinkDay is how the bytes of a day stand.
@@ -111,7 +125,7 @@ func (k *link) status() LinkStatus {
 	}
 	c := &is.Sent
 	s.Sent, s.SentBytes, s.Transactions, s.Unknown, s.Connects = c.Records, c.Bytes, c.Transactions, c.Unknown, c.Connects
-	s.Gaps, s.Lost, s.Looped = c.Gaps, c.Lost, c.Looped
+	s.Gaps, s.Lost, s.Looped, s.Heartbeats, s.Notes = c.Gaps, c.Lost, c.Looped, c.Heartbeats, is.Notes
 	for _, p := range is.List {
 		row := LinkPartition{Topic: p.Topic, Partition: p.Partition, Verdict: p.Verdict.String(), Reason: p.Reason, Next: p.Next, Records: p.Records}
 		for _, r := range p.Ranges {
@@ -125,6 +139,7 @@ func (k *link) status() LinkStatus {
 		seconds := e.In.Seconds()
 		s.Estimate = &seconds
 	}
+	s.Classes = k.classes(&is)
 	s.WireSent, s.WireReceived = k.meter.Sent(), k.meter.Received()
 	if k.budget != nil {
 		day := k.budget.Day()

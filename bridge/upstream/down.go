@@ -93,6 +93,7 @@ type Down struct {
 	known   bool
 	marks   map[markID]*landing // read from flash; those of partitions that are not there too
 	closing bool
+	fresh   bool // the connection has not got through yet
 }
 
 // markID is a partition upstream.
@@ -272,7 +273,12 @@ func (d *Down) connect(ctx context.Context) error {
 	}
 	defer r.Close()
 	d.mu.Lock()
-	d.count.Connects++
+	d.fresh = true
+	for _, s := range d.order {
+		for _, in := range s.parts {
+			in.heard = false
+		}
+	}
 	d.mu.Unlock()
 	for {
 		// Within until, a kick ends what waits for the peer.

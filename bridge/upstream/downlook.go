@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,8 +31,9 @@ type inlet struct {
 	//
 	// Invariant: pos >= cursor.Next; what lies between was not for this board.
 	pos int64
-	// end is the offset up to which the peer has something, as it said last.
-	end int64
+	// end is the offset up to which the peer has something, as it said last; heard says that it did on this connection.
+	end   int64
+	heard bool
 	// checked says that the cursor is known to be of the log that the leader has. compare has its last record read again.
 	// outside has its bounds asked for whoever leads it: the peer does not have the offset.
 	checked, compare, outside bool
@@ -42,6 +44,7 @@ type inlet struct {
 	reason  string
 	retry   time.Time
 	strikes int
+	moves   int // looks in a row that have not found it
 	most    int // bytes taken at once, 0: as many as there is room for
 }
 
@@ -61,6 +64,10 @@ func (d *Down) look(ctx context.Context, r Reader) error {
 	slices.SortFunc(origins, func(a, b Origin) int { return strings.Compare(a.Name, b.Name) })
 	d.mu.Lock()
 	d.cluster = r.Cluster()
+	if d.fresh {
+		d.fresh = false
+		d.count.Connects++
+	}
 	missing := d.foundLocked(origins)
 	d.mu.Unlock()
 	return d.make(ctx, r, missing)
@@ -77,7 +84,7 @@ func (d *Down) foundLocked(origins []Origin) (missing []*inflow) {
 	d.left = 0
 	for i := range origins {
 		o := &origins[i]
-		if !d.cfg.chosen(o.Name) {
+		if !d.cfg.comes(o.Name) {
 			continue
 		}
 		if n += len(o.Leaders); n > d.cfg.Partitions {
@@ -249,6 +256,8 @@ func (d *Down) boundLocked(in *inlet, b *Bound) {
 	c := &in.cursor
 	in.checked, in.compare, in.outside, in.gone, in.end = true, false, false, nil, b.End
 	switch {
+	case errors.Is(b.Err, ErrMoved): // a broker that has just begun knows no leaders yet
+		in.checked = false
 	case b.Err != nil:
 		d.holdLocked(in, Refused, b.Err.Error())
 	case !in.has:

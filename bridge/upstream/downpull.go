@@ -35,6 +35,7 @@ type puller struct {
 	catch  catch
 	list   []Portion
 	asked  []*inlet
+	fresh  bool // one of them was not heard of
 	again  bool // the peer has to be looked at
 }
 
@@ -52,16 +53,20 @@ func (d *Down) pull(ctx context.Context, r Reader, until time.Time) error {
 					by[in.leader] = p
 				}
 				p.parts = append(p.parts, in)
-			case in.verdict == Go && s.refused == "": // it has no leader, or is no more
-				until = earlier(until, time.Now().Add(pollWait))
+			case in.verdict == Go && s.refused == "": // it has no leader, is not where it was said to be, or is no more
+				until = earlier(until, time.Now().Add(min(lookSoon<<min(in.moves, 5), pollWait)))
+				in.moves++
 			case !in.verdict.Stopped() && !in.retry.IsZero():
 				until = earlier(until, in.retry)
 			}
 		}
 	}
+	behind := d.behindLocked()
 	d.mu.Unlock()
 	if len(by) == 0 {
-		d.set(StateIdle, "")
+		if !behind {
+			d.set(StateIdle, "")
+		}
 		wait, stop := context.WithDeadline(ctx, until)
 		defer stop()
 		<-wait.Done()
@@ -134,7 +139,7 @@ func rest(ctx context.Context, wait time.Duration) {
 func (p *puller) ask() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.list, p.asked = p.list[:0], p.asked[:0]
+	p.list, p.asked, p.fresh = p.list[:0], p.asked[:0], false
 	for i := range p.parts {
 		in := p.parts[(p.first+i)%len(p.parts)]
 		if !in.goes() || len(p.list) == portionsMax {
@@ -146,6 +151,7 @@ func (p *puller) ask() bool {
 		}
 		p.list = append(p.list, Portion{Topic: in.of.name, ID: in.of.upstreamID, Partition: in.index, Epoch: in.epoch, From: from})
 		p.asked = append(p.asked, in)
+		p.fresh = p.fresh || !in.heard
 	}
 	p.first = (p.first + 1) % len(p.parts)
 	if len(p.parts) > portionsMax {
@@ -159,6 +165,9 @@ func (p *puller) fetch(ctx context.Context, class, bytes int) error {
 	wait := min(pollWait, time.Until(p.until))
 	if len(p.parts) > len(p.list) {
 		wait = min(wait, crowdWait)
+	}
+	if p.fresh { // whether all is there is known at once
+		wait = 0
 	}
 	began := time.Now()
 	if err := p.r.Fetch(ctx, p.leader, p.list, bytes, max(wait, 0)); err != nil {
@@ -192,12 +201,7 @@ func (p *puller) fetch(ctx context.Context, class, bytes int) error {
 // fetched notes how fast it goes, and whether all is there.
 func (p *puller) fetched(bytes int, took time.Duration) {
 	p.mu.Lock()
-	behind := false
-	for _, s := range p.order {
-		for _, in := range s.parts {
-			behind = behind || in.verdict == Go && in.pos < in.end
-		}
-	}
+	behind := p.behindLocked()
 	if bytes > 0 {
 		rate := float64(bytes) / max(took.Seconds(), 1e-3)
 		if p.rate == 0 {
@@ -213,6 +217,18 @@ func (p *puller) fetched(bytes int, took time.Duration) {
 	}
 }
 
+// behindLocked says that there is something to take, or that nobody knows yet.
+func (d *Down) behindLocked() bool {
+	for _, s := range d.order {
+		for _, in := range s.parts {
+			if in.verdict == Go && (in.pos < in.end || !in.heard && in.leader >= 0 && in.log != nil) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // take adds what came of one partition, appending as often as there is no more room.
 func (p *puller) take(ctx context.Context, in *inlet, got *Portion) error {
 	p.mu.Lock()
@@ -224,7 +240,7 @@ func (p *puller) take(ctx context.Context, in *inlet, got *Portion) error {
 	case err != nil:
 		p.holdLocked(in, Refused, err.Error())
 	default:
-		in.end = max(got.Stable, in.pos)
+		in.end, in.heard, in.moves = max(got.Stable, in.pos), true, 0
 	}
 	p.mu.Unlock()
 	if got.Err != nil {

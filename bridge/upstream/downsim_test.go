@@ -226,6 +226,7 @@ func (s *sea) run(n int) {
 			s.kafka.Expire()
 		case 4, 5:
 			s.kafka.Elect()
+			s.kafka.Forget(s.rng.IntN(10))
 		case 6, 7:
 			if p := s.anywhere(); s.begun(p) { // what went before is nobody's loss
 				s.kafka.Retain(p.topic, p.partition, s.rng.IntN(20))
@@ -336,6 +337,7 @@ func (s *sea) truncate() {
 // resume begins a life in which a person decides about what has stopped.
 func (s *sea) resume(topic string, how upstream.How) {
 	s.kafka.Fail(upstreamtest.Faults{})
+	s.kafka.Forget(0) // so all are judged at once
 	s.calm = true
 	s.start()
 	s.calm = false

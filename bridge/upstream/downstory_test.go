@@ -41,6 +41,42 @@ func (s *sea) post(topic string, partition int, values ...string) {
 	}
 }
 
+// Whether all is there is known as soon as there is a connection, though the peer would wait for records.
+func TestAllIsThereIsKnownAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := calm(t, nil)
+		s.post("c.a", 0, "one")
+		s.wants("c.a", 0, "one")
+		s.end()
+		s.start()
+		began := time.Now()
+		s.board.until(t, "idle", func(is *upstream.Status) bool { return is.State == upstream.StateIdle })
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("known after %v", took)
+		}
+		s.end()
+	})
+}
+
+// A broker that has just begun does not know what it leads: it is asked again soon, and not after a minute, as a partition is that the
+// peer does not give.
+func TestABrokerThatHasJustBegunIsAskedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := calm(t, nil)
+		s.end()
+		s.kafka.Elect()
+		s.kafka.Forget(8) // twice all partitions
+		s.post("c.a", 0, "one")
+		s.start()
+		began := time.Now()
+		s.board.until(t, "idle", func(is *upstream.Status) bool { return is.State == upstream.StateIdle && is.Sent.Records == 1 })
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("taken after %v", took)
+		}
+		s.end()
+	})
+}
+
 // values are those the board has.
 func (s *sea) values(topic string, index int) (list []string) {
 	for _, part := range s.log.Partitions(topic) {

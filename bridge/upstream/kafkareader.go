@@ -219,7 +219,7 @@ func sameUpTo(ctx context.Context, broker *kgo.Broker, topics map[string]map[int
 }
 
 func (b *Bound) blame(code int16) {
-	if err := kerr.ErrorForCode(code); err != nil && b.Err == nil {
+	if err := fetchError(kerr.ErrorForCode(code)); err != nil && b.Err == nil {
 		b.Err = err
 	}
 }

@@ -56,7 +56,8 @@ type Bound struct {
 
 	// Start is the first offset, End the one after the last, Same the end of what was written up to Epoch.
 	Start, End, Same int64
-	Err              error
+	// Err is ErrMoved, or why the peer does not tell.
+	Err error
 }
 
 // Portion is what is asked of a partition, and what came.
@@ -78,7 +79,7 @@ type Portion struct {
 // Aborted is a transaction in a Portion that was taken back: the records of a producer from an offset on, up to its marker.
 type Aborted struct{ Producer, First int64 }
 
-// ErrMoved is in a Portion whose leader, epoch or topic is not what was asked for: Look knows better.
+// ErrMoved is in a Portion or a Bound whose leader, epoch or topic is not what was asked for: Look knows better.
 var ErrMoved = errors.New("the partition is not where it was")
 
 // visible yields the batches of raw that hold records which no transaction took back, and the others with their records

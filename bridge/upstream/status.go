@@ -26,6 +26,8 @@ type Status struct {
 	Since  time.Time // when the state began
 	// Records and Bytes are what is behind: Records counts offsets, Bytes is an estimate by the log's size.
 	Records, Bytes int64
+	// Classes are what is behind of each class of the Scheduler, nil where there is one only, or the link goes down.
+	Classes []Lag
 	// Partitions is how many are carried; Behind, Stopped and Refused how many of them are so; Left how many are left out
 	// because there are too many.
 	Partitions, Behind, Stopped, Refused, Left int
@@ -35,10 +37,15 @@ type Status struct {
 	Rate float64
 	// Sent are counters of this life.
 	Sent Counters
+	// Notes are what a person may want to know that holds no record up.
+	Notes []string
 	// List are the partitions that are not simply delivered, stopped ones first; More is how many did not fit.
 	List []PartitionStatus
 	More int
 }
+
+// Lag is what is behind: Records counts offsets, Bytes is an estimate by the log's size.
+type Lag struct{ Records, Bytes int64 }
 
 // PartitionsShown is how many partitions a Status lists.
 const PartitionsShown = 64
@@ -53,6 +60,7 @@ type Counters struct {
 	Gaps         int64 // gap records committed
 	Lost         int64 // offsets in them
 	Looped       int64 // records left out because they came from the peer
+	Heartbeats   int64 // committed
 }
 
 // PartitionStatus is one partition of a link.
@@ -78,6 +86,14 @@ func (l *Link) Status() Status {
 		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Left: l.table.left,
 		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
 	}
+	if n := l.env.Scheduler.Classes(); n > 1 {
+		s.Classes = make([]Lag, n)
+	}
+	for _, note := range []struct{ what, reason string }{{"no heartbeats", l.beats.reason}, {"settings of topics do not follow", l.follows.reason}} {
+		if note.reason != "" {
+			s.Notes = append(s.Notes, note.what+": "+note.reason)
+		}
+	}
 	topics := map[string]bool{} // a deleted one needs no decision, and the table may not know yet
 	for _, name := range l.env.Log.Names() {
 		topics[name] = true
@@ -91,6 +107,10 @@ func (l *Link) Status() Status {
 			records, bytes := p.lag()
 			s.Records += records
 			s.Bytes += bytes
+			if p.class < len(s.Classes) {
+				s.Classes[p.class].Records += records
+				s.Classes[p.class].Bytes += bytes
+			}
 			switch {
 			case p.verdict.Stopped():
 				s.Stopped++

@@ -63,9 +63,12 @@ func newSceneOn(base disk.FS, root string, seed uint64, skip disk.Point) (*scene
 func (s *scene) now() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
 
 // cut makes some of the disks that the power may leave, and has each looked at.
-func (s *scene) cut(look func(data string) error) error {
+func (s *scene) cut(look func(data string) error) error { return s.cutInto(8, look) }
+
+// cutInto makes so many.
+func (s *scene) cutInto(disks int, look func(data string) error) error {
 	s.fs.Stop()
-	for range 8 {
+	for range disks {
 		s.cuts++
 		left := filepath.Join(s.root, fmt.Sprintf("left-%d", s.cuts))
 		if err := s.fs.Cut(s.rng, left); err != nil {

@@ -148,6 +148,7 @@ func first(d *drill.Difference) string {
 // Lives end at a byte that the seed draws, in the middle of a transaction. That leaves nothing lost or twice where cursors
 // are in the transaction, and is found out where they are not.
 func TestCursorsOutsideTheTransactionAreFound(t *testing.T) {
+	t.Parallel()
 	c := kafka.Shared(t)
 	s := drawn(t)
 	for _, tt := range []struct {
@@ -160,6 +161,7 @@ func TestCursorsOutsideTheTransactionAreFound(t *testing.T) {
 		{"cursors before", func(r upstream.Remote) upstream.Remote { return upstreamtest.Split(r, true) }, func(d *drill.Difference) int { return d.Lost }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, c, "defect."+strings.ReplaceAll(tt.name, " ", "."), s, tt.wrap)
 			lives, most := 0, 12
 			if tt.want != nil {
@@ -197,6 +199,7 @@ func TestCursorsOutsideTheTransactionAreFound(t *testing.T) {
 // A life that was thought dead comes back while the next one delivers: its link stood still. It is fenced and can do nothing,
 // and sees that another has sent; where nothing fences it, what it does is found.
 func TestALifeThatComesBackIsFenced(t *testing.T) {
+	t.Parallel()
 	c := kafka.Shared(t)
 	s := drawn(t)
 	for _, tt := range []struct {
@@ -208,6 +211,7 @@ func TestALifeThatComesBackIsFenced(t *testing.T) {
 		{"not fenced", upstreamtest.Unfenced, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, c, "revenant."+strings.ReplaceAll(tt.name, " ", "."), s, tt.wrap)
 			old := b.start()
 			b.write()

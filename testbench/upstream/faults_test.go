@@ -79,7 +79,7 @@ var faults = []fault{
 	{"thin", under(badlink.Conditions{Up: 48 << 10, Down: 48 << 10})},
 }
 
-// siege is a board that delivers to a living Apache Kafka, whatever happens to the board, the links and the Kafka.
+// siege is a board that delivers to a living Apache Kafka and takes from it, whatever happens to the board, the links and the Kafka.
 type siege struct {
 	t       *testing.T
 	rng     *rand.Rand
@@ -88,6 +88,7 @@ type siege struct {
 	dir     string
 	board   *process.Process
 	writers *writers
+	authors *authors
 	story   []string // what the rounds did
 
 	lives int
@@ -95,9 +96,11 @@ type siege struct {
 }
 
 // direct is a link that changes nothing, and laned is the other extreme: two lanes, other partitions, another name, headers.
+// taken goes down.
 const (
 	direct         = "direct"
 	laned          = "laned"
+	taken          = "taken"
 	lanedPartition = 5
 )
 
@@ -114,12 +117,15 @@ func besiege(t *testing.T, seed uint64, nodes int, format ...string) *siege {
 		},
 		Properties: []string{fmt.Sprint("default.replication.factor=", replicas), fmt.Sprint("min.insync.replicas=", (replicas+1)/2)},
 	})
-	common := fmt.Sprintf("bootstrap.servers = [\"%s\"]\ntopics = [\"plant.*\", \"mqtt\"]\nreconnect.backoff.ms = 50\nreconnect.backoff.max.ms = 200\n",
+	s.authors = startAuthors(t, s.cluster, seed) // before the board is there: it looks for new topics every five minutes
+	there := fmt.Sprintf("bootstrap.servers = [\"%s\"]\nreconnect.backoff.ms = 50\nreconnect.backoff.max.ms = 200\n",
 		strings.Join(s.cluster.Bootstrap(), `", "`))
+	common := there + "topics = [\"plant.*\", \"mqtt\"]\n"
 	s.board = process.StartIn(t, s.dir, "[broker]\ncluster.alias = \"edge\"\n"+
 		"[[upstream]]\nname = \""+direct+"\"\n"+common+
 		"[[upstream]]\nname = \""+laned+"\"\n"+common+"order = \"live-first\"\nprovenance = true\nnaming = \"{cluster}.{topic}\"\n"+
-		fmt.Sprintf("num.partitions = %d\nreplication.factor = %d\n", lanedPartition, replicas))
+		fmt.Sprintf("num.partitions = %d\nreplication.factor = %d\n", lanedPartition, replicas)+
+		"[[upstream]]\nname = \""+taken+"\"\n"+there+"direction = \"down\"\ntopics = [\"site.*\"]\n")
 	s.writers = startWriters(t, s.board.Kafka, s.board.MQTT, seed)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -177,7 +183,7 @@ func (s *siege) kill() {
 	s.board.Start()
 }
 
-// heard waits until both links have delivered something in this life of the board.
+// heard waits until all links have delivered something in this life of the board.
 func (s *siege) heard() {
 	s.t.Helper()
 	lane.Until(s.t, "the links deliver", func(ctx context.Context) error {
@@ -224,7 +230,7 @@ func (s *siege) round(n int, restart bool) {
 	defer func() { s.story = append(s.story, strings.Join(said, " ")) }()
 	if s.rng.IntN(3) > 0 {
 		s.heard()
-		say("both links deliver")
+		say("all links deliver")
 	}
 	var node *kafka.Node
 	if restart {
@@ -272,6 +278,7 @@ func (s *siege) round(n int, restart bool) {
 // TestLinkCutsAndKills is the proof of exactly once: rounds of link cut x kill -9 against one living Apache Kafka, and in the
 // end both logs compared record by record.
 func TestLinkCutsAndKills(t *testing.T) {
+	t.Parallel()
 	s := besiege(t, drawn(t), *nodes)
 	s.run(*rounds, *restarts)
 	committed, aborted, backfilled := s.judge()
@@ -313,9 +320,11 @@ func (s *siege) judge() (committed, aborted, backfilled int) {
 	t.Helper()
 	began := time.Now()
 	s.writers.end()
+	s.authors.end()
 	s.kill() // what is still to come comes from a recovery
 	drained(t, s.dir)
 	rest := time.Since(began)
+	s.judgeDown()
 	s.count()
 
 	topics := func(rename func(string) string) (list []string) {

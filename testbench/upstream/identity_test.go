@@ -147,6 +147,7 @@ func copyOf(t *testing.T, dir string) string {
 }
 
 func TestAClonedBoardIsFencedAndSaysSo(t *testing.T) {
+	t.Parallel()
 	c := kafka.Shared(t)
 	b := stationIn(t, c, "cloned", filepath.Join(t.TempDir(), "data"))
 	b.write("a", 10, "before")
@@ -186,6 +187,7 @@ func TestAClonedBoardIsFencedAndSaysSo(t *testing.T) {
 }
 
 func TestAnOlderDirectoryStopsItsPartition(t *testing.T) {
+	t.Parallel()
 	b := stationIn(t, kafka.Shared(t), "restored", filepath.Join(t.TempDir(), "data"))
 	b.write("a", 10, "first")
 	b.write("b", 2, "first")
@@ -223,6 +225,7 @@ func TestAnOlderDirectoryStopsItsPartition(t *testing.T) {
 }
 
 func TestATopicMadeAnewStopsItsPartition(t *testing.T) {
+	t.Parallel()
 	c := kafka.Shared(t)
 	anew := func(t *testing.T, client *kgo.Client, topic string) {
 		t.Helper()
@@ -236,6 +239,7 @@ func TestATopicMadeAnewStopsItsPartition(t *testing.T) {
 		})
 	}
 	t.Run("on the board", func(t *testing.T) {
+		t.Parallel()
 		b := stationIn(t, c, "anewhere", filepath.Join(t.TempDir(), "data"))
 		b.write("a", 10, "first")
 		b.delivered()
@@ -256,6 +260,7 @@ func TestATopicMadeAnewStopsItsPartition(t *testing.T) {
 		b.arrived("a", texts(10, "first", 5, "anew"))
 	})
 	t.Run("upstream, while the link runs", func(t *testing.T) {
+		t.Parallel()
 		b := stationIn(t, c, "anewunder", filepath.Join(t.TempDir(), "data"))
 		b.write("a", 10, "first")
 		b.delivered()
@@ -268,6 +273,7 @@ func TestATopicMadeAnewStopsItsPartition(t *testing.T) {
 		b.arrived("a", texts(5, "second"))
 	})
 	t.Run("upstream", func(t *testing.T) {
+		t.Parallel()
 		b := stationIn(t, c, "anewthere", filepath.Join(t.TempDir(), "data"))
 		b.write("a", 10, "first")
 		b.delivered()

@@ -20,14 +20,14 @@ import (
 // What is behind lies in the log: a backlog over 500 partitions takes no memory, while the link is away and while it drains.
 func TestABacklogTakesNoMemory(t *testing.T) {
 	const partitions, size, small, most, mostDraining, mostDelivering = 500, 4 << 10, 8, 4 << 20, 8 << 20, 16 << 20
-	large := lane.Count("MILLRACE_BACKLOG", 96) // MiB
+	large := lane.Count("MILLRACE_BACKLOG", 64) // MiB
 	c := kafka.Shared(t)
 	way := badlink.New(t, c.Bootstrap()[0])
 	rng := rand.New(rand.NewPCG(drawn(t), 0))
 	b := stationAt(t, c, way.Addr, "backlog", filepath.Join(t.TempDir(), "data"))
 	// behind is what the board takes with so many MiB behind it, at rest and at most while they are delivered, after a start:
 	// what the writing took is not looked at.
-	behind := func(mib int) (rest, draining taken) {
+	behind := func(mib int) (rest, draining footprint) {
 		t.Helper()
 		process.Run(t, "upstream", "pause", "hq", "--data", b.dir)
 		for left := mib; left > 0; left -= 256 {
@@ -37,10 +37,10 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 		way.Cut()
 		b.Start()
 		process.Run(t, "upstream", "resume", "hq", "--data", b.dir)
-		rest = taken{1 << 62, 1 << 62}
+		rest = footprint{1 << 62, 1 << 62}
 		for range 20 {
 			now := b.takes()
-			rest = taken{min(rest.all, now.all), min(rest.own, now.own)}
+			rest = footprint{min(rest.all, now.all), min(rest.own, now.own)}
 			time.Sleep(100 * time.Millisecond) // a look every so often, for two seconds
 		}
 		if err := way.Heal(); err != nil {
@@ -48,7 +48,7 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 		}
 		look := func() {
 			now := b.takes()
-			draining = taken{max(draining.all, now.all), max(draining.own, now.own)}
+			draining = footprint{max(draining.all, now.all), max(draining.own, now.own)}
 		}
 		for goal := 32; ; goal += 32 { // each within the lane's patience
 			looks := 0
@@ -85,13 +85,13 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 	}
 }
 
-// taken is the memory of a process, in bytes, and what of it are no pages of the program, of which more are there the more of it runs.
-type taken struct{ all, own int64 }
+// footprint is the memory of a process, in bytes, and what of it are no pages of the program, of which more are there the more of it runs.
+type footprint struct{ all, own int64 }
 
-func (m taken) String() string { return fmt.Sprintf("%d (%d)", m.all>>10, m.own>>10) }
+func (m footprint) String() string { return fmt.Sprintf("%d (%d)", m.all>>10, m.own>>10) }
 
 // takes is the memory the board takes.
-func (s *station) takes() (m taken) {
+func (s *station) takes() (m footprint) {
 	s.t.Helper()
 	var err error
 	if m.all, err = s.PID().RSS(); err != nil {

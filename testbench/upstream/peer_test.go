@@ -24,6 +24,7 @@ import (
 // A peer that has idempotent producers and no transactions cannot keep exactly-once: that is said, and nothing is sent. It
 // keeps at-least-once.
 func TestAPeerWithoutTransactions(t *testing.T) {
+	t.Parallel()
 	c := kafka.Start(t, kafka.Options{Advertise: func(_ int, address string) string {
 		return kafka.Without(t, address, kmsg.AddPartitionsToTxn, kmsg.AddOffsetsToTxn, kmsg.EndTxn, kmsg.TxnOffsetCommit)
 	}})
@@ -81,6 +82,7 @@ func (s *station) noise(topic string, partitions int32, n, size int, rng *rand.R
 // A rate holds on the wire, as the link itself counts it; a pause holds at once, and over kill -9; a window that is shut lets
 // nothing through.
 func TestTheContractHoldsOnTheWire(t *testing.T) {
+	t.Parallel()
 	var way *badlink.Link
 	c := kafka.Start(t, kafka.Options{Advertise: func(_ int, address string) string {
 		way = badlink.New(t, address)
@@ -136,7 +138,8 @@ func TestTheContractHoldsOnTheWire(t *testing.T) {
 // A record about as large as the board takes goes to a peer with the same limit, which the client by itself would not send; and
 // the cursor topic is made so that the peer compacts it.
 func TestTheLargestRecordAndTheCursorTopic(t *testing.T) {
-	c := kafka.Start(t, kafka.Options{})
+	t.Parallel()
+	c := kafka.Shared(t)
 	b := stationIn(t, c, "large", filepath.Join(t.TempDir(), "data"))
 	rng := rand.New(rand.NewPCG(2, 2))
 	b.noise("a", 1, 1, 1_048_400, rng)

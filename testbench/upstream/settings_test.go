@@ -69,6 +69,7 @@ func linksOf(ctx context.Context, dir string) (map[string]broker.LinkStatus, err
 // Every way to log in at an Apache Kafka that the settings know delivers what the board was given, and one that does not let
 // the board in is told of, with its reason and without any secret, and holds up nothing.
 func TestEveryLogin(t *testing.T) {
+	t.Parallel()
 	c := kafka.Start(t, kafka.Options{
 		Protocol: "SASL_SSL", Mechanisms: []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"}, Users: map[string]string{"board": password},
 		ClientCertificates: true,

@@ -28,7 +28,9 @@ var codecs = []kgo.CompressionCodec{
 
 const (
 	publishers = 2
-	inflight   = 8 // publishes of one MQTT client that wait for their PUBACK
+	inflight   = 4 // publishes of one MQTT client that wait for their PUBACK
+	// pace is how often each writes: what is written has to be compared in the end, and a lane is not about rates.
+	pace = 80 * time.Millisecond
 )
 
 // writers are Kafka and MQTT clients that write to a board all the time, and live through all that happens to it. What they
@@ -97,8 +99,8 @@ func (w *writers) produce(ctx context.Context, door, name string, codec kgo.Comp
 		return
 	}
 	defer client.Close()
-	pace := time.NewTicker(50 * time.Millisecond)
-	defer pace.Stop()
+	beat := time.NewTicker(pace)
+	defer beat.Stop()
 	for n := 0; ctx.Err() == nil; {
 		for range rng.IntN(6) {
 			r := &kgo.Record{Topic: names[rng.IntN(len(names))], Value: w.value(name, n, rng)}
@@ -121,7 +123,7 @@ func (w *writers) produce(ctx context.Context, door, name string, codec kgo.Comp
 				}
 			})
 		}
-		<-pace.C
+		<-beat.C
 	}
 	if err := client.Flush(w.t.Context()); err != nil && w.t.Context().Err() == nil {
 		w.t.Errorf("%s: flush: %v", name, err)
@@ -140,8 +142,8 @@ func (w *writers) publish(ctx context.Context, door, name string, rng *rand.Rand
 	case <-ctx.Done():
 		return
 	}
-	pace := time.NewTicker(50 * time.Millisecond)
-	defer pace.Stop()
+	beat := time.NewTicker(pace)
+	defer beat.Stop()
 	for n := 0; ctx.Err() == nil; {
 		var burst [inflight]paho.Token
 		for i := range burst {
@@ -154,6 +156,6 @@ func (w *writers) publish(ctx context.Context, door, name string, rng *rand.Rand
 			case <-w.t.Context().Done(): // the test has failed
 			}
 		}
-		<-pace.C
+		<-beat.C
 	}
 }

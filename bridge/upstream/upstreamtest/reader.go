@@ -78,6 +78,13 @@ func (k *Kafka) Elect() {
 	}
 }
 
+// Forget has the brokers not know what they lead, for so many questions where a partition begins and ends: they have just begun.
+func (k *Kafka) Forget(questions int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.forgotten = questions
+}
+
 // Truncate elects a leader that lacks the records of a partition from an offset on. It says whether there was one.
 func (k *Kafka) Truncate(name string, partition int, offset int64) {
 	k.mu.Lock()
@@ -94,6 +101,13 @@ func (k *Kafka) End(name string, partition int) int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.topics[name].partitions[partition].end()
+}
+
+// Start is the offset of a partition's first record.
+func (k *Kafka) Start(name string, partition int) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.topics[name].partitions[partition].first
 }
 
 // Grow gives a topic more partitions.
@@ -170,6 +184,11 @@ func (r *reader) Bounds(ctx context.Context, list []upstream.Bound) error {
 	return r.c.ask(ctx, func() error {
 		for i := range list {
 			b := &list[i]
+			if r.c.k.forgotten > 0 {
+				r.c.k.forgotten--
+				b.Err = upstream.ErrMoved
+				continue
+			}
 			t := r.c.k.topics[b.Topic]
 			if t == nil || int(b.Partition) >= len(t.partitions) {
 				b.Err = errors.New("unknown topic or partition")
