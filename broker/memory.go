@@ -52,7 +52,7 @@ const (
 	// laneCost is how many times the bytes of a transaction a lane holds: records, copies, and what the client makes of them.
 	laneCost = 4
 	// laneTransaction is the smallest there may be, laneTransactionMax the largest that is of use, in bytes.
-	laneTransaction, laneTransactionMax = 64 << 10, 1 << 20
+	laneTransaction, laneTransactionMax = 64 << 10, 512 << 10
 )
 
 // transactionBytes is how large the transactions of each of so many lanes may be, so that all have room at once.

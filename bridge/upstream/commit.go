@@ -177,9 +177,14 @@ func (ln *lane) fitLocked(bytes int, took time.Duration) {
 		ln.rate = rate
 	}
 	ln.rate += (rate - ln.rate) / 8
+	if ln.slow++; took < swift {
+		ln.slow = 0
+	}
 	switch {
-	case took < brisk && bytes >= ln.size/2:
-		ln.size = min(2*ln.size, ln.cfg.TransactionBytes)
+	case took < swift/4 && ln.size > firstTransaction:
+		ln.size = max(ln.size/2, firstTransaction)
+	case took < brisk && bytes >= ln.size/2 && ln.slow >= slowRun:
+		ln.size, ln.slow = min(2*ln.size, ln.cfg.TransactionBytes), 0
 	case took > transactionTarget:
 		ln.size = int(float64(min(bytes, ln.size)) * transactionTarget.Seconds() / took.Seconds())
 		ln.size = min(max(ln.size, leastTransactionBytes), ln.cfg.TransactionBytes)

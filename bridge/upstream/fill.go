@@ -49,7 +49,7 @@ const readMax = 256 << 10
 
 // recordsMax is how many records a transaction holds at most, and draftsMax of how many partitions.
 const (
-	recordsMax = 8192
+	recordsMax = 4096
 	draftsMax  = 256
 )
 

@@ -13,6 +13,10 @@ const (
 	// transactionTarget is how long a transaction is to take at most, and brisk how quick one must be for the next to be larger.
 	transactionTarget = 2 * time.Second
 	brisk             = time.Second
+	// swift is a transaction that has little to win by being larger: a lane takes several times its size of memory. Only when so
+	// many in a row were not swift the next one is larger: a busy board is no slow link.
+	swift   = 100 * time.Millisecond
+	slowRun = 4
 	// patienceMax is how long a transaction may take at most. Brokers allow 15 minutes, unless they are told otherwise.
 	patienceMax = 10 * time.Minute
 	// patienceLeast is what is not gone below where the peer allows no longer ones.
@@ -37,6 +41,7 @@ type lane struct {
 	// size and patience are the Link's.
 	size     int
 	patience time.Duration
+	slow     int // transactions in a row that were not swift
 	rested   bool
 }
 

@@ -89,8 +89,8 @@ type Config struct {
 	Provenance, Mark bool
 	// CursorTopic and GapTopic are upstream; by default "__millrace_cursors" and "__millrace_gaps".
 	CursorTopic, GapTopic string
-	// TransactionBytes is the most a transaction holds, in bytes of keys, values and headers: 1 MiB by default, and at
-	// least one record.
+	// TransactionBytes is the most a transaction holds, in bytes of keys, values and headers: 512 KiB by default, and
+	// at least one record.
 	TransactionBytes int
 	// TransactionTimeout is how long the peer waits for the end of a transaction, 60 s by default. A link gives up before.
 	TransactionTimeout time.Duration
@@ -122,7 +122,7 @@ type Config struct {
 const (
 	DefaultCursorTopic        = "__millrace_cursors"
 	DefaultGapTopic           = "__millrace_gaps"
-	defaultTransactionBytes   = 1 << 20
+	defaultTransactionBytes   = 512 << 10
 	leastTransactionBytes     = 64 << 10
 	defaultTransactionTimeout = 60 * time.Second
 	defaultLinger             = 200 * time.Millisecond

@@ -105,14 +105,25 @@ func NewSeeded(t testing.TB, target string, seed uint64) *Link {
 	t.Helper()
 	address := lane.FreeAddress(t)
 	t.Logf("badlink %s to %s, seed %d", address, target, seed)
-	l := newLink(address, seed,
-		func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", target) },
-		func() (net.Listener, error) { return net.Listen("tcp", address) })
-	t.Cleanup(l.close)
+	l := dialing(address, target, seed)
+	t.Cleanup(l.Close)
 	if err := l.Heal(); err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// Open is New for a program that is no test: at an address that is free, with a seed. Close closes it.
+func Open(address, target string, seed uint64) (*Link, error) {
+	l := dialing(address, target, seed)
+	return l, l.Heal()
+}
+
+// dialing is a link between sockets, which takes no connections yet.
+func dialing(address, target string, seed uint64) *Link {
+	return newLink(address, seed,
+		func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", target) },
+		func() (net.Listener, error) { return net.Listen("tcp", address) })
 }
 
 func newLink(address string, seed uint64, dial func(context.Context) (net.Conn, error), listen func() (net.Listener, error)) *Link {
@@ -201,8 +212,8 @@ func (l *Link) Stats() Stats {
 	return s
 }
 
-// close resets all, and returns when nothing of the link runs.
-func (l *Link) close() {
+// Close resets all, and returns when nothing of the link runs.
+func (l *Link) Close() {
 	l.Cut()
 	l.work.Wait()
 }

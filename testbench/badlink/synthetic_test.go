@@ -54,7 +54,7 @@ func synthetic(t *testing.T, test func(*testing.T, *bench)) {
 			t.Fatal(err)
 		}
 		test(t, b)
-		b.close()
+		b.Close()
 		if open := b.Stats().Open; open != 0 {
 			t.Errorf("%d connections are left", open)
 		}

@@ -26,13 +26,35 @@ type produceResult struct {
 	Bytes   int64 // of values
 }
 
-// childProduce produces with franz-go, idempotent and acks=all as it does by default, without compression, round robin
-// over the partitions, and waits for every acknowledgement.
+// childProduce produces noise.
 func childProduce(in []byte) (any, error) {
 	var a produceArgs
 	if err := json.Unmarshal(in, &a); err != nil {
 		return nil, err
 	}
+	values := make([][]byte, 64)
+	random := rand.NewChaCha8([32]byte{1})
+	for i := range values {
+		values[i] = make([]byte, a.ValueLen)
+		if _, err := random.Read(values[i]); err != nil {
+			return nil, err
+		}
+	}
+	return produceAll(a, func(i int) []byte { return values[i%len(values)] })
+}
+
+// childReadings produces readings of 50 sources.
+func childReadings(in []byte) (any, error) {
+	var a produceArgs
+	if err := json.Unmarshal(in, &a); err != nil {
+		return nil, err
+	}
+	return produceAll(a, func(i int) []byte { return senML(i%50, int64(i)) })
+}
+
+// produceAll produces with franz-go, idempotent and acks=all as it does by default, without compression, round robin
+// over the partitions, and waits for every acknowledgement.
+func produceAll(a produceArgs, value func(i int) []byte) (any, error) {
 	cl, err := kgo.NewClient(
 		kgo.SeedBrokers(a.Address), kgo.DefaultProduceTopic(a.Topic), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(int32(a.BatchMax)),
@@ -42,14 +64,6 @@ func childProduce(in []byte) (any, error) {
 		return nil, err
 	}
 	defer cl.Close()
-	values := make([][]byte, 64)
-	random := rand.NewChaCha8([32]byte{1})
-	for i := range values {
-		values[i] = make([]byte, a.ValueLen)
-		if _, err := random.Read(values[i]); err != nil {
-			return nil, err
-		}
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := cl.Ping(ctx); err != nil {
@@ -62,8 +76,11 @@ func childProduce(in []byte) (any, error) {
 		}
 	}
 	begin := time.Now()
+	var bytes int64
 	for i := range a.Records {
-		cl.Produce(ctx, &kgo.Record{Value: values[i%len(values)], Partition: int32(i % a.Partitions)}, done)
+		v := value(i)
+		bytes += int64(len(v))
+		cl.Produce(ctx, &kgo.Record{Value: v, Partition: int32(i % a.Partitions)}, done)
 	}
 	if err := cl.Flush(ctx); err != nil {
 		return nil, err
@@ -71,7 +88,7 @@ func childProduce(in []byte) (any, error) {
 	if err := failed.Load(); err != nil {
 		return nil, *err
 	}
-	return produceResult{time.Since(begin).Seconds(), int64(a.Records) * int64(a.ValueLen)}, nil
+	return produceResult{time.Since(begin).Seconds(), bytes}, nil
 }
 
 // fetchArgs are what the fetching child is told.

@@ -37,6 +37,8 @@ type bench struct {
 	// peers are the servers that are installed, Millrace first.
 	peers []*peer
 	jvm   *server // the Apache Kafka that is running for all rows, nil before the first that needs it
+	// upstream is the one that links carry to, nil before the first row that has a link.
+	upstream *server
 }
 
 // row is one line of the goals, or several that are measured together.
@@ -57,6 +59,9 @@ var rows = []row{
 	{"10", (*bench).fetch},
 	{"11", (*bench).endToEnd},
 	{"12", (*bench).start},
+	{"16", (*bench).catchUp},
+	{"17", (*bench).onTheWire},
+	{"live", (*bench).whileBehind},
 	{"2", (*bench).wear},
 	{"14", (*bench).wheel},
 }
@@ -102,8 +107,10 @@ func run() (err error) {
 		return err
 	}
 	defer func() {
-		if b.jvm != nil {
-			err = errors.Join(err, b.jvm.end())
+		for _, s := range []*server{b.jvm, b.upstream} {
+			if s != nil {
+				err = errors.Join(err, s.end())
+			}
 		}
 	}()
 	var wanted []string
@@ -232,6 +239,7 @@ func (b *bench) child(kind string, args, result any) error {
 func runChild(args []string) error {
 	kinds := map[string]func(in []byte) (any, error){
 		"produce": childProduce, "fetch": childFetch, "endtoend": childEndToEnd, "load": childLoad, "idle": childIdle,
+		"readings": childReadings,
 	}
 	run, ok := kinds[args[0]]
 	if !ok || len(args) != 2 {

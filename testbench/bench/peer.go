@@ -17,9 +17,9 @@ import (
 
 const us = "millrace"
 
-// options are what a row wants of Millrace beside its defaults.
+// options are what a row wants of a server beside its defaults.
 type options struct {
-	config  string // lines of its configuration file
+	config  string // lines of Millrace's configuration file, or Apache Kafka's
 	figures bool   // it tells its figures over HTTP
 	tls     *pair  // its MQTT door is TLS with this certificate: of any peer
 }
@@ -37,7 +37,8 @@ type server struct {
 	peer        *peer
 	dir         string
 	kafka, mqtt string // addresses, whichever it has
-	http        string // Millrace's figures, with options.figures
+	http        string // Millrace's figures, with options.figures; another door of Apache Kafka's, which says that it is at counted
+	counted     string
 	options     options
 	cmd         *exec.Cmd
 	exited      chan error
@@ -53,11 +54,11 @@ func (b *bench) place(p *peer, dir string, o options) (*server, error) {
 			return nil, err
 		}
 	}
-	ports, err := freePorts(3)
+	ports, err := freePorts(4)
 	if err != nil {
 		return nil, err
 	}
-	return &server{bench: b, peer: p, dir: dir, kafka: ports[0], mqtt: ports[1], http: ports[2], options: o}, nil
+	return &server{bench: b, peer: p, dir: dir, kafka: ports[0], mqtt: ports[1], http: ports[2], counted: ports[3], options: o}, nil
 }
 
 // serve starts a server in a new directory and waits until it takes connections.

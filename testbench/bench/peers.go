@@ -112,9 +112,12 @@ func (b *bench) kafka() (*peer, error) {
 		if fresh {
 			place := kafka.Place{
 				ID: 1, Dir: filepath.Join(s.dir, "data"), Controllers: []string{s.mqtt}, // the port that has no MQTT here
-				Listeners: []kafka.Listener{{Name: "PLAINTEXT", Protocol: "PLAINTEXT", Address: s.kafka, Advertised: s.kafka}},
+				Listeners: []kafka.Listener{
+					{Name: "PLAINTEXT", Protocol: "PLAINTEXT", Address: s.kafka, Advertised: s.kafka},
+					{Name: "COUNTED", Protocol: "PLAINTEXT", Address: s.http, Advertised: s.counted},
+				},
 			}
-			lines := append(place.Properties(), "log.flush.interval.messages=1")
+			lines := append(place.Properties(), "log.flush.interval.messages=1", s.options.config)
 			if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 				return nil, err
 			}

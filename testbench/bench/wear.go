@@ -348,8 +348,7 @@ func (r *wearRun) value(source int, n int64) []byte {
 		}
 		return noise
 	}
-	return fmt.Appendf(nil, `[{"bn":"urn:dev:mac:0024befffe80%04x:","bt":%d.%03d,"n":"temperature","u":"Cel","v":%.2f},{"n":"humidity","u":"%%RH","v":%.2f},{"n":"pressure","u":"Pa","v":%d},{"n":"dewpoint","u":"Cel","v":%.2f}]`,
-		source, 1_795_000_000+n/100, rand.IntN(1000), 18+10*rand.Float64(), 40+20*rand.Float64(), 100_000+rand.IntN(2000), 5+10*rand.Float64())
+	return senML(source, n)
 }
 
 // publisher opens the connections and returns what publishes for a time and waits for every acknowledgement.
