@@ -130,6 +130,7 @@ func besiege(t *testing.T, seed uint64, nodes int, format ...string) *siege {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("what the rounds did:\n%s", strings.Join(s.story, "\n"))
+			t.Logf("what Kafka says of transactions:\n%s", transactions(t, s.cluster))
 		}
 	})
 	return s
