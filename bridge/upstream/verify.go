@@ -48,10 +48,13 @@ type Verified struct {
 	Note   string `json:"note,omitempty"`
 }
 
-// Good says that all was compared, and is there once and in order.
-func (v *Verified) Good() bool {
-	return v.Reason == "" && v.Missing.Count == 0 && v.Doubled.Count == 0 && v.Disordered.Count == 0 && v.Different.Count == 0
+// Faulty says that something is not there once and in order.
+func (v *Verified) Faulty() bool {
+	return v.Missing.Count > 0 || v.Doubled.Count > 0 || v.Disordered.Count > 0 || v.Different.Count > 0
 }
+
+// Good says that all was compared, and is there once and in order.
+func (v *Verified) Good() bool { return v.Reason == "" && !v.Faulty() }
 
 // VerifyAt is how far it is: what is read, up to which offset upstream, and the partitions done of those there are.
 type VerifyAt struct {
