@@ -198,13 +198,10 @@ func (p *part) verify(last int64) *verifyPart {
 		return w
 	}
 	delivered := spans(w.open).without(Range{w.low, w.end})
-	for _, r := range slices.Backward(delivered) {
-		if n := r.End - r.First; n < last {
-			last -= n
-			continue
-		}
-		w.from = r.End - last
-		break
+	for i := len(delivered) - 1; i >= 0 && last > 0; i-- {
+		r := delivered[i]
+		w.from = max(r.First, r.End-last)
+		last -= r.End - r.First
 	}
 	// What is around is known too, so that it is not taken for somebody else's.
 	w.low = max(w.low, w.from-windowLeast)
@@ -256,10 +253,12 @@ func (v *verification) topic(ctx context.Context, t *verifyUnit, found func(Veri
 func (t *verifyUnit) split() (list []*verifyUnit) {
 	for i := range t.have {
 		u := *t
-		u.index = i
-		u.parts = slices.DeleteFunc(slices.Clone(t.parts), func(p *verifyPart) bool {
-			return t.mine == t.have && p.index != i
-		})
+		u.index, u.parts = i, nil
+		for _, p := range t.parts {
+			if t.mine != t.have || p.index == i {
+				u.parts = append(u.parts, p)
+			}
+		}
 		if len(u.parts) > 0 {
 			list = append(list, &u)
 		}

@@ -70,6 +70,21 @@ type track struct {
 	pos  int   // of the one that is expected
 	next int64 // where the list goes on
 	most int64 // the last offset that arrived in order, -1 for none
+	// turns are what arrived first after a stranger did, at most one for each.
+	turns []turn
+}
+
+// turn is an arrival behind so many strangers: the offset, and what most was before.
+type turn struct {
+	behind      int
+	offset, was int64
+	told        bool // that it is out of order
+}
+
+// identity is what a record is known by.
+type identity struct {
+	content
+	at int64
 }
 
 // comparison holds what arrives in one partition upstream against the local partitions it comes from. The peer is read once, from
@@ -84,8 +99,10 @@ type comparison struct {
 	told func(s *strand) (spans, error)
 
 	strangers []arrival
-	others    []arrival // foreign ones that may turn out to be one of ours, altered
-	foreign   int64
+	// pending are the strangers: one that is there again waits with the first.
+	pending map[identity]struct{}
+	others  []arrival // foreign ones that may turn out to be one of ours, altered
+	foreign int64
 }
 
 // take takes the next record that arrived.
@@ -96,6 +113,9 @@ func (c *comparison) take(a *arrival) error {
 		return nil
 	case a.offset >= 0:
 		return c.exact(a)
+	}
+	if _, is := c.pending[identity{a.content, a.at}]; is {
+		return c.wait(a)
 	}
 	for _, s := range c.strands {
 		t, err := c.track(s, a.lane)
@@ -112,7 +132,15 @@ func (c *comparison) take(a *arrival) error {
 			return err
 		}
 	}
-	c.strangers = append(c.strangers, *a)
+	return c.wait(a)
+}
+
+// wait has an arrival be settled later.
+func (c *comparison) wait(a *arrival) error {
+	if c.pending == nil {
+		c.pending = map[identity]struct{}{}
+	}
+	c.strangers, c.pending[identity{a.content, a.at}] = append(c.strangers, *a), struct{}{}
 	if len(c.strangers) >= strangersMax {
 		return c.settle()
 	}
@@ -145,8 +173,8 @@ func (c *comparison) search(s *strand, t *track, a *arrival) (found bool, err er
 			return true, c.mark(s, t, &t.list[i])
 		}
 	}
-	if again < 0 {
-		return false, nil
+	if again < 0 || len(c.strands) > 1 || s.tracks[Live] != nil && s.tracks[Backfill] != nil {
+		return false, nil // one that is equal may be elsewhere
 	}
 	t.pos = max(t.pos, again+1)
 	return true, c.mark(s, t, &t.list[again])
@@ -197,19 +225,29 @@ func (c *comparison) exact(a *arrival) error {
 
 // mark notes that a record has arrived.
 func (c *comparison) mark(s *strand, t *track, p *print) error {
-	wanted := s.wanted(p.offset)
 	if s.seen.has(p.offset) {
-		if wanted {
+		if s.wanted(p.offset) {
 			s.doubled.add(p.offset)
 		}
 		return nil
 	}
-	if p.offset > t.most {
-		t.most = p.offset
-	} else if wanted {
-		s.disordered.add(p.offset)
+	if n := len(c.strangers); n > 0 && (len(t.turns) == 0 || t.turns[len(t.turns)-1].behind < n) {
+		t.turns = append(t.turns, turn{behind: n, offset: p.offset, was: t.most})
 	}
-	if wanted {
+	s.order(p.offset, t.most)
+	t.most = max(t.most, p.offset)
+	return s.arrived(p)
+}
+
+// order compares an offset with the last one before it.
+func (s *strand) order(offset, before int64) {
+	if offset < before && s.wanted(offset) {
+		s.disordered.add(offset)
+	}
+}
+
+func (s *strand) arrived(p *print) error {
+	if s.wanted(p.offset) {
 		s.found++
 	}
 	s.seen.add(Range{p.after, p.offset + 1})
@@ -226,14 +264,21 @@ func (c *comparison) track(s *strand, l Lane) (*track, error) {
 		t = &track{next: s.low, most: -1}
 		s.tracks[l] = t
 	}
-	if len(t.list)-t.pos > c.size/4 || t.next >= s.high {
-		return t, nil
+	for {
+		for t.pos < len(t.list) && s.tracks[1-l] != nil && s.seen.has(t.list[t.pos].offset) { // by the other lane
+			t.pos++
+		}
+		if len(t.list)-t.pos > c.size/4 || t.next >= s.high {
+			return t, nil
+		}
+		if drop := t.pos - c.size/4; drop > 0 {
+			t.list = slices.Delete(t.list, 0, drop)
+			t.pos -= drop
+		}
+		if err := c.load(s, t); err != nil {
+			return nil, err
+		}
 	}
-	if drop := t.pos - c.size/4; drop > 0 {
-		t.list = slices.Delete(t.list, 0, drop)
-		t.pos -= drop
-	}
-	return t, c.load(s, t)
 }
 
 // seek has a track go on elsewhere.
@@ -260,25 +305,48 @@ func (c *comparison) load(s *strand, t *track) error {
 // settle finds out what those are that are in no window: it goes through all that is known of the log, from where each lane is
 // to the end, and then from the beginning. What it finds there is ahead of its lane, behind it, or there twice.
 func (c *comparison) settle() error {
+	if len(c.strangers) == 0 {
+		return nil
+	}
+	found := make([]finding, len(c.strangers))
 	for _, s := range c.strands {
 		for l := range lanes {
-			if err := c.settleTrack(s, l); err != nil {
+			if err := c.settleTrack(s, l, found); err != nil {
 				return err
 			}
 		}
 	}
-	c.foreign += int64(len(c.strangers))
-	c.others = append(c.others, c.strangers[:min(len(c.strangers), othersMax-len(c.others))]...)
+	for i, f := range found {
+		switch {
+		case f.is:
+		case f.again != nil:
+			if f.again.wanted(f.offset) {
+				f.again.doubled.add(f.offset)
+			}
+		default:
+			if c.foreign++; len(c.others) < othersMax {
+				c.others = append(c.others, c.strangers[i])
+			}
+		}
+	}
 	c.strangers = c.strangers[:0]
+	clear(c.pending)
 	return nil
 }
 
-// settleTrack takes those out of the strangers that belong to a lane of a strand.
-func (c *comparison) settleTrack(s *strand, l Lane) error {
+// finding is what a stranger is: one of a strand, or one that is there again, with its offset.
+type finding struct {
+	is     bool
+	again  *strand
+	offset int64
+}
+
+// settleTrack finds those of the strangers that belong to a lane of a strand.
+func (c *comparison) settleTrack(s *strand, l Lane, found []finding) error {
 	waiting := map[content][]int{}
 	left := 0
 	for i := range c.strangers {
-		if a := &c.strangers[i]; a.lane == l {
+		if a := &c.strangers[i]; a.lane == l && !found[i].is {
 			waiting[a.content] = append(waiting[a.content], i)
 			left++
 		}
@@ -290,7 +358,8 @@ func (c *comparison) settleTrack(s *strand, l Lane) error {
 	if err != nil {
 		return err
 	}
-	got, again := make([]*print, len(c.strangers)), make([]*print, len(c.strangers))
+	got := map[int]*print{}
+	again := int64(-1)
 	pass := func(p *print) bool {
 		list := waiting[p.content]
 		if len(list) == 0 {
@@ -302,7 +371,8 @@ func (c *comparison) settleTrack(s *strand, l Lane) error {
 			case !c.strangers[i].of(p):
 				return false
 			case taken:
-				again[i] = &one
+				found[i].again, found[i].offset = s, p.offset
+				again = p.offset
 				return false
 			}
 			got[i], taken = &one, true
@@ -320,23 +390,31 @@ func (c *comparison) settleTrack(s *strand, l Lane) error {
 			return err
 		}
 	}
-	last := int64(-1)
-	rest := c.strangers[:0]
-	for i, a := range c.strangers {
+	most, last := int64(-1), again
+	for i := range c.strangers {
 		p := got[i]
 		if p == nil {
-			p = again[i]
-		}
-		if p == nil {
-			rest = append(rest, a)
 			continue
 		}
-		if err := c.mark(s, t, p); err != nil {
+		found[i].is = true
+		// What came just before it and just after it in this lane, of those that were no strangers.
+		was, n := t.most, slices.IndexFunc(t.turns, func(o turn) bool { return o.behind > i })
+		if n >= 0 {
+			was = t.turns[n].was
+			if o := &t.turns[n]; o.offset < p.offset && !o.told {
+				o.told = true
+				s.order(o.offset, p.offset)
+			}
+		}
+		s.order(p.offset, max(was, most))
+		most = max(most, p.offset)
+		last = p.offset
+		if err := s.arrived(p); err != nil {
 			return err
 		}
-		last = p.offset
 	}
-	if c.strangers = rest; last < 0 {
+	t.most, t.turns = max(t.most, most), nil
+	if last < 0 {
 		return nil
 	}
 	return c.seek(s, t, last+1)
@@ -362,9 +440,8 @@ func (c *comparison) finish() error {
 // rest looks at what of a strand did not arrive. It is lost, where a gap record says so; altered, where something else like it is
 // there; let go by compaction, where the topic is compacted and the key came again, or was deleted; else it is missing.
 func (c *comparison) rest(s *strand, altered map[int64][]int) error {
-	unseen := s.unseen()
 	some := s.holes
-	for _, r := range unseen {
+	for _, r := range s.unseen(nil) {
 		if some {
 			break
 		}
@@ -379,34 +456,40 @@ func (c *comparison) rest(s *strand, altered map[int64][]int) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range unseen {
-		s.lost += r.End - r.First
-		for _, not := range told.without(r) {
-			s.lost -= not.End - not.First
-		}
-	}
+	left := s.unseen(told)
+	s.lost = length(s.unseen(nil)) - length(left)
 	if s.compacted {
 		return c.restCompacted(s, told, altered)
 	}
-	for _, r := range unseen {
-		for _, r := range told.without(r) {
-			if err := c.walk(s, r.First, r.End, func(p *print) bool {
-				if !c.altered(s, p, altered) {
-					s.missing.add(p.offset)
-				}
-				return true
-			}); err != nil {
-				return err
+	for _, r := range left {
+		if err := c.walk(s, r.First, r.End, func(p *print) bool {
+			if !c.altered(s, p, altered) {
+				s.missing.add(p.offset)
 			}
+			return true
+		}); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// unseen is what was looked for and did not arrive.
-func (s *strand) unseen() (list []Range) {
-	for _, r := range s.skip.without(Range{s.from, s.to}) {
-		list = append(list, s.seen.without(r)...)
+func length(list []Range) (n int64) {
+	for _, r := range list {
+		n += r.End - r.First
+	}
+	return n
+}
+
+// unseen is what was looked for and did not arrive, without what was told.
+func (s *strand) unseen(told spans) []Range {
+	list := []Range{{s.from, s.to}}
+	for _, not := range []spans{s.skip, s.seen, told} {
+		was := list
+		list = nil
+		for _, r := range was {
+			list = append(list, not.without(r)...)
+		}
 	}
 	return list
 }

@@ -1,10 +1,9 @@
 package upstream
 
 import (
-	"cmp"
 	"encoding/binary"
 	"hash/maphash"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -58,13 +57,8 @@ var null = contentOf(new(record.Record)).key
 
 // near says that two records differ in no more than one of the three.
 func (c content) near(o content) bool {
-	same := 0
-	for _, is := range [...]bool{c.key == o.key, c.value == o.value, c.headers == o.headers} {
-		if is {
-			same++
-		}
-	}
-	return same >= 2
+	key, value, headers := c.key == o.key, c.value == o.value, c.headers == o.headers
+	return key && value || key && headers || value && headers
 }
 
 // print is a record of the board's log as it is compared.
@@ -144,24 +138,30 @@ type spans []Range
 
 // has says whether an offset is in them.
 func (s spans) has(offset int64) bool {
-	i, found := slices.BinarySearchFunc(s, offset, func(r Range, o int64) int { return cmp.Compare(r.First, o) })
-	return found || i > 0 && offset < s[i-1].End
+	i := sort.Search(len(s), func(i int) bool { return s[i].End > offset })
+	return i < len(s) && s[i].First <= offset
 }
 
 // add adds a range, which may touch and overlap others.
 func (s *spans) add(r Range) {
 	list := *s
-	// The first that ends at r or behind it, and the first that begins behind r.
-	i, _ := slices.BinarySearchFunc(list, r.First, func(o Range, first int64) int { return cmp.Compare(o.End, first) })
-	j := i
-	for ; j < len(list) && list[j].First <= r.End; j++ {
+	i := len(list) // the first that ends at r or behind it
+	for i > 0 && list[i-1].End >= r.First {
+		i--
+	}
+	j := i // the first that begins behind r
+	for j < len(list) && list[j].First <= r.End {
 		r.First, r.End = min(r.First, list[j].First), max(r.End, list[j].End)
+		j++
 	}
-	if j == i+1 {
-		list[i] = r
-		return
+	if i == j {
+		list = append(list, Range{})
+		copy(list[i+1:], list[i:])
+	} else {
+		list = append(list[:i+1], list[j:]...)
 	}
-	*s = slices.Replace(list, i, j, r)
+	list[i] = r
+	*s = list
 }
 
 // without are the parts of a range that are not in them.

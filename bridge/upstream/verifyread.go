@@ -211,7 +211,7 @@ func (v *verification) records(ctx context.Context, u *verifyUnit, since int64, 
 			return begin, start, err
 		}
 		switch {
-		case at > was:
+		case at > was, len(got.Batches) > 0: // of these the last may be cut off
 			undecided = time.Time{}
 		case got.Stable >= end:
 			return begin, start, nil // the rest was compacted away

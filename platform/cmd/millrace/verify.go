@@ -123,22 +123,17 @@ func verifiedText(v *upstream.Verified) string {
 	if v.Upstream >= 0 {
 		list = append(list, fmt.Sprintf("offsets %d to %d, %d records compared", v.First, v.End, v.Compared))
 	}
-	for _, f := range []struct {
-		upstream.Fault
-		what string
-	}{{v.Missing, "missing"}, {v.Doubled, "doubled"}, {v.Disordered, "out of order"}, {v.Different, "different"}} {
+	for i, f := range [...]upstream.Fault{v.Missing, v.Doubled, v.Disordered, v.Different} {
 		if f.Count > 0 {
-			list = append(list, fmt.Sprintf("%d %s, the first at offset %d", f.Count, f.what, f.First))
+			what := [...]string{"missing", "doubled", "out of order", "different"}[i]
+			list = append(list, fmt.Sprintf("%d %s, the first at offset %d", f.Count, what, f.First))
 		}
 	}
-	if v.Lost > 0 {
-		list = append(list, fmt.Sprintf("%d offsets lost, as gap records tell", v.Lost))
-	}
-	if v.Compacted > 0 {
-		list = append(list, fmt.Sprintf("%d let go by compaction", v.Compacted))
-	}
-	if v.Foreign > 0 {
-		list = append(list, fmt.Sprintf("%d foreign", v.Foreign))
+	for i, n := range [...]int64{v.Lost, v.Compacted, v.Foreign} {
+		if n > 0 {
+			what := [...]string{"offsets lost, as gap records tell", "let go by compaction", "foreign"}[i]
+			list = append(list, fmt.Sprintf("%d %s", n, what))
+		}
 	}
 	if v.Note != "" {
 		list = append(list, v.Note)
