@@ -82,5 +82,6 @@ func (b *Broker) linkFigures(m *metrics.Writer) {
 	counter("millrace_upstream_connects_total", "Times the link has taken over and read its cursors.", func(s *LinkStatus) int64 { return s.Connects })
 	counter("millrace_upstream_gaps_total", "Gap records that were committed: each tells of records that were gone before they could be sent.", func(s *LinkStatus) int64 { return s.Gaps })
 	counter("millrace_upstream_lost_records_total", "Offsets in them.", func(s *LinkStatus) int64 { return s.Lost })
+	counter("millrace_upstream_heartbeats_total", "Heartbeats that were committed at the other end.", func(s *LinkStatus) int64 { return s.Heartbeats })
 	counter("millrace_upstream_looped_records_total", "Records that were left out because they had come from there.", func(s *LinkStatus) int64 { return s.Looped })
 }

@@ -35,6 +35,8 @@ type links struct {
 
 	// all are the links in the order of the configuration. The slice is replaced, never changed.
 	all atomic.Pointer[[]*link]
+	// image is the catalog at the last compare.
+	image atomic.Pointer[catalog.Image]
 
 	// changing is held while links are begun, ended, paused or resumed.
 	changing sync.Mutex
@@ -83,8 +85,23 @@ func (b *Broker) runLinks(context.Context) error {
 	for _, k := range *l.all.Load() {
 		k.run()
 	}
-	b.every(tick, l.step)
+	b.every(tick, func() {
+		l.compare(b.Image())
+		l.step()
+	})
 	return nil
+}
+
+// compare tells the links when the catalog is another one than the last time: settings of topics may be others.
+func (l *links) compare(image *catalog.Image) {
+	if l.image.Swap(image) == image {
+		return
+	}
+	for _, k := range *l.all.Load() {
+		if up, is := k.link.(*upstream.Link); is {
+			up.Changed()
+		}
+	}
 }
 
 // step has the links look what they may do now, and what they have done. The pulse does not wait for them: what a link has used
@@ -207,6 +224,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 		Provenance: u.Provenance, Mark: l.marked, CursorTopic: u.CursorTopic, GapTopic: u.GapTopic,
 		TransactionTimeout: contract.TransactionTimeout(u.RateSecond, batchMax),
 		TransactionBytes:   l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
+		Heartbeats: u.Heartbeats, FollowSettings: u.SyncConfigs, ExcludeSettings: u.ConfigsExclude,
 	}
 	if u.Delivery == config.AtLeastOnce {
 		c.Delivery = upstream.AtLeastOnce

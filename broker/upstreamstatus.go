@@ -20,6 +20,8 @@ type LinkStatus struct {
 	Paused bool `json:"paused"`
 	// Trouble is what a person should know, "" where nothing is wrong.
 	Trouble string `json:"trouble,omitempty"`
+	// Notes are what a person may want to know that holds no record up.
+	Notes []string `json:"notes,omitempty"`
 
 	// Records counts offsets that are behind, Bytes is by the log's size.
 	Records int64 `json:"behind_records"`
@@ -51,6 +53,7 @@ type LinkStatus struct {
 	Gaps         int64 `json:"gaps"`
 	Lost         int64 `json:"lost_records"`
 	Looped       int64 `json:"looped_records"`
+	Heartbeats   int64 `json:"heartbeats"`
 
 	List []LinkPartition `json:"list"`
 	More int             `json:"more"` // partitions that the list has no room for
@@ -111,7 +114,7 @@ func (k *link) status() LinkStatus {
 	}
 	c := &is.Sent
 	s.Sent, s.SentBytes, s.Transactions, s.Unknown, s.Connects = c.Records, c.Bytes, c.Transactions, c.Unknown, c.Connects
-	s.Gaps, s.Lost, s.Looped = c.Gaps, c.Lost, c.Looped
+	s.Gaps, s.Lost, s.Looped, s.Heartbeats, s.Notes = c.Gaps, c.Lost, c.Looped, c.Heartbeats, is.Notes
 	for _, p := range is.List {
 		row := LinkPartition{Topic: p.Topic, Partition: p.Partition, Verdict: p.Verdict.String(), Reason: p.Reason, Next: p.Next, Records: p.Records}
 		for _, r := range p.Ranges {

@@ -23,12 +23,25 @@ func (ln *lane) commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	beat, beats := ln.beat()
+	if beats {
+		f.records = append(f.records, beat)
+	}
+	if len(f.records) == 0 {
+		return nil
+	}
 	ln.mu.Lock()
-	ln.setLocked(StateSending, "")
+	if len(ln.drafts) > 0 {
+		ln.setLocked(StateSending, "")
+	}
 	ln.sendingLocked(ln.lane)
 	ln.mu.Unlock()
 	began := time.Now()
-	if err := ln.send(ctx, f.records, data); err != nil {
+	err = ln.send(ctx, f.records, data)
+	if beats {
+		ln.beatDone(err)
+	}
+	if err != nil {
 		f.forget()
 		return err
 	}
@@ -114,7 +127,9 @@ func (ln *lane) applied(data int, buried []cursorID, took time.Duration) {
 	defer ln.mu.Unlock()
 	ln.sentLocked(ln.lane, ln.filler.records[data:])
 	bytes := ln.filler.bytes
-	ln.count.Transactions++
+	if len(ln.drafts) > 0 || len(buried) > 0 { // else the cursors are what they were
+		ln.count.Transactions++
+	}
 	ln.count.Records += int64(data)
 	ln.count.Bytes += int64(bytes)
 	ln.lastSuccess = ln.env.Clock.Now()

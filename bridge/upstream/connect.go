@@ -133,6 +133,9 @@ func (l *Link) prepare(ctx context.Context, s Session) error {
 		{Name: l.cfg.CursorTopic, Partitions: cursorPartitions, Configs: cursorConfigs, Optional: anyStamp},
 		{Name: l.cfg.GapTopic, Partitions: 1, Optional: anyStamp},
 	}
+	if l.cfg.Heartbeats > 0 {
+		own = append(own, Topic{Name: l.cfg.heartbeats(), Partitions: 1, Configs: heartbeatConfigs, Optional: anyStamp})
+	}
 	if err := s.Ensure(ctx, own); err != nil {
 		return fmt.Errorf("topics of the link: %w", err)
 	}
@@ -166,6 +169,10 @@ func (l *Link) prepare(ctx context.Context, s Session) error {
 		l.forgetLocked() // nothing rests on what was read of the other one
 	}
 	l.cluster = s.Cluster()
+	l.ofClusterLocked(l.cluster)
+	if l.cfg.Heartbeats > 0 {
+		l.readyLocked(&own[2])
+	}
 	l.cursorTopic, l.gapPartitions = cursors.ID, max(own[1].Have, 1)
 	return nil
 }
@@ -177,7 +184,7 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 		l.mu.Lock()
 		topics[i] = Topic{Name: to.name, Partitions: to.want, Optional: anyStamp}
 		l.mu.Unlock()
-		topics[i].Configs = l.env.Log.Configs(to.local)
+		topics[i].Configs = l.settings(to.local)
 	}
 	if len(topics) == 0 {
 		return nil
@@ -189,6 +196,9 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 	defer l.mu.Unlock()
 	for i, to := range list {
 		to.have, to.id = topics[i].Have, topics[i].ID
+		if topics[i].Made && to.have > 0 {
+			l.madeLocked(&topics[i])
+		}
 		for _, p := range l.table.parts[to.local] {
 			if p == nil {
 				continue
@@ -297,6 +307,9 @@ func (l *Link) begin() {
 	l.known, l.guessed, l.table.hints = true, false, nil
 	l.seen, l.flight = l.read, [lanes]flight{}
 	l.lookedAt = time.Time{}
+	if !time.Now().Before(l.follows.retry) {
+		l.follows.changed.Store(true)
+	}
 	for _, p := range l.table.all {
 		p.jump = false
 		for _, pos := range p.lane {
@@ -421,11 +434,11 @@ func (l *Link) stopLocked(p *part) {
 	switch {
 	case p.verdict == LocalShort || p.verdict == LocalOther:
 		if !is || !was.of(cursor) {
-			l.stops[id], l.stopNews = stop{*cursor, p.verdict, p.reason}, true
+			l.stops[id], l.hintNews = stop{*cursor, p.verdict, p.reason}, true
 		}
 	case is && p.verdict == Go:
 		delete(l.stops, id)
-		l.stopNews = true
+		l.hintNews = true
 	}
 }
 

@@ -184,6 +184,15 @@ func TestTopicsAreChosen(t *testing.T) {
 	if c.Topics = []string{"*"}; c.chosen("__internal") || !c.chosen("any") {
 		t.Error("* chooses internal topics, or not the others")
 	}
+	c.Topics = []string{"*", "hq.heartbeats"}
+	for topic, comes := range map[string]bool{
+		"any": true, "heartbeats": false, "plant.heartbeats": false, "hq.heartbeats": true, "heartbeats.plant": true, "myheartbeats": true,
+		"mm2-offset-syncs.plant.internal": false, "plant.checkpoints.internal": false, "connect-internal": false, "a.replica": false, "replica": true,
+	} {
+		if got := c.comes(topic); got != comes || !c.chosen(topic) {
+			t.Errorf("%s comes down: %v", topic, got)
+		}
+	}
 	if got := c.upstream("t"); got != "plant.t" {
 		t.Errorf("upstream it is %q", got)
 	}

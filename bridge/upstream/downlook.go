@@ -77,7 +77,7 @@ func (d *Down) foundLocked(origins []Origin) (missing []*inflow) {
 	d.left = 0
 	for i := range origins {
 		o := &origins[i]
-		if !d.cfg.chosen(o.Name) {
+		if !d.cfg.comes(o.Name) {
 			continue
 		}
 		if n += len(o.Leaders); n > d.cfg.Partitions {

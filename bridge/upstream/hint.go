@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"millrace/broker/record"
@@ -32,6 +34,15 @@ type hint struct {
 	Cursors []hinted `json:"cursors"`
 	// Stopped are partitions that Judge has stopped for what it may not see the next time: see stop.
 	Stopped []hinted `json:"stopped,omitempty"`
+	// Made are the topics of Cluster that the link has made, see madeTopic.
+	Made []hintedTopic `json:"made,omitempty"`
+}
+
+// hintedTopic is a madeTopic.
+type hintedTopic struct {
+	Name     string            `json:"name"`
+	ID       string            `json:"id"`
+	Settings map[string]string `json:"settings,omitempty"`
 }
 
 // hinted is a cursor.
@@ -85,7 +96,13 @@ func (l *Link) recall() {
 			l.stops[cursorID{Live, s.Topic, s.Partition}] = stop{c, s.Verdict, s.Reason}
 		}
 	}
-	h.Stopped = nil
+	l.follows.cluster = h.Cluster
+	for _, m := range h.Made {
+		if id, err := hex.DecodeString(m.ID); err == nil && len(id) == 16 {
+			l.follows.made[m.Name] = madeTopic{[16]byte(id), m.Settings}
+		}
+	}
+	h.Stopped, h.Made = nil, nil
 }
 
 // takeHint takes the cursors over that are kept of this topic, where nothing of it was read yet.
@@ -135,14 +152,18 @@ func (l *Link) keepHint(least time.Duration) {
 	now := time.Now()
 	since := now.Sub(l.hinted.at)
 	due := l.count.Transactions != l.hinted.count && (since >= least || since >= memoryWhenDown && l.hinted.bytes >= hintBytes)
-	if !l.known || !due && !l.stopNews {
+	if !l.known || !due && !l.hintNews {
 		l.mu.Unlock()
 		return
 	}
-	l.hinted.at, l.hinted.count, l.hinted.bytes, l.stopNews = now, l.count.Transactions, 0, false
+	l.hinted.at, l.hinted.count, l.hinted.bytes, l.hintNews = now, l.count.Transactions, 0, false
 	h := hint{
 		Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
 		TopicID: hex.EncodeToString(l.cursorTopic[:]), Next: l.read,
+	}
+	for _, name := range slices.Sorted(maps.Keys(l.follows.made)) {
+		m := l.follows.made[name]
+		h.Made = append(h.Made, hintedTopic{name, hex.EncodeToString(m.id[:]), m.settings})
 	}
 	list := make(map[cursorID]Cursor, len(l.table.cursors))
 	for id, p := range l.table.cursors {

@@ -134,7 +134,12 @@ func createThose(
 	unknown = map[string]bool{}
 	for _, r := range resp.Topics {
 		switch err := kerr.ErrorForCode(r.ErrorCode); {
-		case err == nil, errors.Is(err, kerr.TopicAlreadyExists):
+		case err == nil:
+			some = true
+			if i := slices.IndexFunc(topics, func(t Topic) bool { return t.Name == r.Topic }); i >= 0 {
+				topics[i].Made = true
+			}
+		case errors.Is(err, kerr.TopicAlreadyExists): // perhaps by another board, or by a request of which no answer came
 			some = true
 		case errors.Is(err, kerr.InvalidConfig) && spare[r.Topic]:
 			unknown[r.Topic] = true

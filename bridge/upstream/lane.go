@@ -100,6 +100,12 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.restedLocked()
 		ln.mu.Unlock()
 		ln.rested = true
+		beats, wait := ln.beatAlone(wait)
+		if beats {
+			ln.filler.reset()
+			ln.drafts = ln.drafts[:0]
+			return 0, false, ln.commit(ctx)
+		}
 		return wait, false, nil
 	}
 	turn := ln.shares.turn(ln.lane)
@@ -168,6 +174,9 @@ func (ln *lane) chores(ctx context.Context) error {
 			return err
 		}
 		ln.kick(int(Backfill))
+	}
+	if err := ln.follow(ctx); err != nil {
+		return err
 	}
 	return ln.decide(ctx)
 }

@@ -57,9 +57,12 @@ type Link struct {
 	// under way.
 	seen   int64
 	flight [lanes]flight
-	// stops are partitions that were stopped for what the log was then. stopNews says that they are to be written down.
+	// stops are partitions that were stopped for what the log was then. hintNews says that they, or what is known of the
+	// link's own topics, are to be written down.
 	stops    map[cursorID]stop
-	stopNews bool
+	hintNews bool
+	beats    heartbeats
+	follows  following
 	// hinted is when the hint was last written, at how many transactions, and what was written of cursors since, in bytes.
 	hinted struct {
 		at    time.Time
@@ -99,6 +102,7 @@ func New(cfg Config, env Env) (*Link, error) {
 		cfg: cfg, env: env, log: env.Logger.With("link", cfg.Name), by: strconv.FormatUint(rand.Uint64(), 16),
 		table: newTable(env.Scheduler.Classes()), state: StateStarting, since: env.Clock.Now(), read: -1,
 		allowed: max(patienceMax, cfg.TransactionTimeout), stops: map[cursorID]stop{},
+		follows: following{made: map[string]madeTopic{}},
 	}
 	for i := range l.size {
 		l.patience[i] = cfg.TransactionTimeout

@@ -20,6 +20,19 @@ func (c *Config) chosen(topic string) bool {
 	return slices.ContainsFunc(c.Topics, match) && !slices.ContainsFunc(c.Exclude, match)
 }
 
+// ofMirrors says whether a topic is of MirrorMaker's and Connect's own, by what MirrorMaker's DefaultTopicFilter and
+// ReplicationPolicy go by: it does not come down unless it is named exactly. Going up nothing is left out by its name, for
+// what is written to a board is not given up for a likeness.
+func ofMirrors(topic string) bool {
+	return topic == heartbeatsTopic || slices.ContainsFunc([]string{".internal", "-internal", ".replica", "." + heartbeatsTopic},
+		func(end string) bool { return strings.HasSuffix(topic, end) })
+}
+
+// comes says whether a topic upstream comes down.
+func (c *Config) comes(topic string) bool {
+	return c.chosen(topic) && (!ofMirrors(topic) || slices.Contains(c.Topics, topic))
+}
+
 // upstream is what a local topic is called upstream.
 func (c *Config) upstream(topic string) string {
 	return strings.NewReplacer("{topic}", topic, "{cluster}", c.Alias).Replace(c.Naming)

@@ -31,6 +31,9 @@ type Session interface {
 	Cluster() string
 	// Ensure creates topics that are missing, adds partitions where there are too few, and fills in what there is.
 	Ensure(ctx context.Context, topics []Topic) error
+	// Follow sets settings of topics that are as they were left to what they are to be now, and fills in what they are. An
+	// error is about the session; what the peer refuses is in the list.
+	Follow(ctx context.Context, list []Setting) error
 	// Cursors calls fn with every record of a partition from an offset on, in order, that is committed, up to the end the
 	// partition has at the call. It waits for transactions that are open there. next is where to go on: the end, or with an
 	// error how far it came; records from there on may have been told, too.
@@ -66,6 +69,8 @@ type Topic struct {
 	// ID is what it has, zero where the peer knows no ids; Have is how many partitions.
 	ID   [16]byte
 	Have int32
+	// Made says that Ensure has made it just now.
+	Made bool
 	// Compacted says that its cleanup.policy is compact; it is looked at where Configs has it.
 	Compacted bool
 	// Err is why the topic cannot be used.

@@ -35,6 +35,8 @@ type Status struct {
 	Rate float64
 	// Sent are counters of this life.
 	Sent Counters
+	// Notes are what a person may want to know that holds no record up.
+	Notes []string
 	// List are the partitions that are not simply delivered, stopped ones first; More is how many did not fit.
 	List []PartitionStatus
 	More int
@@ -53,6 +55,7 @@ type Counters struct {
 	Gaps         int64 // gap records committed
 	Lost         int64 // offsets in them
 	Looped       int64 // records left out because they came from the peer
+	Heartbeats   int64 // committed
 }
 
 // PartitionStatus is one partition of a link.
@@ -77,6 +80,11 @@ func (l *Link) Status() Status {
 	s := Status{
 		Name: l.cfg.Name, State: l.state, Reason: l.reason, Since: l.since, Left: l.table.left,
 		LastSuccess: l.lastSuccess, Rate: l.rate, Sent: l.count,
+	}
+	for _, note := range []struct{ what, reason string }{{"no heartbeats", l.beats.reason}, {"settings of topics do not follow", l.follows.reason}} {
+		if note.reason != "" {
+			s.Notes = append(s.Notes, note.what+": "+note.reason)
+		}
 	}
 	topics := map[string]bool{} // a deleted one needs no decision, and the table may not know yet
 	for _, name := range l.env.Log.Names() {

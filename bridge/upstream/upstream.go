@@ -102,6 +102,12 @@ type Config struct {
 	LiveBehind time.Duration
 	// UpstreamPartitions is how many partitions a topic has upstream at least; 0, the default: as many as the local one.
 	UpstreamPartitions int32
+	// Heartbeats is how often the link writes one of MirrorMaker's into "<alias>.heartbeats", so that its tools see the board; 0: never.
+	Heartbeats time.Duration
+	// FollowSettings has the settings of topics that the link has made follow those of the board. ExcludeSettings are patterns
+	// of those that are not carried, neither then nor when the topic is made.
+	FollowSettings  bool
+	ExcludeSettings []string
 	// Partitions is the most partitions a link carries, 4096 by default. Those beyond are left out, and status says so.
 	Partitions int
 }
@@ -129,7 +135,7 @@ func (c Config) whole() (Config, error) {
 		return c, fmt.Errorf("%w: it needs a name and the board's cluster id", ErrConfig)
 	case len(c.Topics) == 0:
 		return c, fmt.Errorf("%w: %s names no topics", ErrConfig, c.Name)
-	case c.TransactionBytes < 0 || c.TransactionTimeout < 0 || c.LiveShare < 0 || c.LiveShare >= 1 || c.Partitions < 0:
+	case c.TransactionBytes < 0 || c.TransactionTimeout < 0 || c.LiveShare < 0 || c.LiveShare >= 1 || c.Partitions < 0 || c.Heartbeats < 0:
 		return c, fmt.Errorf("%w: %s has a limit below 0, or a share of 1 and more", ErrConfig, c.Name)
 	}
 	c.Alias = or(c.Alias, c.Board)

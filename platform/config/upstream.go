@@ -64,16 +64,22 @@ type Upstream struct {
 	CursorTopic string   // where the link keeps how far it is
 	GapTopic    string   // where it tells what was lost
 	Provenance  bool     // headers say which board, topic, partition and offset
-	Compression string   // Kafka's compression.type
-	Backoff     time.Duration
-	BackoffMax  time.Duration // Invariant: BackoffMax >= Backoff
-	RateSecond  int64         // bytes on the wire; 0: any
-	RateDay     int64         // the same, of a day in TimeZone
-	TimeZone    string        // IANA's name
-	Windows     []string      // when it may send; empty: always
-	Metered     bool          // bytes cost money
-	Classes     []UpstreamClass
-	Line        int // in the file, for messages
+	// Heartbeats is how often MirrorMaker's tools see the board; 0: never.
+	Heartbeats time.Duration
+	// SyncConfigs has settings of topics that the link has made follow the board's, ConfigsExclude are patterns of those that
+	// the link does not carry.
+	SyncConfigs    bool
+	ConfigsExclude []string
+	Compression    string // Kafka's compression.type
+	Backoff        time.Duration
+	BackoffMax     time.Duration // Invariant: BackoffMax >= Backoff
+	RateSecond     int64         // bytes on the wire; 0: any
+	RateDay        int64         // the same, of a day in TimeZone
+	TimeZone       string        // IANA's name
+	Windows        []string      // when it may send; empty: always
+	Metered        bool          // bytes cost money
+	Classes        []UpstreamClass
+	Line           int // in the file, for messages
 }
 
 // UpstreamClass is one [[upstream.class]]: topics of a link that go before or after others.
@@ -121,7 +127,7 @@ func (u *Upstream) Same(v *Upstream) bool {
 func newUpstream(line int) Upstream {
 	return Upstream{
 		Servers: []string{}, Protocol: "PLAINTEXT", Direction: Up, Topics: []string{}, Naming: "{topic}", Delivery: ExactlyOnce, Order: OldestFirst,
-		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd",
+		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd", SyncConfigs: true, ConfigsExclude: []string{},
 		Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
 	}
 }
@@ -162,6 +168,9 @@ func upstreamSettings(u *Upstream) []setting {
 		{"cursor.topic", text(&u.CursorTopic, topicName), true},
 		{"gap.topic", text(&u.GapTopic, topicName), true},
 		{"provenance", flag(&u.Provenance), true},
+		{"emit.heartbeats.interval", span(&u.Heartbeats, 0, day), true},
+		{"sync.topic.configs", flag(&u.SyncConfigs), true},
+		{"config.properties.exclude", texts(&u.ConfigsExclude, patternOfSettings), true},
 		{"compression.type", choice(&u.Compression, "none", "gzip", "snappy", "lz4", "zstd"), true},
 		{"reconnect.backoff.ms", millis(&u.Backoff, 50*time.Millisecond, hour), true},
 		{"reconnect.backoff.max.ms", millis(&u.BackoffMax, 50*time.Millisecond, day), true},
@@ -261,6 +270,14 @@ func patternOfTopics(s string) error {
 	return nil
 }
 
+// patternOfSettings checks one of Kafka's names of settings, or several by *.
+func patternOfSettings(s string) error {
+	if patternOfTopics(s) != nil {
+		return fmt.Errorf("%q matches no setting: they are called like retention.ms; * stands for any part of a name", s)
+	}
+	return nil
+}
+
 // topicName checks the name of one topic.
 func topicName(s string) error {
 	if strings.Contains(s, "*") || patternOfTopics(s) != nil || s == "." || s == ".." {
@@ -304,6 +321,9 @@ var kafkaNames = map[string]string{
 	"sasl.jaas.config":                    "sasl.username and sasl.password.file",
 	"sasl.oauthbearer.client.secret":      "sasl.oauthbearer.client.secret.file: secrets are in files",
 	"compression":                         "compression.type",
+	"emit.heartbeats.enabled":             "emit.heartbeats.interval, a time like 1m; 0s: none",
+	"emit.heartbeats.interval.seconds":    "emit.heartbeats.interval, a time like 1m; 0s: none",
+	"sync.topic.configs.enabled":          "sync.topic.configs",
 	"sasl.mechanisms":                     "sasl.mechanism",
 	"sasl.oauthbearer.token.endpoint.uri": "sasl.oauthbearer.token.endpoint.url",
 }

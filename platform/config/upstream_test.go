@@ -26,6 +26,9 @@ sasl.password.file = "/etc/hq.secret"
 topics = ["sensors.*", "alarms"]
 naming = "{cluster}.{topic}"
 order = "live-first"
+emit.heartbeats.interval = "1m"
+sync.topic.configs = false
+config.properties.exclude = ["max.*"]
 rate.bytes.per.second = "64KiB"
 rate.bytes.per.day = 104857600
 time.zone = "Europe/Berlin"
@@ -53,22 +56,23 @@ topics = ["a"]
 topics = ["b"]
 minimum.share = 1
 `[1:])
-	want := []Upstream{newUpstream(1), newUpstream(23), newUpstream(31)}
+	want := []Upstream{newUpstream(1), newUpstream(26), newUpstream(34)}
 	u := &want[0]
 	u.Name, u.Servers, u.Protocol, u.CAFile = "hq-shed", []string{"kafka-1.example:9093", "[2001:db8::1]:9093"}, "SASL_SSL", "/etc/1000abcd.pem"
 	u.Mechanism, u.Username, u.PasswordFile = "SCRAM-SHA-512", "1000abcd", "/etc/hq.secret"
 	u.Topics, u.Naming, u.Order, u.RateSecond, u.RateDay = []string{"sensors.*", "alarms"}, "{cluster}.{topic}", LiveFirst, 64*kib, 100*mib
+	u.Heartbeats, u.SyncConfigs, u.ConfigsExclude = time.Minute, false, []string{"max.*"}
 	u.TimeZone, u.Windows = "Europe/Berlin", []string{"00:00-06:00"}
 	u.Classes = []UpstreamClass{
-		{Topics: []string{"alarms"}, MinimumShare: 0.2, Windows: []string{}, Line: 16},
-		{Topics: []string{"sensors.slow"}, Priority: 7, Line: 20},
+		{Topics: []string{"alarms"}, MinimumShare: 0.2, Windows: []string{}, Line: 19},
+		{Topics: []string{"sensors.slow"}, Priority: 7, Line: 23},
 	}
 	u = &want[1]
 	u.Name, u.Servers, u.Direction, u.Topics, u.Naming = "down", []string{"127.0.0.1:9092"}, Down, []string{"commands.shed"}, "shed.{topic}"
 	u.Backoff, u.BackoffMax = 2*time.Second, 3*time.Second
 	u = &want[2]
 	u.Name, u.Servers, u.Topics = "third", []string{"localhost:9092", "kafka.example:9092"}, []string{"a"}
-	u.Classes = []UpstreamClass{{Topics: []string{"b"}, MinimumShare: 1, Line: 35}}
+	u.Classes = []UpstreamClass{{Topics: []string{"b"}, MinimumShare: 1, Line: 38}}
 	if !reflect.DeepEqual(c.Upstreams, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c.Upstreams, want)
 	}
@@ -202,6 +206,17 @@ func TestMistakesOfALinkAreNamedWithTheirLine(t *testing.T) {
 		{"cursor down", aLink + "direction = 'down'\ncursor.topic = 'c'", `m.toml:6: upstream.hq.cursor.topic: is for links that go up`},
 		{"gap down", aLink + "direction = 'down'\ngap.topic = 'g'", `m.toml:6: upstream.hq.gap.topic: is for links that go up`},
 		{"provenance down", aLink + "direction = 'down'\nprovenance = true", `m.toml:6: upstream.hq.provenance: is for links that go up`},
+		{"heartbeats", aLink + "emit.heartbeats.interval = '100ms'", "m.toml:5: upstream.hq.emit.heartbeats.interval: 100ms is too short: 1s and more, or 0s"},
+		{"rare heartbeats", aLink + "emit.heartbeats.interval = '2d'", "m.toml:5: upstream.emit.heartbeats.interval: 2d is out of range: 0s to 1d"},
+		{"heartbeats of a dotted cluster", aLink + "emit.heartbeats.interval = '1m'\n[broker]\ncluster.alias = 'a.b'", `m.toml:5: upstream.hq.emit.heartbeats.interval: needs a broker.cluster.alias of letters, digits`},
+		{"MirrorMaker's heartbeats", aLink + "emit.heartbeats.interval.seconds = 1", "m.toml:5: upstream.emit.heartbeats.interval.seconds: unknown key; here it is emit.heartbeats.interval, a time"},
+		{"MirrorMaker's sync", aLink + "sync.topic.configs.enabled = true", "m.toml:5: upstream.sync.topic.configs.enabled: unknown key; here it is sync.topic.configs"},
+		{"sync", aLink + "sync.topic.configs = 'yes'", "m.toml:5: upstream.sync.topic.configs: want true or false"},
+		{"excluded settings", aLink + "config.properties.exclude = ['a b']", `m.toml:5: upstream.config.properties.exclude: "a b" matches no setting`},
+		{"many excluded settings", aLink + "config.properties.exclude = [" + strings.Repeat("'a', ", 65) + "]", "m.toml:5: upstream.hq.config.properties.exclude: has 65 patterns, and there may be 64"},
+		{"heartbeats down", aLink + "direction = 'down'\nemit.heartbeats.interval = '1m'", `m.toml:6: upstream.hq.emit.heartbeats.interval: is for links that go up`},
+		{"sync down", aLink + "direction = 'down'\nsync.topic.configs = false", `m.toml:6: upstream.hq.sync.topic.configs: is for links that go up`},
+		{"exclude down", aLink + "direction = 'down'\nconfig.properties.exclude = ['a']", `m.toml:6: upstream.hq.config.properties.exclude: is for links that go up`},
 		{"compression down", aLink + "direction = 'down'\ncompression.type = 'none'", `m.toml:6: upstream.hq.compression.type: is for links that go up`},
 		{"live first down", aLink + "direction = 'down'\norder = 'live-first'", `m.toml:6: upstream.hq.order: "live-first" is for links that go up`},
 	} {

@@ -29,6 +29,7 @@ func (p *parse) upstreams() {
 		}
 		u.security(wrong)
 		u.contradictions(wrong)
+		u.mirrors(p.Broker.ClusterAlias, wrong)
 		p.windows(u.Windows, wrong)
 		if p.checks.Zone != nil {
 			if err := p.checks.Zone(u.TimeZone); err != nil {
@@ -159,6 +160,9 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 			{"cursor.topic", u.CursorTopic != usual.CursorTopic},
 			{"gap.topic", u.GapTopic != usual.GapTopic},
 			{"provenance", u.Provenance},
+			{"emit.heartbeats.interval", u.Heartbeats != usual.Heartbeats},
+			{"sync.topic.configs", u.SyncConfigs != usual.SyncConfigs},
+			{"config.properties.exclude", len(u.ConfigsExclude) > 0},
 			{"compression.type", u.Compression != usual.Compression},
 		} {
 			if s.said {
@@ -172,6 +176,20 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 				wrong("topics", "%q would be sent into a topic in which the link keeps its own records", t)
 			}
 		}
+	}
+}
+
+// mirrors checks what the link does as MirrorMaker does.
+func (u *Upstream) mirrors(alias string, wrong func(setting, format string, args ...any)) {
+	if n := len(u.ConfigsExclude); n > upstreamPatternsMax {
+		wrong("config.properties.exclude", "has %d patterns, and there may be %d: * stands for any part of a name", n, upstreamPatternsMax)
+	}
+	switch {
+	case u.Heartbeats == 0:
+	case u.Heartbeats < second:
+		wrong("emit.heartbeats.interval", "%s is too short: 1s and more, or 0s for none", formatTime(u.Heartbeats))
+	case strings.Contains(alias, ".") || topicName(alias) != nil:
+		wrong("emit.heartbeats.interval", "needs a broker.cluster.alias of letters, digits, dashes and underscores: MirrorMaker's tools read a cluster's name up to the first dot, and this is %q", alias)
 	}
 }
 

@@ -40,20 +40,22 @@ func TestDown(t *testing.T) {
 	t.Run("active and active", func(t *testing.T) { activeActive(t, cluster) })
 }
 
-// author writes upstream: transactions that are committed, some that are taken back, and records without one, in every codec.
+// author writes to a Kafka: transactions that are committed, some that are taken back, and records without one, in every codec.
 type author struct {
 	t         *testing.T
+	prefix    string // of its topics, a with three partitions and b with one
 	random    *rand.Rand
 	committed []*kgo.Client
 	bare      []*kgo.Client
 	n         int
 }
 
-func newAuthor(t *testing.T, cluster *kafka.Cluster, random *rand.Rand) *author {
-	a := &author{t: t, random: random}
+func newAuthor(t *testing.T, prefix string, random *rand.Rand, servers ...string) *author {
+	t.Helper()
+	a := &author{t: t, prefix: prefix, random: random}
 	for i, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()} {
 		open := func(opts ...kgo.Opt) *kgo.Client {
-			client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cluster.Direct()...), kgo.ProducerBatchCompression(codec),
+			client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(servers...), kgo.ProducerBatchCompression(codec),
 				kgo.RecordPartitioner(kgo.ManualPartitioner()))...)
 			if err != nil {
 				t.Fatal(err)
@@ -74,14 +76,17 @@ func (a *author) write(ctx context.Context) {
 		recs := make([]*kgo.Record, 1+a.random.IntN(20))
 		for i := range recs {
 			a.n++
-			r := &kgo.Record{Topic: "down.a", Partition: a.random.Int32N(3), Timestamp: time.UnixMilli(1_700_000_000_000 + int64(a.n))}
+			r := &kgo.Record{Topic: a.prefix + "a", Partition: a.random.Int32N(3), Timestamp: time.UnixMilli(1_700_000_000_000 + int64(a.n))}
 			if a.random.IntN(4) == 0 {
-				r.Topic, r.Partition = "down.b", 0
+				r.Topic, r.Partition = a.prefix+"b", 0
 			}
 			if a.random.IntN(3) > 0 {
 				r.Key = fmt.Appendf(nil, "key %d", a.random.IntN(10))
 			}
 			r.Value = fmt.Appendf(nil, "%d %s", a.n, strings.Repeat("x", a.random.IntN(400)))
+			if a.random.IntN(10) == 0 {
+				r.Value = nil
+			}
 			if a.random.IntN(4) == 0 {
 				r.Headers = []kgo.RecordHeader{{Key: "kind", Value: []byte("sometimes")}, {Key: "null"}}
 			}
@@ -92,7 +97,7 @@ func (a *author) write(ctx context.Context) {
 		}
 	}
 	i := a.random.IntN(len(a.bare))
-	if a.random.IntN(3) == 0 {
+	if a.random.IntN(3) == 0 || len(a.committed) == 0 {
 		some(a.bare[i])
 		return
 	}
@@ -117,7 +122,7 @@ func comesDown(t *testing.T, cluster *kafka.Cluster, link *badlink.Link) {
 	cluster.Create(t, "down.b", 1)
 	dir := filepath.Join(t.TempDir(), "data")
 	p := process.StartIn(t, dir, plain("hq", link.Addr, "down.*", `direction = "down"`))
-	a := newAuthor(t, cluster, random)
+	a := newAuthor(t, "down.", random, cluster.Direct()...)
 	kills := 0
 	for i := range downRounds {
 		for range 1 + random.IntN(4) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,6 +206,8 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 			}
 			if t == nil {
 				t = s.c.k.create(want.Name, int(want.Partitions), want.Configs["cleanup.policy"] == "compact")
+				maps.Copy(t.settings, want.Configs)
+				want.Made = true
 			}
 			t.grow(int(want.Partitions))
 			want.ID, want.Have, want.Compacted, want.Err = t.id, int32(len(t.partitions)), t.compacted, nil
@@ -212,6 +215,34 @@ func (s *session) Ensure(ctx context.Context, topics []upstream.Topic) error {
 		return nil
 	})
 }
+
+// Follow implements upstream.Session.
+func (s *session) Follow(ctx context.Context, list []upstream.Setting) error {
+	return s.c.ask(ctx, func() error {
+		s.c.k.asked++
+		for i := range list {
+			set := &list[i]
+			t := s.c.k.topics[set.Topic]
+			if set.Err = t.fixed; set.Err != nil {
+				continue
+			}
+			if v, is := t.settings[set.Name]; is {
+				set.Is = &v
+			}
+			if same(set.Is, set.Want) || !same(set.Is, set.Was) {
+				continue
+			}
+			if set.Is = set.Want; set.Want == nil {
+				delete(t.settings, set.Name)
+			} else {
+				t.settings[set.Name] = *set.Want
+			}
+		}
+		return nil
+	})
+}
+
+func same(a, b *string) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
 
 // Cursors implements upstream.Session.
 func (s *session) Cursors(

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ type Kafka struct {
 	holders  map[string]*holder // by transactional id
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
+	asked    int                // for settings
 }
 
 // Faults are the chances of what goes wrong, 0 to 1, for each step of a session.
@@ -51,6 +53,8 @@ type topic struct {
 	compacted  bool
 	partitions []*replica
 	refuse     func(upstream.Record) error
+	settings   map[string]string
+	fixed      error // why nobody may change or see them
 }
 
 type replica struct {
@@ -126,7 +130,7 @@ func (k *Kafka) Create(name string, partitions int, compacted bool) {
 }
 
 func (k *Kafka) create(name string, partitions int, compacted bool) *topic {
-	t := &topic{compacted: compacted}
+	t := &topic{compacted: compacted, settings: map[string]string{}}
 	t.grow(partitions)
 	binary.BigEndian.PutUint64(t.id[:], k.rng.Uint64())
 	k.topics[name] = t
@@ -147,6 +151,37 @@ func (k *Kafka) Refuse(name string, fn func(upstream.Record) error) {
 		k.create(name, 1, false)
 	}
 	k.topics[name].refuse = fn
+}
+
+// Settings are those of a topic that somebody has set.
+func (k *Kafka) Settings(name string) map[string]string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if t := k.topics[name]; t != nil {
+		return maps.Clone(t.settings)
+	}
+	return nil
+}
+
+// Set sets a setting of a topic.
+func (k *Kafka) Set(topic, name, value string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.topics[topic].settings[name] = value
+}
+
+// Fix has a topic refuse to tell or change its settings, with nil no more.
+func (k *Kafka) Fix(topic string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.topics[topic].fixed = err
+}
+
+// Asked is how often settings were asked for.
+func (k *Kafka) Asked() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.asked
 }
 
 // Rewrite changes every record of a topic.

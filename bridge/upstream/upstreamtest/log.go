@@ -2,6 +2,7 @@ package upstreamtest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,7 +15,9 @@ import (
 type Log struct {
 	mu     sync.Mutex
 	topics map[string][]*Partition
-	ids    uint64
+	// settings are by topic. The maps are not changed.
+	settings map[string]map[string]string
+	ids      uint64
 
 	watching sync.Mutex // taken with a partition's lock held
 	watch    map[int]func(string, [16]byte, int32)
@@ -23,7 +26,7 @@ type Log struct {
 
 // NewLog makes a log without topics.
 func NewLog() *Log {
-	return &Log{topics: map[string][]*Partition{}, watch: map[int]func(string, [16]byte, int32){}}
+	return &Log{topics: map[string][]*Partition{}, settings: map[string]map[string]string{}, watch: map[int]func(string, [16]byte, int32){}}
 }
 
 // Create makes a topic, anew where there is one of that name.
@@ -95,7 +98,18 @@ func (p *Partition) Offline(offline bool) {
 }
 
 // Configs implements upstream.Log.
-func (l *Log) Configs(string) map[string]string { return nil }
+func (l *Log) Configs(topic string) map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings[topic]
+}
+
+// Set gives a topic settings of its own.
+func (l *Log) Set(topic string, settings map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settings[topic] = settings
+}
 
 // OnAdvance implements upstream.Log.
 func (l *Log) OnAdvance(fn func(string, [16]byte, int32)) (cancel func()) {
@@ -263,6 +277,7 @@ func (l *Log) Image() *Log {
 	defer l.mu.Unlock()
 	c := NewLog()
 	c.ids = l.ids
+	maps.Copy(c.settings, l.settings)
 	for name, list := range l.topics {
 		for _, p := range list {
 			p.mu.Lock()

@@ -186,6 +186,9 @@ func (c *command) oneLink(s *broker.LinkStatus, rows []string) error {
 	if s.Reason != "" {
 		row("reason", "%s", s.Reason)
 	}
+	for _, note := range s.Notes {
+		row("note", "%s", note)
+	}
 	row("behind", "%s, %d records", behind(s), s.Records)
 	row("partitions", "%d, of these %d behind, %d stopped, %d refused; %d left out", s.Partitions, s.Behind, s.Stopped, s.Refused, s.LeftOut)
 	row("last success", "%s", ago(s.LastSuccess))

@@ -2,12 +2,15 @@ package kafka
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,6 +162,59 @@ func (m *Mirror) runs(ctx context.Context, since time.Time) error {
 		if !running[c] {
 			return errors.New(c + " does not run")
 		}
+	}
+	return nil
+}
+
+//go:embed Remote.java
+var remoteJava string
+
+// Seen is what MirrorMaker's tools see of a cluster that another one is mirrored from.
+type Seen struct {
+	// Clusters are, by the replication policy, all clusters upstream, and Hops how many hops away the one asked for is, -1: it is not.
+	Clusters map[string][]string
+	Hops     map[string]int
+	// Source, Target and At (ms) are of its last heartbeat.
+	Source, Target string
+	At             int64
+	// Key and Value are, in hex, what MirrorMaker makes of Heartbeat("shed-7", "hq", 1700000000123).
+	Key, Value string
+}
+
+// See asks RemoteClusterUtils at a server for a cluster, by each of MirrorMaker's replication policies.
+func See(t testing.TB, server, alias string) Seen {
+	t.Helper()
+	policies := []string{"DefaultReplicationPolicy", "IdentityReplicationPolicy"}
+	cmd := Program(t, "Remote.java", remoteJava, append([]string{server, alias}, policies...)...)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s\n%s", err, out, complaints(err))
+	}
+	s := Seen{Clusters: map[string][]string{}, Hops: map[string]int{}}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(lines) != len(policies)+3 {
+		t.Fatalf("it said\n%s", out)
+	}
+	for _, line := range lines[:len(policies)] {
+		name, rest, _ := strings.Cut(line, " ")
+		list, hops, _ := strings.Cut(rest, " ")
+		s.Clusters[name] = strings.Split(list, ",")
+		if s.Hops[name], err = strconv.Atoi(hops); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+	}
+	if _, err := fmt.Sscan(lines[len(policies)], &s.Source, &s.Target, &s.At); err != nil {
+		t.Fatalf("it said\n%s", out)
+	}
+	s.Key, s.Value = lines[len(policies)+1], lines[len(policies)+2]
+	return s
+}
+
+// complaints is what a program wrote to its standard error.
+func complaints(err error) []byte {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.Stderr
 	}
 	return nil
 }
