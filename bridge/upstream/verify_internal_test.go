@@ -84,8 +84,8 @@ func (e *ends) compare(t rapid.TB, size int, from int64, gaps spans, compacted b
 	return c
 }
 
-// said is what a comparison found, in words.
-func said(c *comparison) string {
+// inWords is what a comparison found, in words.
+func inWords(c *comparison) string {
 	out := ""
 	for _, s := range c.strands {
 		out += fmt.Sprintf("%d: missing %v doubled %v disordered %v different %v lost %d let go %d; ", s.index, s.missing, s.doubled, s.disordered, s.different, s.lost, s.letGo)
@@ -177,7 +177,7 @@ func TestWhatIsRightIsFoundRight(t *testing.T) {
 		c := e.compare(t, size, 0, nil, false)
 		for _, s := range c.strands {
 			if s.missing.Count+s.doubled.Count+s.disordered.Count+s.different.Count+s.lost+s.letGo > 0 || c.foreign != foreign {
-				t.Fatalf("%s; %d are foreign", said(c), foreign)
+				t.Fatalf("%s; %d are foreign", inWords(c), foreign)
 			}
 		}
 	})
@@ -272,7 +272,7 @@ func TestEachFaultIsFound(t *testing.T) {
 			disordered = 1 // which of the two lanes has the first is not known where both wait
 		}
 		if m != missing || d != doubled || o != disordered || x != different || l != lost || c.foreign != foreign {
-			t.Fatalf("%s of %d-%d: %s; %d are foreign", kind, r.part, r.offset, said(c), foreign)
+			t.Fatalf("%s of %d-%d: %s; %d are foreign", kind, r.part, r.offset, inWords(c), foreign)
 		}
 		if at := c.first(r.part, of); at != r.offset && lost == 0 {
 			t.Fatalf("%s of %d-%d is said to be at %d", kind, r.part, r.offset, at)
@@ -309,7 +309,7 @@ func TestManyFaultsAreFound(t *testing.T) {
 		c := e.compare(t, size, 0, nil, false)
 		m, d, o, x, l, g := total(c)
 		if m != missing || d != doubled || x != different || o+l+g > 0 || c.foreign != foreign {
-			t.Fatalf("%d missing, %d doubled, %d different, %d foreign; found %s", missing, doubled, different, foreign, said(c))
+			t.Fatalf("%d missing, %d doubled, %d different, %d foreign; found %s", missing, doubled, different, foreign, inWords(c))
 		}
 	})
 }
@@ -334,7 +334,7 @@ func TestLongRuns(t *testing.T) {
 		e.send(0, 0, n, Live)
 		c := e.compare(t, 512, 0, nil, false)
 		if _, d, _, _, _, _ := total(c); d != n || c.foreign > 0 {
-			t.Errorf("sent again: %s", said(c))
+			t.Errorf("sent again: %s", inWords(c))
 		}
 		hole := rng.IntN(n)
 		end := hole + rng.IntN(n-hole+1)
@@ -342,7 +342,7 @@ func TestLongRuns(t *testing.T) {
 		e.send(0, end, n, Live)
 		c = e.compare(t, 512, 0, nil, false)
 		if m, d, o, x, _, _ := total(c); m != int64(end-hole) || d+o+x+c.foreign > 0 {
-			t.Errorf("%d to %d are not there: %s", hole, end, said(c))
+			t.Errorf("%d to %d are not there: %s", hole, end, inWords(c))
 		}
 		e = sent(0, int64(hole))
 		for i := range 3*strangersMax + 7 {
@@ -351,7 +351,7 @@ func TestLongRuns(t *testing.T) {
 		e.send(0, hole, n, Live)
 		c = e.compare(t, 512, 0, nil, false)
 		if m, d, o, x, _, _ := total(c); m+d+o+x > 0 || c.foreign != 3*strangersMax+7 {
-			t.Errorf("somebody else writes at %d: %s", hole, said(c))
+			t.Errorf("somebody else writes at %d: %s", hole, inWords(c))
 		}
 		// The live lane leaves a backlog to the other one.
 		e = sent(0, int64(hole))
@@ -359,7 +359,7 @@ func TestLongRuns(t *testing.T) {
 		e.send(0, hole, end, Backfill)
 		c = e.compare(t, 512, 0, nil, false)
 		if m, d, o, x, _, _ := total(c); m+d+o+x+c.foreign > 0 {
-			t.Errorf("%d to %d came by the other lane: %s", hole, end, said(c))
+			t.Errorf("%d to %d came by the other lane: %s", hole, end, inWords(c))
 		}
 	}
 }
@@ -388,7 +388,7 @@ func TestOnlyTheRangeIsTold(t *testing.T) {
 		}
 		c := e.compare(t, size, from, nil, false, skip...)
 		if m, d, o, x, l, g := total(c); m+d+o+x+l+g > 0 {
-			t.Fatalf("from %d, without %d to %d: %s", from, a, b, said(c))
+			t.Fatalf("from %d, without %d to %d: %s", from, a, b, inWords(c))
 		}
 	})
 }
@@ -420,7 +420,7 @@ func TestWhatCompactionTookIsNotMissing(t *testing.T) {
 		})
 		c := e.compare(t, 64, 0, nil, true)
 		if m, d, o, x, _, g := total(c); m != missing || g != letGo || d+o+x > 0 {
-			t.Fatalf("%d missing, %d let go: %s", missing, letGo, said(c))
+			t.Fatalf("%d missing, %d let go: %s", missing, letGo, inWords(c))
 		}
 	})
 }
@@ -470,9 +470,9 @@ func TestAComparisonTakesNoMemory(t *testing.T) {
 	if err := c.finish(); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d KiB; %s", took>>10, said(c))
+	t.Logf("%d KiB; %s", took>>10, inWords(c))
 	if took > 2<<20 || s.found != 2*n || s.missing.Count+s.doubled.Count+s.disordered.Count > 0 || c.foreign != n/100 {
-		t.Errorf("%d KiB; %s", took>>10, said(c))
+		t.Errorf("%d KiB; %s", took>>10, inWords(c))
 	}
 	runtime.KeepAlive(c)
 }

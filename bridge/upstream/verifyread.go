@@ -211,9 +211,9 @@ func (v *verification) records(ctx context.Context, u *verifyUnit, since int64, 
 			return begin, start, err
 		}
 		switch {
-		case at > was, len(got.Batches) > 0: // of these the last may be cut off
+		case at > was:
 			undecided = time.Time{}
-		case got.Stable >= end:
+		case len(got.Batches) == 0 && got.Stable >= end:
 			return begin, start, nil // the rest was compacted away
 		case undecided.IsZero():
 			undecided = time.Now()
@@ -221,6 +221,7 @@ func (v *verification) records(ctx context.Context, u *verifyUnit, since int64, 
 			return begin, start, fmt.Errorf("a transaction that is open holds its readers at offset %d", at)
 		default:
 			v.at.Held = fmt.Sprintf("a transaction that is open holds its readers at offset %d", at)
+			rest(ctx, lookSoon) // where the peer does not wait itself
 		}
 	}
 	return begin, start, nil
