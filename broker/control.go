@@ -236,51 +236,97 @@ func Decide(ctx context.Context, dir, verb string, about url.Values) ([]byte, er
 }
 
 func say(ctx context.Context, dir, method, uri string, patience time.Duration) ([]byte, error) {
-	switch running, err := InUse(dir); {
-	case err != nil:
+	if err := runsOn(dir); err != nil {
 		return nil, err
-	case !running:
-		return nil, fmt.Errorf("%s: %w", dir, ErrNotRunning)
 	}
-	answer, body, err := question(ctx, dir, method, uri, patience)
+	c, err := call(ctx, dir, method, uri, patience)
+	var body []byte
+	if err == nil {
+		defer c.close()
+		body, err = c.whole()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", dir, ErrSilent, err)
 	}
-	switch {
-	case answer.StatusCode == http.StatusNotFound && method == http.MethodPost:
-		return nil, fmt.Errorf("%w: %s", ErrNoLink, bytes.TrimSpace(body))
-	case answer.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("%s: %s", strings.TrimPrefix(uri, "/"), bytes.TrimSpace(body))
-	case len(body) > controlMax:
+	if err := c.refused(method, strings.TrimPrefix(uri, "/"), body); err != nil {
+		return nil, err
+	}
+	if len(body) > controlMax {
 		return nil, fmt.Errorf("%s: more than %d bytes", strings.TrimPrefix(uri, "/"), controlMax)
 	}
 	return body, nil
 }
 
-// question asks by hand: the library's client can do much that a socket on this machine has no use for, and weighs a megabyte.
-func question(ctx context.Context, dir, method, uri string, patience time.Duration) (answer *http.Response, body []byte, err error) {
+// runsOn returns ErrNotRunning where no broker has the directory.
+func runsOn(dir string) error {
+	is, err := InUse(dir)
+	if err == nil && !is {
+		err = fmt.Errorf("%s: %w", dir, ErrNotRunning)
+	}
+	return err
+}
+
+// conversation is a question, and an answer that begins.
+type conversation struct {
+	net.Conn
+	answer *http.Response
+	close  func()
+}
+
+// call asks by hand: the library's client can do much that a socket on this machine has no use for, and weighs a megabyte.
+func call(ctx context.Context, dir, method, uri string, patience time.Duration) (_ *conversation, err error) {
 	at, err := os.Open(dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	d := net.Dialer{Timeout: controlTimeout}
 	c, err := d.DialContext(ctx, "unix", within(at))
 	if err := errors.Join(err, at.Close()); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	defer c.Close() // all was read, or nothing can be
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return nil, nil, err
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	talk := &conversation{Conn: c, close: func() {
+		stop()
+		_ = c.Close() // all was read, or nothing can be
+	}}
+	defer func() {
+		if err != nil {
+			talk.close()
+		}
+	}()
+	if err = talk.patience(ctx, patience); err != nil {
+		return nil, err
 	}
-	if _, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: board\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", method, uri); err != nil {
-		return nil, nil, err
+	if _, err = fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: board\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", method, uri); err != nil {
+		return nil, err
 	}
-	if answer, err = http.ReadResponse(bufio.NewReader(c), nil); err != nil {
-		return nil, nil, err
+	talk.answer, err = http.ReadResponse(bufio.NewReader(c), nil)
+	return talk, err
+}
+
+// patience is how long the rest may take from now on.
+func (c *conversation) patience(ctx context.Context, d time.Duration) error {
+	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
+		return err
 	}
-	body, err = io.ReadAll(io.LimitReader(answer.Body, controlMax+1))
-	return answer, body, errors.Join(err, answer.Body.Close())
+	return ctx.Err() // its end may have set the deadline just before
+}
+
+// whole is the answer.
+func (c *conversation) whole() ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(c.answer.Body, controlMax+1))
+	return body, errors.Join(err, c.answer.Body.Close())
+}
+
+// refused is the error that an answer stands for.
+func (c *conversation) refused(method, what string, body []byte) error {
+	switch {
+	case c.answer.StatusCode == http.StatusNotFound && method == http.MethodPost:
+		return fmt.Errorf("%w: %s", ErrNoLink, bytes.TrimSpace(body))
+	case c.answer.StatusCode != http.StatusOK:
+		return fmt.Errorf("%s: %s", what, bytes.TrimSpace(body))
+	}
+	return nil
 }
 
 // InUse says whether a process has the data directory open.

@@ -45,6 +45,7 @@ type links struct {
 	marked   bool            // what they send says which board it is of
 	held     map[string]bool // paused by a person, and written down
 	running  bool            // links that are made now run
+	reads    int             // links that are being read back
 }
 
 // link is one of them. What is not atomic is set before it is in links.all.
@@ -57,7 +58,8 @@ type link struct {
 
 	stop    context.CancelFunc // nil before it runs
 	running sync.WaitGroup
-	due     chan struct{} // has room for one: it is to look at its contract
+	reading context.CancelFunc // ends what reads it back, nil for nothing; links.changing guards it
+	due     chan struct{}      // has room for one: it is to look at its contract
 }
 
 // ErrNoLink is returned for a link that the configuration does not have.
@@ -258,8 +260,11 @@ func (k *link) run() {
 func (k *link) end(log *slog.Logger) {
 	if k.stop != nil {
 		k.stop()
-		k.running.Wait()
 	}
+	if k.reading != nil {
+		k.reading()
+	}
+	k.running.Wait()
 	if k.line == nil {
 		return
 	}

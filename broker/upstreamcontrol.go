@@ -31,6 +31,7 @@ func (b *Broker) handleLinks(mux *http.ServeMux) {
 			return b.whileServing(func() error { return json.NewEncoder(to).Encode(b.Links()) })
 		})
 	})
+	mux.HandleFunc("POST /upstream/verify", b.handleVerify)
 	decide := func(verb string, fn func(ctx context.Context, form url.Values) error) {
 		mux.HandleFunc("POST /upstream/"+verb, func(w http.ResponseWriter, r *http.Request) {
 			if !b.control.serving() {

@@ -217,6 +217,22 @@ func (k *line) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes in
 	}
 }
 
+var _ upstream.Gate = (*line)(nil)
+
+// Held implements upstream.Gate.
+func (k *line) Held(class int) (why string, bytes int) {
+	if why = k.held(); why != "" {
+		return why, 0
+	}
+	if !k.contract.Allowed(k.moment()).Has(class) {
+		return "nothing of its class may go now: no window of it is open, or the link is metered", 0
+	}
+	k.mu.Lock()
+	measured := k.speed.PerSecond()
+	k.mu.Unlock()
+	return "", int(min(contract.TransactionBytes(k.u.RateSecond, measured), k.budget.Day().Left))
+}
+
 // spent says whether nothing more may be sent of a day.
 func spent(d contract.Day) bool { return d.Err != nil || d.Left < dayLeast }
 

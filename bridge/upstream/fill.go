@@ -267,6 +267,14 @@ func cameDown(headers []record.Header) bool {
 	return slices.ContainsFunc(headers, func(h record.Header) bool { return h.Key == HeaderCluster })
 }
 
+// export is the stamp a record leaves with, and whether its time is not known. That of one which came down is of another clock.
+func export(c Clock, topic [16]byte, partition int32, r *record.Record) (at int64, unsure bool) {
+	if cameDown(r.Headers) {
+		return r.Timestamp, false
+	}
+	return c.Export(topic, partition, r.Offset, r.Timestamp)
+}
+
 // looped says that a record came from the peer.
 func (f *filler) looped(headers []record.Header) bool {
 	return f.cluster != "" && slices.ContainsFunc(headers, func(h record.Header) bool {
@@ -277,10 +285,7 @@ func (f *filler) looped(headers []record.Header) bool {
 // add adds one record. own says that its bytes stay where they are until the transaction is over.
 func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	p := d.part
-	at, unsure := r.Timestamp, false
-	if !cameDown(r.Headers) { // else the stamp is of another clock
-		at, unsure = f.clock.Export(d.id, p.index, r.Offset, r.Timestamp)
-	}
+	at, unsure := export(f.clock, d.id, p.index, r)
 	out := Record{
 		Topic: d.to, Partition: place(p.index, d.mine, d.have, r.Key), Timestamp: at,
 		Key: f.hold(r.Key, own), Value: f.hold(r.Value, own), Offset: -1,

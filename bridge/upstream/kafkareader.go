@@ -113,14 +113,14 @@ func (r *kafkaReader) Settings(ctx context.Context, topics []string) (map[string
 	return all, nil
 }
 
-// Bounds implements Reader, with three requests for each leader.
+// Bounds implements Reader, with two requests for each leader, and one more each for epochs and stamps.
 func (r *kafkaReader) Bounds(ctx context.Context, list []Bound) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
 	by := map[int32]map[string]map[int32]*Bound{}
 	for i := range list {
 		b := &list[i]
-		b.Same = -1
+		b.Same, b.From = -1, -1
 		if by[b.Leader] == nil {
 			by[b.Leader] = map[string]map[int32]*Bound{}
 		}
@@ -131,10 +131,16 @@ func (r *kafkaReader) Bounds(ctx context.Context, list []Bound) error {
 	}
 	for leader, topics := range by {
 		broker := r.s.cl.Broker(int(leader))
-		if err := listed(ctx, broker, topics, -2, func(b *Bound, offset int64) { b.Start = offset }); err != nil {
+		first := func(*Bound) int64 { return -2 }
+		if err := listed(ctx, broker, topics, first, func(b *Bound, offset int64) { b.Start = offset }); err != nil {
 			return err
 		}
-		if err := listed(ctx, broker, topics, -1, func(b *Bound, offset int64) { b.End = offset }); err != nil {
+		end := func(*Bound) int64 { return -1 }
+		if err := listed(ctx, broker, topics, end, func(b *Bound, offset int64) { b.End = offset }); err != nil {
+			return err
+		}
+		since := func(b *Bound) int64 { return b.Since }
+		if err := listed(ctx, broker, topics, since, func(b *Bound, offset int64) { b.From = offset }); err != nil {
 			return err
 		}
 		if err := sameUpTo(ctx, broker, topics); err != nil {
@@ -144,19 +150,28 @@ func (r *kafkaReader) Bounds(ctx context.Context, list []Bound) error {
 	return nil
 }
 
-// listed asks where partitions begin, at -2, or end, at -1.
-func listed(ctx context.Context, broker *kgo.Broker, topics map[string]map[int32]*Bound, at int64, set func(*Bound, int64)) error {
+// listed asks where partitions begin, at -2, end, at -1, or have a stamp that is as late; of those at 0 nothing.
+func listed(ctx context.Context, broker *kgo.Broker, topics map[string]map[int32]*Bound, at func(*Bound) int64, set func(*Bound, int64)) error {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
 	for topic, parts := range topics {
 		t := kmsg.NewListOffsetsRequestTopic()
 		t.Topic = topic
-		for index := range parts {
+		for index, b := range parts {
+			stamp := at(b)
+			if stamp == 0 {
+				continue
+			}
 			p := kmsg.NewListOffsetsRequestTopicPartition()
-			p.Partition, p.Timestamp = index, at
+			p.Partition, p.Timestamp = index, stamp
 			t.Partitions = append(t.Partitions, p)
 		}
-		req.Topics = append(req.Topics, t)
+		if len(t.Partitions) > 0 {
+			req.Topics = append(req.Topics, t)
+		}
+	}
+	if len(req.Topics) == 0 {
+		return nil
 	}
 	raw, err := broker.RetriableRequest(ctx, req)
 	if err != nil {

@@ -53,9 +53,12 @@ type Bound struct {
 	Leader    int32
 	// Epoch is the leader epoch up to which Same is asked for, -1 for none.
 	Epoch int32
+	// Since is the stamp, in ms, for which From is asked for, 0 for none.
+	Since int64
 
-	// Start is the first offset, End the one after the last, Same the end of what was written up to Epoch.
-	Start, End, Same int64
+	// Start is the first offset, End the one after the last, Same the end of what was written up to Epoch. From is the first
+	// with a stamp of Since or later, -1 for none.
+	Start, End, Same, From int64
 	// Err is ErrMoved, or why the peer does not tell.
 	Err error
 }

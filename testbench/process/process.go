@@ -69,26 +69,26 @@ type Process struct {
 // when it is ready. It is stopped when the test ends, and must stop without complaint.
 func Start(t testing.TB, configuration string) *Process {
 	t.Helper()
-	return start(t, built(t), filepath.Join(t.TempDir(), "data"), configuration, "")
+	return start(t, Binary(t), filepath.Join(t.TempDir(), "data"), configuration, "")
 }
 
 // StartHTTP is Start with an HTTP door.
 func StartHTTP(t testing.TB, configuration string) *Process {
 	t.Helper()
-	return start(t, built(t), filepath.Join(t.TempDir(), "data"), configuration, lane.FreeAddress(t))
+	return start(t, Binary(t), filepath.Join(t.TempDir(), "data"), configuration, lane.FreeAddress(t))
 }
 
 // StartIn is Start, and takes the data directory.
 func StartIn(t testing.TB, dir, configuration string) *Process {
 	t.Helper()
-	return start(t, built(t), dir, configuration, "")
+	return start(t, Binary(t), dir, configuration, "")
 }
 
 // Run runs the program with other arguments, which must succeed, and returns what it prints.
 func Run(t testing.TB, args ...string) string {
 	t.Helper()
 	var complaints bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), built(t), args...)
+	cmd := exec.CommandContext(t.Context(), Binary(t), args...)
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
 	if err != nil {
@@ -97,8 +97,8 @@ func Run(t testing.TB, args ...string) string {
 	return string(out)
 }
 
-// built is the program.
-func built(t testing.TB) string {
+// Binary is the program, for what Run does not do.
+func Binary(t testing.TB) string {
 	t.Helper()
 	program.Lock()
 	defer program.Unlock()

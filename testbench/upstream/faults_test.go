@@ -354,6 +354,8 @@ func (s *siege) judge() (committed, aborted, backfilled int) {
 	if err != nil {
 		t.Errorf("%s: %v", laned, err)
 	}
+	verified(t, s.dir, direct, len(local))
+	verified(t, s.dir, laned, len(local))
 	if told := logOf(t, []string{upstream.DefaultGapTopic}, s.cluster.Direct()...); len(told) > 0 {
 		t.Errorf("%d gaps are told, the first is %s", len(told), told[0].Value)
 	}

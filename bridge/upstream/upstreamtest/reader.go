@@ -202,6 +202,10 @@ func (r *reader) Bounds(ctx context.Context, list []upstream.Bound) error {
 			if b.Epoch < 0 {
 				b.Same = -1
 			}
+			b.From = -1
+			if j := slices.IndexFunc(p.list, func(e entry) bool { return !e.marker && e.Timestamp >= b.Since }); b.Since > 0 && j >= 0 {
+				b.From = p.list[j].offset
+			}
 		}
 		return nil
 	})

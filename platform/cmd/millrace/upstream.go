@@ -35,7 +35,7 @@ func (c *command) upstream() *cobra.Command {
 	pause := verb("pause", "Hold a link up, over restarts too", "Hold a link up until `resume`, over restarts of the board too. A transaction that is under way is finished. What the link needs is kept as\n"+
 		"long as the disk has room.", "is paused, over restarts too, until `millrace upstream resume`")
 	resume := verb("resume", "Let a link go on", "Let a link go on: one that was paused, or one whose identity another process had taken over, which this takes back.", "goes on")
-	parent := group("upstream", "Show and decide about the links to other clusters", status, pause, resume, c.resolveLink(&at))
+	parent := group("upstream", "Show and decide about the links to other clusters", status, pause, resume, c.resolveLink(&at), c.verifyLink(&at))
 	at.persistent(parent)
 	return parent
 }
