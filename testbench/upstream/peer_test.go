@@ -98,9 +98,9 @@ func TestTheContractHoldsOnTheWire(t *testing.T) {
 		<-timer.C
 		return wire() - from, time.Since(began)
 	}
-	const rate = 16 << 10
-	b := stationIn(t, c, "thin", filepath.Join(t.TempDir(), "data"), `rate.bytes.per.second = "16KiB"`)
-	b.noise("a", 3, 600, 1000, rand.New(rand.NewPCG(1, 1)))
+	const rate = 64 << 10
+	b := stationIn(t, c, "thin", filepath.Join(t.TempDir(), "data"), `rate.bytes.per.second = "64KiB"`)
+	b.noise("a", 3, 3000, 1000, rand.New(rand.NewPCG(1, 1)))
 	b.is("it sends", func(is *broker.LinkStatus) bool { return is.Transactions == 0 })
 	bytes, in := passes(10 * time.Second)
 	share := float64(bytes) / (rate * in.Seconds())
