@@ -52,7 +52,7 @@ test: go ## every test; lanes whose tools are missing are skipped loudly, see te
 	# An idle board (testbench/idle) is measured, and emulated boards (testbench/vm) come last, one after the other: they
 	# want the machine for themselves.
 	{ MILLRACE_CUTS=$${MILLRACE_CUTS:-4000} go test -timeout 15m -v $$(go list ./... | grep -vE '/testbench/(idle|vm)$$') || true
-		go test -timeout 20m -v -p 1 ./testbench/idle ./testbench/vm; } 2>&1 | tee "$$log" | grep -E --line-buffered '^(ok|FAIL|panic:|---? FAIL|\?)|^ *--- FAIL|_test\.go:[0-9]+:|LANE SKIPPED' | grep -vE --line-buffered 'no test files' || true
+		go test -timeout 20m -v -p 1 ./testbench/idle ./testbench/vm; } 2>&1 | tee "$$log" | grep -E --line-buffered '^(ok|FAIL|panic:|---? FAIL|\?)|^ *--- FAIL|^ +[a-z_]+\.go:[0-9]+:|LANE SKIPPED' | grep -vE --line-buffered 'no test files' || true
 	failed=0; grep -qE '^FAIL|^panic:|^--- FAIL' "$$log" && failed=1
 	grep -q '^ok' "$$log" || failed=1
 	if command -v cc >/dev/null; then
