@@ -24,7 +24,7 @@ var (
 	// With one node a Kafka of version 4 that comes back loses markers now and then: while a partition has no leader its
 	// coordinator takes it for deleted, and ends the transaction without it.
 	nodes = flag.Int("upstream.nodes", lane.Count("MILLRACE_NODES", 3), "nodes upstream (MILLRACE_NODES)")
-	seed     = flag.Uint64("upstream.seed", 0, "seed of the rounds; 0 draws one")
+	seed  = flag.Uint64("upstream.seed", 0, "seed of the rounds; 0 draws one")
 )
 
 // drawn is the seed of a test, which it prints.
