@@ -128,14 +128,17 @@ func (ln *lane) applied(data int, buried []cursorID, took time.Duration) {
 	defer ln.mu.Unlock()
 	ln.sentLocked(ln.lane, ln.filler.records[data:])
 	bytes := ln.filler.bytes
-	if len(ln.drafts) > 0 || len(buried) > 0 { // else the cursors are what they were
+	cursors := len(ln.drafts) > 0 || len(buried) > 0
+	if cursors {
 		ln.count.Transactions++
 	}
 	ln.count.Records += int64(data)
 	ln.count.Bytes += int64(bytes)
 	ln.lastSuccess = ln.env.Clock.Now()
-	ln.fences = 0
-	ln.env.Backoff.Reset()
+	if cursors || ln.undisturbed() {
+		ln.fences = 0
+		ln.env.Backoff.Reset()
+	}
 	for _, d := range ln.drafts {
 		ln.applyLocked(d)
 	}

@@ -10,6 +10,9 @@ import (
 // that records come from, whatever other topics are called (ReplicationPolicy.isHeartbeatsTopic, KIP-382 and KIP-690).
 const heartbeatsTopic = "heartbeats"
 
+// aloneLeast is how long a connection must have lasted for a heartbeat alone to say that no other process takes over.
+const aloneLeast = time.Hour
+
 // heartbeatConfigs are what the topic is made with: what counts is the last of each link.
 var heartbeatConfigs = map[string]string{"cleanup.policy": "compact"}
 
@@ -111,6 +114,13 @@ func (ln *lane) beatAlone(idle time.Duration) (due bool, wait time.Duration) {
 		wait = min(wait, idle)
 	}
 	return false, wait
+}
+
+// undisturbed says that a heartbeat alone shows that nobody takes over again and again. It writes no cursor that a copy of the
+// board could find, so two that are idle would fence each other for ever, each with a success in between: a copy comes back within
+// an interval and its back-off.
+func (ln *lane) undisturbed() bool {
+	return time.Since(ln.since) >= max(aloneLeast, 4*ln.cfg.Heartbeats)
 }
 
 // beatDone notes what became of a transaction with a heartbeat. One that did not get through is not tried again for a while, so

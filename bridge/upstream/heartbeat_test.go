@@ -229,3 +229,50 @@ func TestHeartbeatsThatDoNotGetThrough(t *testing.T) {
 		})
 	}
 }
+
+// A board and its copy that are both idle are told apart, though each has its heartbeats: one of them stops, and says so.
+func TestACopyOfAnIdleBoardIsFenced(t *testing.T) {
+	for _, every := range []time.Duration{time.Second, time.Minute, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := beating()
+			cfg.Heartbeats = every
+			w := newWorld(t, 1, cfg)
+			w.board = w.start()
+			defer w.board.kill()
+			plainly(w.all, w.parts[0], 10, "before")
+			w.board.drained(t)
+			clone := start(t, w.kafka, w.log.Image(), w.cfg, nil, nil, nil, nil)
+			defer clone.kill()
+			time.Sleep(max(time.Hour, 12*every))
+			a, b := w.board.link.Status(), clone.link.Status()
+			if (a.State == upstream.StateFenced) == (b.State == upstream.StateFenced) {
+				t.Errorf("a heartbeat each %v: one is %s after %d connections, the other %s after %d", every, a.State, a.Sent.Connects, b.State, b.Sent.Connects)
+			}
+			for _, s := range []upstream.Status{a, b} {
+				if s.State == upstream.StateFenced && !strings.Contains(s.Reason, "takes over again and again") {
+					t.Errorf("it says %q", s.Reason)
+				}
+			}
+		})
+	}
+}
+
+// What fences an idle link now and then, and is not there again soon, is no copy: no person has to come for it.
+func TestNowAndThenAFenceStopsNoIdleLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := begin(t, beating(), nil)
+		defer w.board.kill()
+		for range 10 {
+			time.Sleep(2 * time.Hour)
+			s, err := w.kafka.Client().Open(t.Context(), "millrace-board1-hq-live")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close()
+		}
+		time.Sleep(2 * time.Hour)
+		if s := w.board.link.Status(); s.State != upstream.StateIdle || s.Sent.Connects != 11 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -34,7 +34,8 @@ type lane struct {
 	*Link
 	lane    Lane
 	session Session
-	other   bool // the other lane runs too
+	since   time.Time // it runs
+	other   bool      // the other lane runs too
 	filler  filler
 	drafts  []*draft
 	ready   []bool
@@ -47,7 +48,7 @@ type lane struct {
 
 // run sends until something fails; errHalted when the link is not to.
 func (ln *lane) run(ctx context.Context) error {
-	ln.ready = make([]bool, ln.env.Scheduler.Classes())
+	ln.ready, ln.since = make([]bool, ln.env.Scheduler.Classes()), time.Now()
 	ln.mu.Lock()
 	ln.size, ln.patience = ln.Link.size[ln.lane], ln.Link.patience[ln.lane]
 	ln.mu.Unlock()
