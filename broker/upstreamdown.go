@@ -54,7 +54,7 @@ func comesDown(s *config.Config) bool {
 
 // Read implements upstream.Source. As with Open, a link that may carry nothing now does not log in for it either.
 func (k *line) Read(ctx context.Context) (upstream.Reader, error) {
-	if why := k.held(); why != "" {
+	if why := k.held(k.budget.Day()); why != "" {
 		return nil, errors.New(why)
 	}
 	return k.source.Read(ctx)

@@ -16,7 +16,7 @@ func (k *line) estimate(is *upstream.Status) contract.Estimate {
 // foresee is how long a part of what is behind will take that gets a share of the link, and that some goes before. They go when
 // the class may.
 func (k *line) foresee(is *upstream.Status, own, ahead upstream.Lag, share float64, class int) contract.Estimate {
-	now, day := k.moment(), k.budget.Day()
+	now, day := k.moment(), k.budget.Last()
 	if k.budget == nil {
 		day = contract.Day{}
 	}

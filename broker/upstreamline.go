@@ -142,7 +142,7 @@ func (k *line) close() error { return k.budget.Close() }
 
 // Open implements upstream.Remote. A link that may send nothing now does not log in for it either.
 func (k *line) Open(ctx context.Context, transactionalID string) (upstream.Session, error) {
-	if why := k.held(); why != "" {
+	if why := k.held(k.budget.Day()); why != "" {
 		return nil, errors.New(why)
 	}
 	return k.kafka.Open(ctx, transactionalID)
@@ -157,10 +157,10 @@ func (k *line) Patience(d time.Duration) {
 	}
 }
 
-// held is why nothing may be sent now, "" where something may.
-func (k *line) held() string {
+// held is why nothing may be sent now, with that left of the day, "" where something may.
+func (k *line) held(day contract.Day) string {
 	now := k.moment()
-	switch day := k.budget.Day(); {
+	switch {
 	case day.Err != nil:
 		return day.Err.Error()
 	case spent(day) && day.Renews.IsZero():
@@ -221,7 +221,8 @@ var _ upstream.Gate = (*line)(nil)
 
 // Held implements upstream.Gate.
 func (k *line) Held(class int) (why string, bytes int) {
-	if why = k.held(); why != "" {
+	day := k.budget.Day()
+	if why = k.held(day); why != "" {
 		return why, 0
 	}
 	if !k.contract.Allowed(k.moment()).Has(class) {
@@ -230,7 +231,7 @@ func (k *line) Held(class int) (why string, bytes int) {
 	k.mu.Lock()
 	measured := k.speed.PerSecond()
 	k.mu.Unlock()
-	return "", int(min(contract.TransactionBytes(k.u.RateSecond, measured), k.budget.Day().Left))
+	return "", int(min(contract.TransactionBytes(k.u.RateSecond, measured), day.Left))
 }
 
 // spent says whether nothing more may be sent of a day.
@@ -247,7 +248,7 @@ func until(now contract.Moment, at time.Time, ok bool) time.Duration {
 // step is called now and then with the link's status. It says whether something is let through that was not before.
 func (k *line) step(is *upstream.Status) (again bool) {
 	allowed := k.contract.Allowed(k.moment())
-	if k.held() != "" {
+	if k.held(k.budget.Day()) != "" {
 		allowed = 0
 	}
 	wire, run := k.meter.Sent()+k.meter.Received(), k.moment().Run

@@ -123,7 +123,7 @@ func (k *link) status() LinkStatus {
 		is.State, is.Reason = upstream.StatePaused, ""
 	}
 	if is.State == upstream.StateWaiting || is.State == upstream.StateConnecting {
-		if why := k.line.held(); why != "" {
+		if why := k.line.held(k.budget.Last()); why != "" {
 			is.State, is.Reason = upstream.StateWaiting, why
 		} else if is.State == upstream.StateWaiting && is.Reason == "" {
 			is.Reason = "what is behind is of classes that may not send now"
@@ -158,7 +158,7 @@ func (k *link) status() LinkStatus {
 	s.Classes = k.classes(&is)
 	s.WireSent, s.WireReceived = k.meter.Sent(), k.meter.Received()
 	if k.budget != nil {
-		day := k.budget.Day()
+		day := k.budget.Last()
 		s.Day = &LinkDay{Budget: day.Limit, Used: day.Used}
 		if !day.Renews.IsZero() {
 			s.Day.Renews = &day.Renews

@@ -2,11 +2,18 @@ package broker
 
 import (
 	"context"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"millrace/bridge/upstream"
 	"millrace/bridge/upstream/contract"
+	"millrace/broker/disk"
+	"millrace/broker/disk/disktest"
 	"millrace/platform/config"
 )
 
@@ -61,4 +68,75 @@ func TestThePulseDoesNotWaitForALink(t *testing.T) {
 		k.stop()
 		k.running.Wait()
 	})
+}
+
+// quick is an engine that waits for its contract.
+type quick struct{ carrier }
+
+func (quick) Status() upstream.Status {
+	return upstream.Status{State: upstream.StateWaiting, Records: 1}
+}
+
+// Who asks how the links are, /healthz among them, does not wait while one writes down what it has used of its day.
+func TestStatusOfLinksWaitsForNoFlash(t *testing.T) {
+	u := &config.Upstream{Name: "hq", Topics: []string{"a"}}
+	zone, err := contract.Zone("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	terms, err := contract.New(terms(u, zone))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moment := func() contract.Moment { return contract.Moment{Time: time.Unix(1_800_000_000, 0), Known: true} }
+	flash := disktest.New(disk.OS{})
+	budget, _, err := contract.OpenBudget(contract.BudgetConfig{FS: flash, Path: filepath.Join(t.TempDir(), "hq.day"), Limit: 10 << 20, Now: moment})
+	if err != nil {
+		t.Fatal(err)
+	}
+	meter, err := contract.NewMeter(0, budget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := &line{u: u, contract: terms, zone: zone, meter: meter, budget: budget, moment: moment}
+	b := &Broker{links: &links{}}
+	b.links.all.Store(&[]*link{{settings: *u, link: quick{}, line: line}})
+
+	reached, let := make(chan struct{}), make(chan struct{})
+	flash.FailWrite(func(string) bool {
+		close(reached)
+		<-let
+		return true // with no error
+	}, nil, 1)
+	here, there := net.Pipe()
+	var sent sync.WaitGroup
+	sent.Go(func() { // its first byte has it reserve a hundredth of the day
+		if _, err := meter.Conn(here).Write([]byte("hello")); err != nil {
+			t.Error(err)
+		}
+	})
+	<-reached
+	told := make(chan []LinkStatus, 1)
+	go func() { told <- b.Links() }()
+	select {
+	case list := <-told:
+		if len(list) != 1 || list[0].Day == nil || list[0].Day.Budget != 10<<20 || list[0].Day.Used != 0 {
+			t.Errorf("%+v", list)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for flash")
+	}
+	close(let)
+	if _, err := io.ReadFull(there, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+	sent.Wait()
+	if day := b.Links()[0].Day; day.Used != 5 {
+		t.Errorf("%+v", day)
+	}
+	for _, c := range []io.Closer{here, there, budget} {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }

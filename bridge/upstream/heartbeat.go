@@ -98,17 +98,20 @@ func (ln *lane) beatAlone(idle time.Duration) (due bool, wait time.Duration) {
 	clear(ln.ready)
 	ln.ready[ln.env.Scheduler.Class(heartbeatsTopic)] = true
 	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	if !ln.beats.ready {
+	is, next := ln.beats.ready, ln.beats.next
+	ln.mu.Unlock()
+	if !is {
 		return false, idle
 	}
-	wait = time.Until(ln.beats.next)
-	if wait <= 0 {
+	if wait = time.Until(next); wait <= 0 {
+		// Without the lock: the bytes of the day may have to be written down first, and Status waits for none of that.
 		if class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), ln.lane, ln.ready); class >= 0 && ln.env.Clock.Known() {
 			return true, 0
 		}
 		wait = ln.cfg.Heartbeats
+		ln.mu.Lock()
 		ln.beats.next = time.Now().Add(wait)
+		ln.mu.Unlock()
 	}
 	if idle >= 0 {
 		wait = min(wait, idle)

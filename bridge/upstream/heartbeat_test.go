@@ -167,6 +167,39 @@ func TestNoHeartbeats(t *testing.T) {
 	}
 }
 
+// writing is a Scheduler that has to write to flash before it can say anything.
+type writing struct{ asked, let chan struct{} }
+
+func (writing) Classes() int                            { return 1 }
+func (writing) Class(string) int                        { return 0 }
+func (writing) Priority(int) int                        { return 0 }
+func (writing) Sent(time.Time, upstream.Lane, int, int) {}
+func (w writing) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
+	w.asked <- struct{}{}
+	<-w.let
+	return 0, 1 << 20, 0
+}
+
+// Status does not wait for a contract that is asked about a heartbeat, and waits for flash.
+func TestStatusWaitsForNoContract(t *testing.T) {
+	k := upstreamtest.NewKafka(rand.New(rand.NewPCG(1, 1)))
+	w := writing{make(chan struct{}), make(chan struct{})}
+	b := start(t, k, upstreamtest.NewLog(), beating(), nil, w, nil, nil)
+	<-w.asked
+	told := make(chan upstream.Status, 1)
+	go func() { told <- b.link.Status() }()
+	select {
+	case s := <-told:
+		if s.State != upstream.StateIdle {
+			t.Errorf("%+v", s)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits")
+	}
+	close(w.let)
+	b.kill()
+}
+
 // timeless is a clock that does not know the time.
 type timeless struct{ upstreamtest.Clock }
 

@@ -79,6 +79,17 @@ type Budget struct {
 	disk   state         // as it is in the file
 	err    error         // why the file could not be written, or nil
 	failed time.Duration // Moment.Run of that
+
+	// seen is what Last goes by. It has a lock of its own, which nobody holds while the file is written.
+	seenMu sync.Mutex
+	seen   seen
+}
+
+// seen is how a budget was when it was last looked at.
+type seen struct {
+	day        int64
+	used, left int64
+	err        error
 }
 
 // state is what the file holds.
@@ -118,6 +129,7 @@ func OpenBudget(cfg BudgetConfig) (b *Budget, damage, err error) {
 			return nil, nil, errors.Join(err, file.close())
 		}
 	}
+	b.show()
 	return b, damage, nil
 }
 
@@ -141,6 +153,7 @@ func (b *Budget) take(n int) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer b.show()
 	if err := b.cover(int64(n)); err != nil {
 		return err
 	}
@@ -155,6 +168,7 @@ func (b *Budget) hold(n int) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer b.show()
 	if err := b.cover(int64(n)); err != nil {
 		return err
 	}
@@ -169,6 +183,7 @@ func (b *Budget) settle(held, n int) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer b.show()
 	b.held -= int64(held)
 	b.spend(int64(n))
 }
@@ -269,17 +284,46 @@ func (b *Budget) Day() Day {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, used, changed := b.look()
-	d := Day{Limit: b.cfg.Limit, Used: used, Left: max(b.cfg.Limit-used-b.held, 0), Err: b.err}
-	if b.last.Known && dateOf(b.cfg.Zone, b.last.Time) >= s.day {
-		d.Renews = dayEnd(b.cfg.Zone, b.last.Time)
-	}
+	d := Day{Limit: b.cfg.Limit, Used: used, Left: max(b.cfg.Limit-used-b.held, 0), Renews: b.renews(b.last, s.day), Err: b.err}
 	retry := b.err == nil || b.last.Run-b.failed >= retryAfter
 	// A fresh day can wait for its first byte. What would be lost with this life cannot.
 	if retry && (b.err != nil || changed && used > 0 || d.Left == 0 && d.Renews.IsZero() && s.ran-b.disk.ran >= ranSave) {
 		s.reserved = max(s.reserved, used+b.held)
 		d.Err = b.store(s, used)
 	}
+	b.showAs(seen{s.day, d.Used, d.Left, d.Err}) // a fresh day is not stored yet
 	return d
+}
+
+// renews is when the day after a date begins, as seen at a moment; zero where nobody knows.
+func (b *Budget) renews(now Moment, day int64) time.Time {
+	if !now.Known || dateOf(b.cfg.Zone, now.Time) < day {
+		return time.Time{}
+	}
+	return dayEnd(b.cfg.Zone, now.Time)
+}
+
+// Last is how the budget stood when it was last asked, or used: for who tells of it. It does not wait for the disk, on which the
+// others may be writing, and writes nothing, so that a day that has begun since is not in it before Day is asked.
+func (b *Budget) Last() Day {
+	if b == nil {
+		return Day{Limit: math.MaxInt64, Left: math.MaxInt64}
+	}
+	b.seenMu.Lock()
+	is := b.seen
+	b.seenMu.Unlock()
+	return Day{Limit: b.cfg.Limit, Used: is.used, Left: is.left, Renews: b.renews(b.cfg.Now(), is.day), Err: is.err}
+}
+
+// show has Last see how it is. Holds mu.
+func (b *Budget) show() {
+	b.showAs(seen{b.state.day, b.used, max(b.cfg.Limit-b.used-b.held, 0), b.err})
+}
+
+func (b *Budget) showAs(is seen) {
+	b.seenMu.Lock()
+	defer b.seenMu.Unlock()
+	b.seen = is
 }
 
 // Close saves what was used exactly, where that is less than what was reserved. The connections must be closed before.

@@ -180,3 +180,44 @@ func FuzzDecodeSlot(f *testing.F) {
 		}
 	})
 }
+
+// Who tells of a budget does not wait while the disk takes its time, and hears of a new day when somebody has looked.
+func TestLastWaitsForNoDisk(t *testing.T) {
+	w := newBoard(t, t.TempDir())
+	w.fs = disktest.New(disk.OS{})
+	w.start()
+	w.send(w.limit / 50)
+	w.left(w.b.Last().Left)
+	reached, let := make(chan struct{}), make(chan struct{})
+	w.fs.FailWrite(func(string) bool {
+		close(reached)
+		<-let
+		return true // with no error
+	}, nil, 1)
+	taken := make(chan error, 1)
+	go func() { taken <- w.b.take(int(w.limit / 50)) }()
+	<-reached
+	told := make(chan Day, 1)
+	go func() { told <- w.b.Last() }()
+	select {
+	case d := <-told:
+		if d.Limit != w.limit || d.Used != w.limit/50 || d.Left != w.limit-w.limit/50 || d.Renews.IsZero() || d.Err != nil {
+			t.Errorf("%+v", d)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for the disk")
+	}
+	close(let)
+	if err := <-taken; err != nil {
+		t.Fatal(err)
+	}
+	if d := w.b.Last(); d.Used != 2*(w.limit/50) {
+		t.Errorf("%+v", d)
+	}
+	w.pass(24 * time.Hour)
+	w.left(w.limit)
+	if d := w.b.Last(); d.Used != 0 || d.Left != w.limit || !d.Renews.After(w.now.Time) {
+		t.Errorf("on the next day: %+v", d)
+	}
+	w.stop()
+}
