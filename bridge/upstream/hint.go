@@ -18,6 +18,10 @@ const (
 	hintWhole   = 16 << 20
 	// hintBytes is how much of cursors is written upstream that the hint is worth writing before its time.
 	hintBytes = 1 << 20
+	// hintMade is how often it is written at most for topics that the link has made, and settings that follow, while there is a
+	// connection: clients may make a topic for each thing that they have, one by one. A life that is killed in between has
+	// topics that keep the settings they have.
+	hintMade = time.Minute
 )
 
 // hint is what is kept on the board of the cursor topic, so that the next life need not read all of it over a thin link: the
@@ -152,11 +156,12 @@ func (l *Link) keepHint(least time.Duration) {
 	now := time.Now()
 	since := now.Sub(l.hinted.at)
 	due := l.count.Transactions != l.hinted.count && (since >= least || since >= memoryWhenDown && l.hinted.bytes >= hintBytes)
-	if !l.known || !due && !l.hintNews {
+	due = due || l.hintNews || l.madeNews && (since >= hintMade || least < memoryWhenUp) // or the connection has ended
+	if !l.known || !due {
 		l.mu.Unlock()
 		return
 	}
-	l.hinted.at, l.hinted.count, l.hinted.bytes, l.hintNews = now, l.count.Transactions, 0, false
+	l.hinted.at, l.hinted.count, l.hinted.bytes, l.hintNews, l.madeNews = now, l.count.Transactions, 0, false, false
 	h := hint{
 		Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
 		TopicID: hex.EncodeToString(l.cursorTopic[:]), Next: l.read,
@@ -183,6 +188,14 @@ func (l *Link) keepHint(least time.Duration) {
 	if err := h.store(l.env.Hint, list, stops); err != nil {
 		l.log.Warn("the cursors are not written down", "error", err)
 	}
+}
+
+// hintDueLocked is when made topics are to be written down, zero for never.
+func (l *Link) hintDueLocked() time.Time {
+	if !l.madeNews || l.env.Hint == nil {
+		return time.Time{}
+	}
+	return l.hinted.at.Add(hintMade)
 }
 
 func (h *hint) store(m Memory, list map[cursorID]Cursor, stops map[cursorID]stop) error {

@@ -153,10 +153,14 @@ func (ln *lane) pendingLocked(pending bool) {
 
 // untilRetryLocked is how long the live lane has nothing to do.
 func (ln *lane) untilRetryLocked() time.Duration {
-	if ln.lane != Live || ln.nextRetry.IsZero() {
+	next := ln.nextRetry
+	if due := ln.hintDueLocked(); next.IsZero() || !due.IsZero() && due.Before(next) {
+		next = due
+	}
+	if ln.lane != Live || next.IsZero() {
 		return forever
 	}
-	return max(time.Millisecond, time.Until(ln.nextRetry))
+	return max(time.Millisecond, time.Until(next))
 }
 
 // restedLocked notes that a lane has nothing to do: when both have not, the link is idle.

@@ -57,10 +57,11 @@ type Link struct {
 	// under way.
 	seen   int64
 	flight [lanes]flight
-	// stops are partitions that were stopped for what the log was then. hintNews says that they, or what is known of the
-	// link's own topics, are to be written down.
+	// stops are partitions that were stopped for what the log was then. hintNews says that they are to be written down at once,
+	// madeNews that what is known of the topics that the link has made is to be, soon.
 	stops    map[cursorID]stop
 	hintNews bool
+	madeNews bool
 	beats    heartbeats
 	follows  following
 	// hinted is when the hint was last written, at how many transactions, and what was written of cursors since, in bytes.

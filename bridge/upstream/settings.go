@@ -76,7 +76,7 @@ func (l *Link) madeLocked(t *Topic) {
 		maps.DeleteFunc(f.made, func(name string, _ madeTopic) bool { return !there[name] })
 	}
 	f.made[t.Name] = madeTopic{t.ID, t.Configs}
-	l.hintNews = true // without it the link would not know that the topic is its own
+	l.madeNews = true // without it the link would not know that the topic is its own
 }
 
 // ofClusterLocked forgets what was made in another cluster.
@@ -173,7 +173,7 @@ func (l *Link) followedLocked(s *Setting) (why string) {
 		settings[s.Name] = *s.Want
 	}
 	l.follows.made[s.Topic] = madeTopic{m.id, settings}
-	l.hintNews = true
+	l.madeNews = true
 	l.log.Info("a setting upstream follows the board's", "topic", s.Topic, "setting", s.Name, "value", or(settings[s.Name], "default"))
 	return ""
 }

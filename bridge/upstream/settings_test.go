@@ -2,7 +2,9 @@ package upstream_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -147,5 +149,54 @@ func TestSettingsThatAreRefused(t *testing.T) {
 		if s = w.board.drained(t); len(s.Notes) > 0 || w.kafka.Settings("s.a")["compression.type"] != "zstd" {
 			t.Errorf("%v, %v", s.Notes, w.kafka.Settings("s.a"))
 		}
+	})
+}
+
+// Topics that clients make one by one cost one writing of the hint a minute, and the last of them is remembered, too: by a link
+// that then has nothing to do, and by one that ends.
+func TestTopicsMadeOneByOneWearNoFlash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		w := newWorld(t, 1, upstream.Config{FollowSettings: true})
+		w.hint = m
+		w.board = w.start()
+		defer func() { w.board.kill() }()
+		w.board.drained(t)
+		const topics = 500
+		for i := range topics {
+			plainly(w.all, w.log.Create(fmt.Sprint("s.made", i), 1, false)[0], 1, "x")
+			time.Sleep(time.Second)
+		}
+		w.board.drained(t)
+		if m.writes > 2+topics/60 {
+			t.Errorf("written down %d times for %d topics", m.writes, topics)
+		}
+		last := fmt.Sprint("s.made", topics-1)
+		time.Sleep(time.Minute) // and it is idle
+		kept := slices.Clone(m.p)
+		w.board.kill()
+		m.p = kept // what it would have written when it ended is lost
+		follows := func(topic, codec string) {
+			t.Helper()
+			w.log.Set(topic, on("compression.type", codec))
+			w.board.link.Changed()
+			time.Sleep(time.Second)
+			w.board.drained(t)
+			if got := w.kafka.Settings(topic); got["compression.type"] != codec {
+				t.Errorf("upstream %s has %v, want %s", topic, got, codec)
+			}
+		}
+		w.board = w.start()
+		w.board.drained(t)
+		follows(last, "zstd")
+		for _, name := range []string{"s.one", "s.two"} {
+			plainly(w.all, w.log.Create(name, 1, false)[0], 1, "x")
+			time.Sleep(time.Second)
+			w.board.drained(t)
+		}
+		w.end() // at once
+		w.board = w.start()
+		w.board.drained(t)
+		follows("s.two", "lz4")
 	})
 }
