@@ -335,6 +335,9 @@ func (l *Link) begin() {
 func (l *Link) refresh(ctx context.Context, s Session) error {
 	l.mu.Lock()
 	wanting := l.lookLocked()
+	if l.cfg.Heartbeats > 0 {
+		l.ownLocked()
+	}
 	l.mu.Unlock()
 	if err := l.aim(ctx, s, wanting); err != nil {
 		return err

@@ -21,6 +21,8 @@ type heartbeats struct {
 	// ready says that the topic is there, next is when a heartbeat is due.
 	ready bool
 	next  time.Time
+	// missing is why the topic cannot be used, "" where it can.
+	missing string
 	// strikes are how many in a row did not get through, reason why they are held back, "" for nothing.
 	strikes int
 	reason  string
@@ -45,16 +47,25 @@ func AppendHeartbeatValue(dst []byte, at int64) []byte {
 
 // readyLocked notes what became of the topic of heartbeats when the link made sure of its own.
 func (l *Link) readyLocked(t *Topic) {
-	l.beats.ready = t.Err == nil && t.Have > 0
+	l.beats.missing = ""
+	if t.Err != nil || t.Have == 0 {
+		l.beats.missing = t.Name + ": " + or(t.Err, errNoTopic).Error()
+	}
+	l.ownLocked()
+}
+
+// ownLocked has heartbeats go only to a topic that is there, and that no topic of the board goes to: one that is made meanwhile has
+// it for itself, from before its first record on.
+func (l *Link) ownLocked() {
+	b, name := &l.beats, l.cfg.heartbeats()
+	why := b.missing
 	for _, to := range l.table.targets {
-		if to.name == t.Name {
-			l.beats.ready = false
-			l.beatsHeldLocked("the board's topic " + to.local + " goes to " + t.Name)
-			return
+		if to.name == name {
+			why = "the board's topic " + to.local + " goes to " + name
 		}
 	}
-	if !l.beats.ready {
-		l.beatsHeldLocked(t.Name + ": " + or(t.Err, errNoTopic).Error())
+	if b.ready = why == ""; !b.ready {
+		l.beatsHeldLocked(why)
 	}
 }
 

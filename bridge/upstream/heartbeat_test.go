@@ -263,6 +263,37 @@ func TestHeartbeatsThatDoNotGetThrough(t *testing.T) {
 	}
 }
 
+// A topic of the board that is made later and goes where heartbeats go has that topic for itself, before the link connects again.
+func TestHeartbeatsMakeWayForATopicOfTheBoard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, beating())
+		w.cfg.Topics, w.cfg.Naming, w.cfg.Heartbeats = []string{"s.*", "heartbeats"}, "{cluster}.{topic}", time.Second
+		w.board = w.start()
+		defer w.board.kill()
+		time.Sleep(10 * time.Second)
+		p := w.log.Create("heartbeats", 1, false)[0]
+		for range 10 {
+			plainly(w.all, p, 1, "ours")
+			time.Sleep(3 * time.Second)
+		}
+		s := w.board.drained(t)
+		own, before, after := 0, 0, 0
+		for _, r := range w.kafka.Committed("plant.heartbeats", 0) {
+			switch {
+			case strings.HasSuffix(string(r.Value), " ours"):
+				own++
+			case own == 0:
+				before++
+			default:
+				after++
+			}
+		}
+		if own != 10 || before == 0 || after > 0 || s.Sent.Connects != 1 || !strings.Contains(strings.Join(s.Notes, ""), "the board's topic heartbeats goes to plant.heartbeats") {
+			t.Errorf("%d heartbeats, then %d records with %d heartbeats between: %+v", before, own, after, s)
+		}
+	})
+}
+
 // A board and its copy that are both idle are told apart, though each has its heartbeats: one of them stops, and says so.
 func TestACopyOfAnIdleBoardIsFenced(t *testing.T) {
 	for _, every := range []time.Duration{time.Second, time.Minute, time.Hour} {
