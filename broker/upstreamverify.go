@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"millrace/bridge/upstream"
@@ -19,6 +20,8 @@ const (
 	readsMost = 2
 	// atEvery is how often it is said how far it is, and atSilence how long a reader waits for that.
 	atEvery, atSilence = 2 * time.Second, time.Minute
+	// overWrite is how long a reader that stands still has for what is left to say when it is over: who ends the link waits so long.
+	overWrite = time.Second
 	// verifyLineMax bounds a line of the answer, in bytes.
 	verifyLineMax = 64 << 10
 )
@@ -88,8 +91,26 @@ func (b *Broker) handleVerify(w http.ResponseWriter, r *http.Request) {
 	go func() {
 		ended <- link.Verify(ctx, what, func(v upstream.Verified) { say(VerifyLine{Partition: &v}) }, func(at upstream.VerifyAt) { say(VerifyLine{At: &at}) })
 	}()
+	var patience sync.Mutex // of the deadline for writing, which is also set while a write is under way
+	over := context.AfterFunc(ctx, func() {
+		patience.Lock()
+		defer patience.Unlock()
+		if err := door.SetWriteDeadline(time.Now().Add(overWrite)); err != nil {
+			b.log.Debug("an answer may take long to end", "err", err)
+		}
+	})
+	defer over()
+	freed := false // nobody waits any more
+	patient := func() error {
+		patience.Lock()
+		defer patience.Unlock()
+		if ctx.Err() != nil && !freed {
+			return nil // it has its last
+		}
+		return door.SetWriteDeadline(time.Now().Add(controlTimeout))
+	}
 	write := func(l VerifyLine) {
-		if err := errors.Join(door.SetWriteDeadline(time.Now().Add(controlTimeout)), json.NewEncoder(w).Encode(l), door.Flush()); err != nil {
+		if err := errors.Join(patient(), json.NewEncoder(w).Encode(l), door.Flush()); err != nil {
 			cancel() // nobody listens
 		}
 	}
@@ -110,6 +131,9 @@ func (b *Broker) handleVerify(w http.ResponseWriter, r *http.Request) {
 			end := VerifyEnd{}
 			if err != nil {
 				end.Error = err.Error()
+			}
+			if freed = over(); freed {
+				done() // before it is said: who hears it may ask again
 			}
 			write(VerifyLine{End: &end})
 			return
@@ -140,14 +164,14 @@ func (l *links) read(parent context.Context, name string) (link verifier, ctx co
 	l.reads++
 	k.running.Add(1)
 	l.log.Info("a link is read back", "link", name)
-	return link, ctx, func() {
+	return link, ctx, sync.OnceFunc(func() {
 		cancel()
 		k.running.Done() // before the lock, which who waits for it may have
 		l.changing.Lock()
 		defer l.changing.Unlock()
 		k.reading = nil
 		l.reads--
-	}, nil
+	}), nil
 }
 
 // Verify has the broker that has a data directory read back what a link has delivered: "link", and if wanted "topic", a pattern, and "last",

@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"millrace/bridge/upstream"
 )
@@ -106,4 +111,68 @@ func TestAReadBackEnds(t *testing.T) {
 	if err := <-ended; err == nil {
 		t.Error("a link that has ended is read back to the end")
 	}
+}
+
+// still is a connection whose other end reads nothing: a write takes until its deadline.
+type still struct {
+	header  http.Header
+	writing chan struct{} // one for each write
+
+	mu      sync.Mutex
+	at      time.Time
+	changed chan struct{} // closed when the deadline is another one
+}
+
+func (s *still) Header() http.Header             { return s.header }
+func (s *still) WriteHeader(int)                 {}
+func (s *still) FlushError() error               { return nil }
+func (s *still) SetReadDeadline(time.Time) error { return nil }
+func (s *still) deadline() (time.Time, chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at, s.changed
+}
+
+func (s *still) SetWriteDeadline(at time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.changed)
+	s.at, s.changed = at, make(chan struct{})
+	return nil
+}
+
+func (s *still) Write([]byte) (int, error) {
+	select {
+	case s.writing <- struct{}{}:
+	default:
+	}
+	for {
+		at, changed := s.deadline()
+		select {
+		case <-time.After(time.Until(at)):
+			return 0, os.ErrDeadlineExceeded
+		case <-changed:
+		}
+	}
+}
+
+// Who listens and reads nothing keeps neither a reload nor the end of the board waiting.
+func TestAReaderThatStandsStillHoldsNobodyUp(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'"))
+	appendOne(t, p.Broker, "a", "1")
+	p.wants("a", "1")
+	p.idle("hq")
+	reader := &still{header: http.Header{}, writing: make(chan struct{}, 1), changed: make(chan struct{})}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		p.handleVerify(reader, httptest.NewRequest(http.MethodPost, "/upstream/verify?link=hq", nil))
+	}()
+	<-reader.writing
+	began := time.Now()
+	p.reload("\n" + aLink("other", "'b'"))
+	if took := time.Since(began); took > controlTimeout/2 {
+		t.Errorf("the reload took %v", took)
+	}
+	<-ended
 }
