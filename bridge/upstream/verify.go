@@ -105,11 +105,14 @@ type verifyPart struct {
 // verification is one run.
 type verification struct {
 	*Link
-	source  Source
-	gate    Gate // nil: nothing is held back
-	at      VerifyAt
-	tell    func(VerifyAt)
-	reader  Reader // nil while there is no connection
+	source Source
+	gate   Gate // nil: nothing is held back
+	at     VerifyAt
+	tell   func(VerifyAt)
+	reader Reader // nil while there is no connection
+	// release gives back the memory that it has, nil while it has none; c is what takes it, nil between two partitions.
+	release func()
+	c       *comparison
 	scratch []byte
 	fails   int // in a row
 	gaps    map[cursorID]spans
@@ -129,11 +132,10 @@ func (l *Link) Verify(ctx context.Context, what Verify, found func(Verified), to
 	}
 	v := &verification{Link: l, source: source, tell: told}
 	v.gate, _ = l.env.Scheduler.(Gate)
-	release, err := l.cfg.room(ctx, l.env.Budget, 1)
-	if err != nil {
+	if v.release, err = l.cfg.room(ctx, l.env.Budget, 1); err != nil {
 		return err
 	}
-	defer release()
+	defer v.giveBack()
 	defer v.hangUp()
 	for _, u := range units {
 		if err := v.topic(ctx, u, found); err != nil {
@@ -269,6 +271,7 @@ func (t *verifyUnit) split() (list []*verifyUnit) {
 // unit compares one partition upstream.
 func (v *verification) unit(ctx context.Context, u *verifyUnit, found func(Verified)) error {
 	v.at.Upstream, v.at.Offset, v.at.End = u.index, 0, 0
+	defer func() { v.c = nil }()
 	c, logs := v.comparison(ctx, u)
 	begin, start, err := v.compare(ctx, u, c, logs, false)
 	if errors.Is(err, errReread) {
@@ -318,6 +321,7 @@ func (v *verification) comparison(ctx context.Context, u *verifyUnit) (*comparis
 		}
 		return v.gaps[cursorID{Live, u.topic, s.index}], nil
 	}
+	v.c = c
 	return c, logs
 }
 

@@ -27,6 +27,7 @@ type ends struct {
 	far        []sentCopy
 	provenance bool
 	mine, have int32
+	held       int // after how many arrivals the windows are let go each time, 0: never
 }
 
 // compare reads both back.
@@ -53,7 +54,10 @@ func (e *ends) compare(t rapid.TB, size int, from int64, gaps spans, compacted b
 		}
 		return nil
 	}
-	for _, r := range e.far {
+	for i, r := range e.far {
+		if e.held > 0 && i%e.held == 0 {
+			c.close()
+		}
 		r.Headers = slices.Clone(r.Headers)
 		add := func(k, v string) { r.Headers = append(r.Headers, record.Header{Key: k, Value: []byte(v)}) }
 		add(HeaderLane, r.lane.String())
@@ -99,6 +103,7 @@ func drawLogs(t *rapid.T, unique bool) (e *ends, size int) {
 	if rapid.IntRange(0, 3).Draw(t, "by key") == 0 {
 		e.mine, e.have = rapid.Int32Range(1, 4).Draw(t, "mine"), 5
 	}
+	e.held = rapid.SampledFrom([]int{0, 0, 1, 3, 50}).Draw(t, "held")
 	variety := rapid.SampledFrom([]int{2, 50, 1000}).Draw(t, "variety") // how much is alike
 	stamp, least := int64(1), 0
 	lanes := rapid.Bool().Draw(t, "lanes")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -267,6 +268,66 @@ func TestVerifyIsHeldUp(t *testing.T) {
 		}
 		w.board.client.Cut(false)
 	})
+}
+
+// shutting is a contract that lets one in three requests wait for a while.
+type shutting struct {
+	upstream.Scheduler
+	asked atomic.Int64
+}
+
+func (s *shutting) Classes() int                            { return 1 }
+func (s *shutting) Class(string) int                        { return 0 }
+func (s *shutting) Priority(int) int                        { return 0 }
+func (s *shutting) Sent(time.Time, upstream.Lane, int, int) {}
+func (s *shutting) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
+	return 0, 1 << 20, 0
+}
+
+func (s *shutting) Held(int) (why string, bytes int) {
+	if s.asked.Add(1)%3 == 0 {
+		return "shut", 0
+	}
+	return "", 2000
+}
+
+// While it is held up, which may be until a window of the night opens, links have the memory; then it goes on where it was.
+func TestVerifyGivesItsMemoryBackWhileItIsHeld(t *testing.T) {
+	for _, cfg := range []upstream.Config{{}, {Provenance: true}} {
+		synctest.Test(t, func(t *testing.T) {
+			memory, gate := &scarce{some: make(chan struct{})}, &shutting{}
+			close(memory.some)
+			w := newWorld(t, 1, cfg)
+			w.scheduler, w.env = gate, func(e *upstream.Env) { e.Budget = memory }
+			w.kafka.Create("s.b", 1, false)
+			for i := range 3000 {
+				w.parts[3].Append(record.None, record.Record{Timestamp: time.Now().UnixMilli(), Value: fmt.Append(nil, "v", i)})
+			}
+			w.board = w.start()
+			w.board.drained(t)
+			w.kafka.Write(w.kafka.Committed("s.b", 0)[2000])
+			own := memory.taken.Load()
+			held, got := 0, upstream.Verified{}
+			if err := w.board.link.Verify(t.Context(), upstream.Verify{Topics: "s.b"}, func(v upstream.Verified) { got = v }, func(at upstream.VerifyAt) {
+				took := memory.taken.Load() - own
+				if at.Held == "shut" {
+					held++
+				}
+				if (took > 0) != (at.Held == "") {
+					t.Errorf("it has %d bytes, and is held by %q", took, at.Held)
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if held < 10 || got.Compared != 3000 || got.Doubled != (upstream.Fault{Count: 1, First: 2000}) || got.Missing.Count+got.Disordered.Count+got.Foreign > 0 {
+				t.Errorf("held %d times: %+v", held, got)
+			}
+			if took := memory.taken.Load() - own; took != 0 {
+				t.Errorf("it has kept %d", took)
+			}
+			w.end()
+		})
+	}
 }
 
 // What cannot be said is refused.

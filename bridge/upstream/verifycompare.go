@@ -281,6 +281,20 @@ func (c *comparison) track(s *strand, l Lane) (*track, error) {
 	}
 }
 
+// close lets the windows go. They are filled again from where they were: what comes late then is found by settle.
+func (c *comparison) close() {
+	for _, s := range c.strands {
+		for _, t := range s.tracks {
+			if t != nil && len(t.list) > 0 {
+				if t.pos < len(t.list) {
+					t.next = t.list[t.pos].offset
+				}
+				t.list, t.pos = nil, 0
+			}
+		}
+	}
+}
+
 // seek has a track go on elsewhere.
 func (c *comparison) seek(s *strand, t *track, offset int64) error {
 	t.list, t.pos, t.next = t.list[:0], 0, offset

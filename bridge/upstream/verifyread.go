@@ -36,14 +36,37 @@ func (v *verification) hangUp() {
 	}
 }
 
-// allowed waits until the contract lets a class through. It says about how many bytes.
+// giveBack gives its memory to who can use it now. What is left are ranges, and records that wait.
+func (v *verification) giveBack() {
+	if v.release == nil {
+		return
+	}
+	v.scratch = nil
+	if v.c != nil {
+		v.c.close()
+	}
+	v.release()
+	v.release = nil
+}
+
+// allowed waits until the contract lets a class through, and there is memory. It says about how many bytes. Meanwhile, which may be
+// a day, links have the memory.
 func (v *verification) allowed(ctx context.Context, class int) (bytes int, err error) {
 	for {
 		why, bytes := v.held(class)
-		if v.at.Held = why; why == "" {
+		if v.at.Held = why; why == "" && v.release != nil {
 			return bytes, nil
 		}
+		if why == "" {
+			v.at.Held = reasonMemory
+			v.tell(v.at)
+			if v.release, err = v.cfg.room(ctx, v.env.Budget, 1); err != nil && !errors.Is(err, errMemory) {
+				return 0, err
+			}
+			continue
+		}
 		v.hangUp() // an idle connection costs bytes, too
+		v.giveBack()
 		v.tell(v.at)
 		rest(ctx, heldLook)
 		if ctx.Err() != nil {
