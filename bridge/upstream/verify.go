@@ -206,7 +206,7 @@ func (p *part) verify(last int64) *verifyPart {
 		last -= r.End - r.First
 	}
 	// What is around is known too, so that it is not taken for somebody else's.
-	w.low = max(w.low, w.from-windowLeast)
+	w.low = max(w.low, w.from-windowAround)
 	return w
 }
 
@@ -225,6 +225,9 @@ func (v *verification) topic(ctx context.Context, t *verifyUnit, found func(Veri
 		why = "topic " + t.name + " upstream: " + o.Err.Error()
 	default:
 		t.id, t.have = o.ID, int32(len(o.Leaders))
+		if n := len(t.parts); t.mine != t.have && v.cfg.window(n) == 0 {
+			why = fmt.Sprintf("its %d partitions go to %d there by key, and so many are more than there is memory to compare at once", n, t.have)
+		}
 	}
 	var none [16]byte
 	t.parts = slices.DeleteFunc(t.parts, func(p *verifyPart) bool {
@@ -304,7 +307,7 @@ func (v *verification) unit(ctx context.Context, u *verifyUnit, found func(Verif
 
 // comparison is that of a partition upstream with the log.
 func (v *verification) comparison(ctx context.Context, u *verifyUnit) (*comparison, map[int32]Partition) {
-	c := &comparison{size: max(min(windowMost, v.cfg.TransactionBytes/64, max(windowMost/len(u.parts), 64)), 64)}
+	c := &comparison{size: v.cfg.window(len(u.parts))}
 	logs := map[int32]Partition{}
 	for _, p := range u.parts {
 		s := newStrand(p.index, p.from, p.end, p.low, p.log.High())

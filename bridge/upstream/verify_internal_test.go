@@ -437,7 +437,7 @@ func TestAComparisonTakesNoMemory(t *testing.T) {
 		return record.Record{Timestamp: i / 3, Value: strconv.AppendInt(nil, i, 10)}
 	}
 	s := newStrand(0, 0, 2*n, 0, 2*n)
-	c := &comparison{strands: []*strand{s}, size: windowLeast, told: func(*strand) (spans, error) { return nil, nil }}
+	c := &comparison{strands: []*strand{s}, size: 1024, told: func(*strand) (spans, error) { return nil, nil }}
 	c.walk = func(_ *strand, from, end int64, fn func(*print) bool) error {
 		for i := from; i < end; i++ {
 			r := of(i)
@@ -447,13 +447,7 @@ func TestAComparisonTakesNoMemory(t *testing.T) {
 		}
 		return nil
 	}
-	heap := func() int64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	before := heap()
+	before := heapNow()
 	for i := range int64(n) {
 		for _, a := range []struct {
 			offset int64
@@ -471,7 +465,7 @@ func TestAComparisonTakesNoMemory(t *testing.T) {
 			}
 		}
 	}
-	took := heap() - before
+	took := heapNow() - before
 	if err := c.finish(); err != nil {
 		t.Fatal(err)
 	}
@@ -480,4 +474,12 @@ func TestAComparisonTakesNoMemory(t *testing.T) {
 		t.Errorf("%d KiB; %s", took>>10, inWords(c))
 	}
 	runtime.KeepAlive(c)
+}
+
+// heapNow is how much the heap holds.
+func heapNow() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -363,6 +363,36 @@ func TestVerifyRefuses(t *testing.T) {
 	})
 }
 
+// Partitions that are too many to be compared at once are said to be, one line each; where they are not spread by key they are compared.
+func TestVerifyOfVeryManyPartitions(t *testing.T) {
+	for _, tt := range []struct {
+		have int
+		good bool
+	}{{700, false}, {600, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, upstream.Config{})
+			w.kafka.Create("s.many", tt.have, false)
+			for i, p := range w.log.Create("s.many", 600, false) {
+				if i%100 == 0 {
+					plainly(nil, p, 1, "x")
+				}
+			}
+			w.board = w.start()
+			defer w.end()
+			w.board.drained(t)
+			list, err := w.readBack(upstream.Verify{Topics: "s.many"})
+			if err != nil || len(list) != 600 {
+				t.Fatalf("%d lines, %v", len(list), err)
+			}
+			for _, v := range list {
+				if v.Good() != tt.good || !tt.good && !strings.Contains(v.Reason, "its 600 partitions go to 700 there by key") {
+					t.Fatalf("%+v", v)
+				}
+			}
+		})
+	}
+}
+
 // source is a Remote with a defect, and the way to read past it.
 type source struct {
 	upstream.Remote

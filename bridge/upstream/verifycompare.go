@@ -20,14 +20,26 @@ func (f *Fault) add(offset int64) {
 }
 
 const (
-	// windowMost and windowLeast bound how many records of the board's log are held at once in all, and strangersMax and
-	// othersMax how many of the peer's.
-	windowMost, windowLeast = 16384, 1024
+	// windowMost bounds how many records of the board's log each lane holds at once, of all partitions that go to one upstream,
+	// and windowLeast how many of each; windowAround are known before those that are looked for. strangersMax and othersMax
+	// are how many of the peer's.
+	windowMost, windowLeast = 16384, 16
+	windowAround            = 1024
 	strangersMax            = 1024
 	othersMax               = 1024
-	// piecesMax is how many ranges what was found may be in: without faults it is a few.
+	// piecesMax is how many ranges what was found in a partition upstream may be in: without faults it is a few.
 	piecesMax = 16384
 )
+
+// window is how many records of each of so many partitions a lane holds at once; 0: they are too many. A record takes 56 bytes, so
+// two lanes stay below half of what a lane has room for.
+func (c *Config) window(partitions int) int {
+	size := min(windowMost, max(c.TransactionBytes/64, 4*windowLeast)) / max(partitions, 1)
+	if size < windowLeast {
+		return 0
+	}
+	return size
+}
 
 // errPieces ends a comparison in which too much is wrong to keep count.
 var errPieces = errors.New("so much is wrong that it was given up")
@@ -93,6 +105,7 @@ type identity struct {
 type comparison struct {
 	strands []*strand
 	size    int // of each window
+	pieces  int // of what was found, of all strands
 	// walk calls fn with the records of a strand from an offset on, in order, until it returns false.
 	walk func(s *strand, from, end int64, fn func(*print) bool) error
 	// told are the offsets of a strand that gap records tell of. It is asked where something is not there.
@@ -236,7 +249,7 @@ func (c *comparison) mark(s *strand, t *track, p *print) error {
 	}
 	s.order(p.offset, t.most)
 	t.most = max(t.most, p.offset)
-	return s.arrived(p)
+	return c.arrived(s, p)
 }
 
 // order compares an offset with the last one before it.
@@ -246,12 +259,13 @@ func (s *strand) order(offset, before int64) {
 	}
 }
 
-func (s *strand) arrived(p *print) error {
+func (c *comparison) arrived(s *strand, p *print) error {
 	if s.wanted(p.offset) {
 		s.found++
 	}
+	c.pieces -= len(s.seen)
 	s.seen.add(Range{p.after, p.offset + 1})
-	if len(s.seen) > piecesMax {
+	if c.pieces += len(s.seen); c.pieces > piecesMax {
 		return errPieces
 	}
 	return nil

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"runtime"
 	"testing"
+	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -69,4 +71,61 @@ func TestSpans(t *testing.T) {
 			}
 		}
 	})
+}
+
+// However many partitions come together in one upstream, what is held of them stays below what a lane has room for, or they are too many.
+func TestWindowsFitInWhatIsBooked(t *testing.T) {
+	if size := unsafe.Sizeof(print{}); size > 56 {
+		t.Errorf("a record takes %d bytes", size)
+	}
+	for _, bytes := range []int{1, leastTransactionBytes, defaultTransactionBytes, 16 << 20} {
+		cfg := Config{TransactionBytes: bytes}
+		if cfg.window(1) < windowLeast {
+			t.Errorf("with transactions of %d bytes nothing is compared", bytes)
+		}
+		for n := 1; n <= 2*defaultPartitions; n++ {
+			size := cfg.window(n)
+			if took := int(lanes) * n * size * int(unsafe.Sizeof(print{})); took > laneCost*max(bytes, leastTransactionBytes)/2 || size != 0 && size < windowLeast {
+				t.Fatalf("with transactions of %d bytes, of %d partitions %d records are held: %d bytes", bytes, n, size, took)
+			}
+		}
+	}
+	if cfg := (Config{TransactionBytes: defaultTransactionBytes}); cfg.window(512) == 0 || cfg.window(513) != 0 {
+		t.Errorf("%d and %d", cfg.window(512), cfg.window(513))
+	}
+}
+
+// As many as there may be, in two lanes, take no more than is booked.
+func TestManyStrandsTakeNoMoreThanIsBooked(t *testing.T) {
+	const n = 512
+	cfg := Config{TransactionBytes: defaultTransactionBytes}
+	c := &comparison{size: cfg.window(n), told: func(*strand) (spans, error) { return nil, nil }}
+	for i := range int32(n) {
+		c.strands = append(c.strands, newStrand(i, 0, 1<<20, 0, 1<<20))
+	}
+	c.walk = func(s *strand, from, end int64, fn func(*print) bool) error {
+		for i := from; i < end; i++ {
+			if !fn(&print{content: content{1, uint64(s.index), uint64(i)}, offset: i, after: i, at: i}) {
+				break
+			}
+		}
+		return nil
+	}
+	before := heapNow()
+	for i := range int64(40) {
+		for p := range uint64(n) {
+			for lane, offset := range []int64{i + 1000, i} {
+				one := arrival{content: content{1, p, uint64(offset)}, at: offset, lane: Lane(lane), part: int32(p), offset: offset}
+				if err := c.take(&one); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	took := heapNow() - before
+	t.Logf("%d KiB", took>>10)
+	if found := c.strands[n-1].found; took > laneCost*defaultTransactionBytes || found != 80 {
+		t.Errorf("%d KiB, %d were found", took>>10, found)
+	}
+	runtime.KeepAlive(c)
 }

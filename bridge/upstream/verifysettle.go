@@ -109,7 +109,7 @@ func (c *comparison) settleTrack(s *strand, l Lane, found []finding) error {
 		s.order(p.offset, max(was, most))
 		most = max(most, p.offset)
 		last = p.offset
-		if err := s.arrived(p); err != nil {
+		if err := c.arrived(s, p); err != nil {
 			return err
 		}
 	}
