@@ -25,7 +25,8 @@ const (
 )
 
 // errStuck is why reading cursors was given up.
-var errStuck = fmt.Errorf("nothing more could be read of the cursor topic in %v: some transaction is open there, or the link is dead", cursorsTimeout)
+var errStuck = fmt.Errorf("nothing more could be read of the cursor topic in %v: the link is dead, or a transaction is open there, which "+
+	"kafka-transactions.sh find-hanging names and abort ends", cursorsTimeout)
 
 // Cursors implements Session. It fetches by hand: a consumer is not told of offsets that have no record, so it could not
 // know when it is at the end.

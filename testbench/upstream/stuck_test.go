@@ -20,6 +20,8 @@ const (
 	stuckWait = 20 * time.Second
 	// stuckBefore and stuckMost are how many offsets before the last stable one are shown, and how many in all.
 	stuckBefore, stuckMost = 60, 150
+	// coordinated is where the coordinator keeps the state of transactions: in a Kafka of ours in one partition.
+	coordinated = "__transaction_state"
 )
 
 // transactions is what a Kafka says of its transactions, and of what is undecided in the partitions of topics whose last
@@ -43,6 +45,12 @@ func transactions(t *testing.T, c *kafka.Cluster) string {
 	if err != nil {
 		say("ends: %v", err)
 		return said.String()
+	}
+	if end, is := ends.Lookup(coordinated, 0); is {
+		say("what the coordinator wrote down of links:")
+		for _, line := range tail(ctx, t, c, end, 0) {
+			say("  %s", line)
+		}
 	}
 	stable, err := admin.ListCommittedOffsets(ctx)
 	if err != nil {
@@ -86,6 +94,12 @@ func tail(ctx context.Context, t *testing.T, c *kafka.Cluster, end kadm.ListedOf
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
 			next = r.Offset + 1
+			if r.Topic == coordinated {
+				if said := state(r); said != "" {
+					list = append(list[max(0, len(list)-stuckMost+2):], said)
+				}
+				return
+			}
 			what := fmt.Sprintf("%s %s", r.Key, r.Value)
 			var marker kmsg.EndTxnMarker
 			if r.Attrs.IsControl() && len(r.Key) >= 4 && marker.ReadFrom(r.Value) == nil {
@@ -95,4 +109,22 @@ func tail(ctx context.Context, t *testing.T, c *kafka.Cluster, end kadm.ListedOf
 		})
 	}
 	return list
+}
+
+// state is what a record of the coordinator says, if it is of a link.
+func state(r *kgo.Record) string {
+	var key kmsg.TxnMetadataKey
+	if key.ReadFrom(r.Key) != nil || !strings.HasPrefix(key.TransactionalID, "millrace-") {
+		return ""
+	}
+	_, link, _ := strings.Cut(strings.TrimPrefix(key.TransactionalID, "millrace-"), "-")
+	var is kmsg.TxnMetadataValue
+	if err := is.ReadFrom(r.Value); err != nil {
+		return fmt.Sprintf("%d %s: %v", r.Offset, link, err)
+	}
+	said := fmt.Sprintf("%d %v %s: %v, producer %d epoch %d", r.Offset, r.Timestamp.Format("15:04:05.000"), link, is.State, is.ProducerID, is.ProducerEpoch)
+	for _, topic := range is.Topics {
+		said += fmt.Sprintf(" %s %v", topic.Topic, topic.Partitions)
+	}
+	return said
 }
