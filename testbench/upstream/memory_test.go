@@ -19,7 +19,7 @@ import (
 
 // What is behind lies in the log: a backlog over 500 partitions takes no memory, while the link is away and while it drains.
 func TestABacklogTakesNoMemory(t *testing.T) {
-	const partitions, size, small, most, mostDraining, mostDelivering = 500, 4 << 10, 8, 4 << 20, 8 << 20, 12 << 20
+	const partitions, size, small, most, mostDraining, mostDelivering = 500, 4 << 10, 8, 4 << 20, 8 << 20, 16 << 20
 	large := lane.Count("MILLRACE_BACKLOG", 64) // MiB
 	c := kafka.Shared(t)
 	way := badlink.New(t, c.Bootstrap()[0])
