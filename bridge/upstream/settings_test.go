@@ -168,11 +168,13 @@ func TestTopicsMadeOneByOneWearNoFlash(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		w.board.drained(t)
+		synctest.Wait()
 		if m.writes > 2+topics/60 {
 			t.Errorf("written down %d times for %d topics", m.writes, topics)
 		}
 		last := fmt.Sprint("s.made", topics-1)
 		time.Sleep(time.Minute) // and it is idle
+		synctest.Wait()
 		kept := slices.Clone(m.p)
 		w.board.kill()
 		m.p = kept // what it would have written when it ended is lost
