@@ -128,10 +128,11 @@ type mark struct {
 	seen  bool // by the look under way
 }
 
-// note is what is committed with an offset, so that a later life knows what it is: translating it again might take reading. sent is
-// the last record that was sent where there is none after what the group has read, -1 where there is one.
-func (m *mark) note(board string, sent int64) string {
-	text := fmt.Sprintf("millrace/%s/%x/%d", board, m.id[:8], m.at)
+// note is what is committed with an offset, so that a later life knows what it is: translating it again might take reading. It is
+// of a link and a turn, for after a decision offsets of the log may come again. sent is the last record that was sent where there
+// is none after what the group has read, -1 where there is one.
+func (m *mark) note(c *Config, sent int64) string {
+	text := fmt.Sprintf("millrace/%s/%s/%x/%d/%d", c.Board, c.Name, m.id[:8], m.part.path.turn, m.at)
 	if sent >= 0 {
 		text += fmt.Sprintf("/%d", sent)
 	}
@@ -139,11 +140,11 @@ func (m *mark) note(board string, sent int64) string {
 }
 
 // notes is note for what is known now.
-func (m *mark) notes(board string) string {
+func (m *mark) notes(c *Config) string {
 	if m.final {
-		return m.note(board, -1)
+		return m.note(c, -1)
 	}
-	return m.note(board, m.part.path.sent)
+	return m.note(c, m.part.path.sent)
 }
 
 // chosenGroup says whether a group is followed. Those of the board's own are only where they are named in full.

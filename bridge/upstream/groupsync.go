@@ -146,9 +146,9 @@ func (ln *lane) ask(ctx context.Context, now time.Time) error {
 				continue
 			}
 			switch o.Metadata { // of an earlier life
-			case m.note(ln.cfg.Board, -1):
+			case m.note(&ln.cfg, -1):
 				m.up, m.final = o.Offset, true
-			case m.note(ln.cfg.Board, m.part.path.sent):
+			case m.note(&ln.cfg, m.part.path.sent):
 				m.up = o.Offset
 			}
 		}
@@ -166,7 +166,7 @@ func (ln *lane) tell(ctx context.Context, now time.Time) error {
 		for j, m := range marks[i] {
 			if want(m) {
 				o := g.List[j]
-				o.Offset, o.Metadata = m.up, m.notes(ln.cfg.Board)
+				o.Offset, o.Metadata = m.up, m.notes(&ln.cfg)
 				of, out = append(of, m), append(out, o)
 			}
 		}
