@@ -118,8 +118,15 @@ func (w *path) sync(producer int64) Sync {
 	return Sync{Is: producer >= 0, Local: local, Upstream: up, Producer: producer}
 }
 
-// lose has the path begin anew after a record.
-func (w *path) lose(sent int64) { w.trail, w.old = newTrail(sent+1), nil }
+// lose has the path begin anew after a record. Where there was none after what a group has read, there may be one now.
+func (p *part) lose(sent int64) {
+	p.path.trail, p.path.old = newTrail(sent+1), nil
+	for _, m := range p.marks {
+		if !m.final {
+			m.up = -1
+		}
+	}
+}
 
 // syncPoints puts into the cursors of a transaction where records went before.
 func (ln *lane) syncPoints(ctx context.Context) {
@@ -149,9 +156,9 @@ func (ln *lane) passedLocked(data int) {
 	}
 	f := &ln.filler
 	for i := range data {
-		w, local, up := f.from[i].part.path, f.from[i].local, f.records[i].Offset
-		if w != nil && (up < 0 || !w.trail.add(local, up)) {
-			w.lose(local)
+		p, local, up := f.from[i].part, f.from[i].local, f.records[i].Offset
+		if p.path != nil && (up < 0 || !p.path.trail.add(local, up)) {
+			p.lose(local)
 		}
 	}
 	most := ln.trailBytes()
@@ -166,7 +173,7 @@ func (ln *lane) passedLocked(data int) {
 			continue
 		}
 		if w.sent = c.Last; d.mine != d.have {
-			w.lose(c.Next - 1)
+			p.lose(c.Next - 1)
 		}
 		for _, m := range p.marks {
 			ln.translateLocked(m)
