@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"millrace/broker/catalog"
+	"millrace/broker/record"
 )
 
 // Groups are the consumer groups of the board. Methods are safe for concurrent use.
@@ -55,7 +56,10 @@ type Follower interface {
 type Seen struct {
 	Offset     int64
 	Producer   int64
+	Timestamp  int64 // ms
+	AppendTime bool  // the stamp is the peer's own
 	Key, Value []byte
+	Headers    []record.Header
 }
 
 // ErrActive is in GroupOffsets of a group that has members upstream.

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+
+	"millrace/broker/record"
 )
 
 const (
@@ -78,7 +81,7 @@ func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (fo
 	case base.log.Compacted():
 		return false, errNotSent // what was sent may be gone here
 	}
-	f := &ln.filler
+	f, w := &ln.filler, p.path
 	for !old.whole() {
 		last, _ := old.last()
 		f.reset()
@@ -102,8 +105,8 @@ func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (fo
 				if i == len(f.records) {
 					return errEnough
 				}
-				r := &f.records[i]
-				if !equal(r.Key, s.Key) || !equal(r.Value, s.Value) || !old.add(f.from[i].local, s.Offset) {
+				later := w.trail.some() && s.Offset >= w.trail.up // it is known what that is
+				if later || !f.same(i, &s) || !old.add(f.from[i].local, s.Offset) {
 					return errNotSent
 				}
 				i++
@@ -122,6 +125,43 @@ func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (fo
 		}
 	}
 	return found, nil
+}
+
+// same says whether a record upstream is one that would be sent now. Stamps are compared where both are sure.
+func (f *filler) same(i int, s *Seen) bool {
+	r, from := &f.records[i], &f.from[i]
+	n := from.headers
+	if !equal(r.Key, s.Key) || !equal(r.Value, s.Value) || len(s.Headers) < n {
+		return false
+	}
+	for j, h := range r.Headers[:n] {
+		if h.Key != s.Headers[j].Key || !equal(h.Value, s.Headers[j].Value) {
+			return false
+		}
+	}
+	unsure := s.AppendTime || slices.ContainsFunc(r.Headers[n:], func(h record.Header) bool { return h.Key == HeaderClock })
+	for _, h := range s.Headers[n:] { // provenance may have been switched on or off since
+		want := ""
+		switch h.Key {
+		case HeaderClock:
+			unsure = true
+			continue
+		case HeaderBoard:
+			want = f.cfg.Board
+		case HeaderTopic:
+			want = from.part.topic
+		case HeaderPartition:
+			want = strconv.Itoa(int(from.part.index))
+		case HeaderOffset:
+			want = strconv.FormatInt(from.local, 10)
+		default: // of a lane there were two: they do not send in one order
+			return false
+		}
+		if string(h.Value) != want {
+			return false
+		}
+	}
+	return unsure || r.Timestamp == s.Timestamp
 }
 
 // equal says whether two fields are the same; nil is not empty.

@@ -57,7 +57,7 @@ func (s *kafkaSession) Visible(
 func seen(b record.Batch, from int64, fn func(Seen) error) (next int64, err error) {
 	for r, err := range b.Records(cursorBatchMax) {
 		if err == nil && r.Offset >= from {
-			from, err = r.Offset, fn(Seen{r.Offset, b.ProducerID(), r.Key, r.Value})
+			from, err = r.Offset, fn(Seen{r.Offset, b.ProducerID(), r.Timestamp, b.LogAppendTime(), r.Key, r.Value, r.Headers})
 		}
 		if err != nil {
 			return from, err

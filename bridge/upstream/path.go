@@ -15,11 +15,14 @@ type path struct {
 // stretch is a trail that ends before what was sent last: the board was off, or nobody knows where it went.
 type stretch struct {
 	trail
-	end      int64 // the last record that was sent
-	producer int64 // who wrote what is missing
-	from     int64 // offset upstream to look on at
-	cost     int   // bytes it took
-	over     bool  // it is not found
+	// local and up are the last record of which the peer has said where it went. What is after it in the trail was looked for, and
+	// may be something else until all is found.
+	local, up int64
+	end       int64 // the last record that was sent
+	producer  int64 // who wrote what is missing
+	from      int64 // offset upstream to look on at
+	cost      int   // bytes it took
+	over      bool  // it is not found
 }
 
 // whole says that nothing is missing.
@@ -33,6 +36,9 @@ func (w *path) at(offset int64) (up int64, sent, known bool) {
 	if w.old == nil {
 		return 0, false, false
 	}
+	if offset > w.old.local && !w.old.whole() {
+		return 0, false, false
+	}
 	up, sent, known = w.old.at(offset)
 	switch {
 	case !known || sent:
@@ -43,10 +49,11 @@ func (w *path) at(offset int64) (up int64, sent, known bool) {
 	return 0, false, false
 }
 
-// restart forgets where records went up to the cursor.
+// restart forgets where records went up to the cursor. Between the last record and the cursor's end nothing was sent, unless the
+// other lane did, of a time without groups.
 func (p *part) restart(c *Cursor) {
 	floor := c.Next
-	if c.Last >= 0 {
+	if c.Sync.Is {
 		floor = c.Last + 1
 	}
 	p.path = &path{local: c.Local, upstream: c.UpstreamID, turn: c.Turn, sent: c.Last, trail: newTrail(floor)}
@@ -79,12 +86,15 @@ func (p *part) align() {
 	if !s.Is || c.Last < 0 {
 		return
 	}
-	old := &stretch{end: c.Last, producer: s.Producer}
+	old := &stretch{end: c.Last, producer: s.Producer, local: s.Local, up: s.Upstream}
 	switch {
 	case was != nil && was.trail.some() && was.trail.is(s):
 		old.trail = was.trail
 	case was != nil && !was.trail.some() && was.old != nil && was.old.producer == s.Producer && !was.old.over:
 		*old = *was.old
+		if old.whole() {
+			old.local, old.up = old.last()
+		}
 		old.end = c.Last
 	default:
 		old.trail = pairTrail(s.Local, s.Upstream)
@@ -104,18 +114,20 @@ func (t *trail) is(s *Sync) bool {
 
 // sync is the last record of which it is known where it went.
 func (w *path) sync(producer int64) Sync {
-	t := &w.trail
-	if !t.some() {
-		if w.old == nil || w.old.over {
-			return Sync{}
-		}
-		if !w.old.whole() && w.old.producer != producer {
-			return Sync{} // what is missing would be of two
-		}
-		t = &w.old.trail
+	switch t, old := &w.trail, w.old; {
+	case t.some():
+		local, up := t.last()
+		return Sync{Is: producer >= 0, Local: local, Upstream: up, Producer: producer}
+	case old == nil || old.over:
+		return Sync{}
+	case old.whole():
+		local, up := old.last()
+		return Sync{Is: producer >= 0, Local: local, Upstream: up, Producer: producer}
+	case old.producer != producer:
+		return Sync{} // what is missing would be of two
+	default:
+		return Sync{Is: producer >= 0, Local: old.local, Upstream: old.up, Producer: producer}
 	}
-	local, up := t.last()
-	return Sync{Is: producer >= 0, Local: local, Upstream: up, Producer: producer}
 }
 
 // lose has the path begin anew after a record. Where there was none after what a group has read, there may be one now.
@@ -128,24 +140,36 @@ func (p *part) lose(sent int64) {
 	}
 }
 
-// syncPoints puts into the cursors of a transaction where records went before.
+// syncPoints puts into the cursors of a transaction where records went before. Where that is not followed they say nothing: what
+// an earlier cursor said is of records up to that one.
 func (ln *lane) syncPoints(ctx context.Context) {
-	if ln.lane != Live || !ln.hasGroups() {
-		return
+	follows, producer := ln.lane == Live && ln.hasGroups(), int64(-1)
+	if follows {
+		producer = ln.session.Producer(ctx)
 	}
-	producer := ln.session.Producer(ctx)
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	for _, d := range ln.drafts {
-		if d.part.path == nil { // it was not there when the connection began
-			d.part.align()
-		}
-		w := d.part.path
-		if d.mine != d.have || w.local != d.cursor.Local || w.turn != d.cursor.Turn {
+		if follows {
+			d.sync(producer)
+		} else {
 			d.cursor.Sync = Sync{}
-		} else if s := w.sync(producer); s.Is || d.records > 0 { // without records what the last cursor says stays true
-			d.cursor.Sync = s
 		}
+	}
+}
+
+// sync puts into the cursor where records went before, as long as this lane has sent all of them since, to one partition.
+func (d *draft) sync(producer int64) {
+	if d.part.path == nil { // it was not there when the connection began
+		d.part.align()
+	}
+	w, c := d.part.path, &d.cursor
+	if s := w.sync(producer); s.Is || d.records > 0 { // without records what the last cursor says stays true
+		c.Sync = s
+	}
+	other := w.local != c.Local || w.turn != c.Turn || w.upstream != c.UpstreamID && w.upstream != [16]byte{}
+	if d.mine != d.have || other || !c.Sync.after(c.Ranges) {
+		c.Sync = Sync{}
 	}
 }
 

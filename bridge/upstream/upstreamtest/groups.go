@@ -106,7 +106,9 @@ func (s *session) Visible(
 			if e.txn != nil {
 				producer = e.txn.producer
 			}
-			list = append(list, upstream.Seen{Offset: e.offset, Producer: producer, Key: e.Key, Value: e.Value})
+			list = append(list, upstream.Seen{
+				Offset: e.offset, Producer: producer, Timestamp: e.Timestamp, Key: e.Key, Value: e.Value, Headers: e.Headers,
+			})
 		}
 		return nil
 	})
