@@ -43,7 +43,8 @@ type Follower interface {
 	Producer(ctx context.Context) int64
 	// Visible calls fn with the committed records of a partition from an offset on, in order, out of about most bytes, and says
 	// where to go on and how many bytes came. It waits for nothing: where there is no more, next is from. An error of fn ends
-	// it, with next at the record that fn was called with. What fn gets is good until it returns.
+	// it, with next at the record that fn was called with. What fn gets is good until it returns. It returns ErrOutOfRange where
+	// the peer has let go of from, and a *RefusedError where it will not give the partition.
 	Visible(ctx context.Context, topic string, partition int32, from int64, most int, fn func(Seen) error) (next int64, bytes int, err error)
 	// Offsets fills in what is committed of the partitions in each list.
 	Offsets(ctx context.Context, groups []GroupOffsets) error
@@ -210,7 +211,7 @@ func (m *mark) why() string {
 		return why
 	}
 	if m.missing() {
-		return whySearch
+		return whySearch + m.part.path.old.problem
 	}
 	return whyBehind
 }

@@ -7,35 +7,60 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"millrace/broker/record"
 )
 
 const (
-	// searchAtOnce is how many bytes are read upstream in one go at groups to find where records went, searchMost for one
-	// stretch, and searchLeast what a look counts for at least.
+	// searchAtOnce is how many bytes are read upstream in one go at groups to find where records went, searchMost for one stretch,
+	// both by what was asked for, or came, where that is more; searchLeast is what a look counts for that found nothing new.
 	searchAtOnce = 1 << 20
 	searchMost   = 4 << 20
 	searchLeast  = 64 << 10
+	// searchSpell is how long a search may go on before it makes room for records, searchPatience how long one portion may take,
+	// and searchFails how often it may fail for one stretch.
+	searchSpell    = 5 * time.Second
+	searchPatience = 2 * fetchSlow
+	searchFails    = 3
+	// searchRests is how many times as long as a search has taken there is none.
+	searchRests = 9
 )
 
-// search looks upstream for records that were sent and of which it is not known where they went, where a group needs it.
-func (ln *lane) search(ctx context.Context) error {
-	left := searchAtOnce
+// seek is what a lane knows of searching. Portions begin small, and fit the link.
+type seek struct {
+	portion int
+	began   time.Time
+	left    int
+	// again is when it may search again, strikes how often the peer failed in a row.
+	again   time.Time
+	strikes int
+}
+
+// search looks upstream for records that were sent and of which it is not known where they went, where a group needs it. What
+// fails is of one partition, and holds up no other group.
+func (ln *lane) search(ctx context.Context) {
+	s := &ln.seek
+	if s.began = time.Now(); s.began.Before(s.again) {
+		return
+	}
+	s.left = searchAtOnce
 	ln.mu.Lock()
 	parts := slices.DeleteFunc(slices.Clone(ln.table.all), func(p *part) bool {
 		return !slices.ContainsFunc(p.marks, func(m *mark) bool { return p.unfollowed(m.id) == "" && m.asked && m.missing() })
 	})
 	ln.mu.Unlock()
 	for _, p := range parts {
-		if left <= 0 {
-			return nil
+		if ctx.Err() != nil || ln.halted() || s.left < fetchLeast || time.Since(s.began) >= searchSpell {
+			break
 		}
-		if err := ln.searchPart(ctx, p, &left); err != nil {
-			return err
+		if !ln.searchPart(ctx, p) { // another one would wait as long for nothing
+			s.again = time.Now().Add(min(ln.cfg.GroupsInterval<<min(s.strikes, 10), groupRetryMost))
+			s.strikes++
+			return
 		}
 	}
-	return nil
+	s.again = time.Now().Add(searchRests * time.Since(s.began))
 }
 
 var (
@@ -43,22 +68,34 @@ var (
 	errEnough = errors.New("no more to compare with")
 	// errNotSent says that a record upstream is not the one that was sent.
 	errNotSent = errors.New("not the record that was sent")
+	// errPeer says that a portion did not come.
+	errPeer = errors.New("read upstream")
 )
 
-// searchPart goes on looking in a partition. The records that this producer wrote after the last one whose place is known are
-// those that the log has there, one by one: a transaction that was committed has all of its records, in their order.
-func (ln *lane) searchPart(ctx context.Context, p *part, left *int) error {
+// searchPart goes on looking in a partition, and says whether the peer can be asked more. The records that this producer wrote after
+// the last one whose place is known are those that the log has there, one by one: a transaction that was committed has all of its
+// records, in their order.
+func (ln *lane) searchPart(ctx context.Context, p *part) (fine bool) {
 	old := p.path.old
 	work := *old // Status reads the other one
-	found, err := ln.match(ctx, p, &work, left)
+	err := ln.match(ctx, p, &work)
+	ln.filler.reset()
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
 	*old = work
-	if !found {
-		old.cost += searchLeast
+	var refused *RefusedError
+	final := errors.Is(err, errNotSent) || errors.Is(err, ErrOutOfRange) || errors.As(err, &refused)
+	switch {
+	case final || searchMost-old.cost < fetchLeast:
+		old.over = true
+	case err != nil && ctx.Err() == nil:
+		if old.fails++; old.fails >= searchFails {
+			old.over = true
+		}
 	}
-	if errors.Is(err, errNotSent) || old.cost >= searchMost {
-		old.over, err = true, nil
+	if old.problem = ""; err != nil && !errors.Is(err, errNotSent) {
+		old.problem = ": " + err.Error()
+		ln.log.Warn("where records went is not found", "topic", p.topic, "partition", p.index, "given up", old.over, "error", err)
 	}
 	for _, m := range p.marks {
 		ln.translateLocked(m)
@@ -66,20 +103,61 @@ func (ln *lane) searchPart(ctx context.Context, p *part, left *int) error {
 	if old.trail.trim(ln.trailBytes()) && !old.whole() { // what groups wait for is at its end
 		old.over = true
 	}
-	ln.filler.reset()
-	return err
+	return final || !errors.Is(err, errPeer)
 }
 
-// match reads upstream and compares, at most as much as is left. found says that it came further.
-func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (found bool, err error) {
+// maySearch says how much of a class may be asked for now, 0 for nothing.
+func (ln *lane) maySearch(class, cost int) (bytes int) {
+	s := &ln.seek
+	room := min(s.left, searchMost-cost)
+	if room < fetchLeast || time.Since(s.began) >= searchSpell || ln.halted() {
+		return 0
+	}
+	clear(ln.ready)
+	ln.ready[class] = true
+	got, quantum, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), Live, ln.ready)
+	if got < 0 {
+		return 0
+	}
+	s.portion = max(s.portion, fetchLeast)
+	return min(s.portion, room, max(quantum, leastTransactionBytes))
+}
+
+// portion reads one portion upstream. Its errors are those of fn, ErrOutOfRange, a RefusedError and errPeer.
+func (ln *lane) portion(ctx context.Context, d *draft, old *stretch, most int, fn func(Seen) error) (next int64, err error) {
+	s, began := &ln.seek, time.Now()
+	ctx, cancel := context.WithTimeout(ctx, searchPatience)
+	defer cancel()
+	var own error
+	next, n, err := ln.session.Visible(ctx, d.to, d.part.index, old.from, most, func(r Seen) error {
+		own = fn(r)
+		return own
+	})
+	cost := max(n, most)
+	if n == 0 && err == nil {
+		cost = searchLeast
+	}
+	s.left -= cost
+	old.cost += cost
+	ln.env.Scheduler.Sent(ln.env.Clock.Now(), Live, d.part.class, n)
+	if err != nil && own == nil {
+		s.portion = fetchLeast
+		return next, fmt.Errorf("%w: %w", errPeer, err)
+	}
+	s.strikes, s.portion = 0, fit(s.portion, n, time.Since(began))
+	return next, err
+}
+
+// match reads upstream and compares, as far as it may now.
+func (ln *lane) match(ctx context.Context, p *part, old *stretch) error {
 	ln.mu.Lock()
 	base := draft{part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, end: old.end + 1}
 	ln.mu.Unlock()
 	switch {
 	case base.log == nil:
-		return false, nil
+		return nil
 	case base.log.Compacted():
-		return false, errNotSent // what was sent may be gone here
+		return errNotSent // what was sent may be gone here
 	}
 	f, w := &ln.filler, p.path
 	for !old.whole() {
@@ -89,16 +167,17 @@ func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (fo
 		d := &copied
 		d.cursor = Cursor{Next: last + 1, Last: -1}
 		if err := f.fill(d, ln.size); err != nil {
-			return found, fmt.Errorf("%s-%d: %w", p.topic, p.index, err)
+			return fmt.Errorf("%s-%d: %w", p.topic, p.index, err)
 		}
 		if len(d.holes) > 0 || len(f.records) == 0 {
-			return found, errNotSent
+			return errNotSent
 		}
 		for i := 0; i < len(f.records); {
-			if *left <= 0 {
-				return found, nil
+			most := ln.maySearch(p.class, old.cost)
+			if most == 0 {
+				return nil
 			}
-			at, n, err := ln.session.Visible(ctx, base.to, p.index, old.from, min(*left, searchAtOnce), func(s Seen) error {
+			at, err := ln.portion(ctx, d, old, most, func(s Seen) error {
 				if s.Producer != old.producer {
 					return nil
 				}
@@ -110,21 +189,18 @@ func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (fo
 					return errNotSent
 				}
 				i++
-				found = true
 				return nil
 			})
-			*left -= max(n, searchLeast)
-			old.cost += n
 			if err != nil && !errors.Is(err, errEnough) {
-				return found, err
+				return err
 			}
 			if at == old.from && err == nil {
-				return found, nil // somebody's transaction is open there, or it was no transaction and is gone
+				return nil // somebody's transaction is open there, or it was no transaction and is gone
 			}
 			old.from = at
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // same says whether a record upstream is one that would be sent now. Stamps are compared where both are sure.

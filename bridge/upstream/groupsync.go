@@ -21,8 +21,6 @@ func (ln *lane) tend(ctx context.Context) {
 	if now.Sub(ln.groups.synced) < ln.cfg.GroupsInterval || !ln.mayAsk() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
 	err := ln.syncGroups(ctx, now)
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -64,9 +62,7 @@ func (ln *lane) syncGroups(ctx context.Context, now time.Time) error {
 	if err := ln.ask(ctx, now); err != nil {
 		return err
 	}
-	if err := ln.search(ctx); err != nil {
-		return err
-	}
+	ln.search(ctx)
 	return ln.tell(ctx, now)
 }
 
@@ -128,6 +124,8 @@ func (ln *lane) ask(ctx context.Context, now time.Time) error {
 	if len(list) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	if err := ln.session.Offsets(ctx, list); err != nil {
 		return err
 	}
@@ -175,6 +173,8 @@ func (ln *lane) tell(ctx context.Context, now time.Time) error {
 	if len(list) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	err := ln.session.Commit(ctx, list)
 	ln.mu.Lock()
 	defer ln.mu.Unlock()

@@ -23,6 +23,9 @@ type stretch struct {
 	from      int64 // offset upstream to look on at
 	cost      int   // bytes it took
 	over      bool  // it is not found
+	// fails is how often looking failed, problem why the last time did.
+	fails   int
+	problem string
 }
 
 // whole says that nothing is missing.
