@@ -69,6 +69,12 @@ type Sync struct {
 	Producer        int64
 }
 
+// after says whether what was left to the other lane is all of before the record: what was sent since is this lane's.
+func (s *Sync) after(ranges []Range) bool {
+	n := len(ranges)
+	return n == 0 || ranges[n-1].End <= s.Local
+}
+
 // wire is a Cursor in JSON. What is not known here is ignored.
 type wire struct {
 	Version    int        `json:"v"`
@@ -150,6 +156,9 @@ func ParseCursor(p []byte) (Cursor, error) {
 	}
 	if s := w.Sync; len(s) == 3 && s[0] >= 0 && s[0] <= c.Last && s[1] >= 0 && s[1] <= math.MaxInt64/2 && s[2] >= 0 {
 		c.Sync = Sync{true, s[0], s[1], s[2]}
+		if !c.Sync.after(c.Ranges) { // somebody has copied it who did not follow groups
+			c.Sync = Sync{}
+		}
 	}
 	if w.Version < 1 || !parseID(&c.Local, w.Local) || !parseID(&c.UpstreamID, w.UpstreamID) {
 		return Cursor{}, fmt.Errorf("%w: version or ids", ErrCursor)

@@ -81,10 +81,11 @@ type filler struct {
 	from []origin
 }
 
-// origin is where a record is in the board's log.
+// origin is where a record is in the board's log, and how many headers it has there.
 type origin struct {
-	part  *part
-	local int64
+	part    *part
+	local   int64
+	headers int
 }
 
 // reset forgets all records, and memory that was taken for an uncommonly large one. Buffers grow by more than is needed.
@@ -335,7 +336,7 @@ func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	}
 	f.records = append(f.records, out)
 	if len(f.cfg.Groups) > 0 {
-		f.from = append(f.from, origin{p, r.Offset})
+		f.from = append(f.from, origin{p, r.Offset, len(r.Headers)})
 	}
 	return &f.records[len(f.records)-1]
 }

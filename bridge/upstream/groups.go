@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"millrace/broker/catalog"
+	"millrace/broker/record"
 )
 
 // Groups are the consumer groups of the board. Methods are safe for concurrent use.
@@ -42,7 +43,8 @@ type Follower interface {
 	Producer(ctx context.Context) int64
 	// Visible calls fn with the committed records of a partition from an offset on, in order, out of about most bytes, and says
 	// where to go on and how many bytes came. It waits for nothing: where there is no more, next is from. An error of fn ends
-	// it, with next at the record that fn was called with. What fn gets is good until it returns.
+	// it, with next at the record that fn was called with. What fn gets is good until it returns. It returns ErrOutOfRange where
+	// the peer has let go of from, and a *RefusedError where it will not give the partition.
 	Visible(ctx context.Context, topic string, partition int32, from int64, most int, fn func(Seen) error) (next int64, bytes int, err error)
 	// Offsets fills in what is committed of the partitions in each list.
 	Offsets(ctx context.Context, groups []GroupOffsets) error
@@ -55,7 +57,10 @@ type Follower interface {
 type Seen struct {
 	Offset     int64
 	Producer   int64
+	Timestamp  int64 // ms
+	AppendTime bool  // the stamp is the peer's own
 	Key, Value []byte
+	Headers    []record.Header
 }
 
 // ErrActive is in GroupOffsets of a group that has members upstream.
@@ -128,10 +133,11 @@ type mark struct {
 	seen  bool // by the look under way
 }
 
-// note is what is committed with an offset, so that a later life knows what it is: translating it again might take reading. sent is
-// the last record that was sent where there is none after what the group has read, -1 where there is one.
-func (m *mark) note(board string, sent int64) string {
-	text := fmt.Sprintf("millrace/%s/%x/%d", board, m.id[:8], m.at)
+// note is what is committed with an offset, so that a later life knows what it is: translating it again might take reading. It is
+// of a link and a turn, for after a decision offsets of the log may come again. sent is the last record that was sent where there
+// is none after what the group has read, -1 where there is one.
+func (m *mark) note(c *Config, sent int64) string {
+	text := fmt.Sprintf("millrace/%s/%s/%x/%d/%d", c.Board, c.Name, m.id[:8], m.part.path.turn, m.at)
 	if sent >= 0 {
 		text += fmt.Sprintf("/%d", sent)
 	}
@@ -139,11 +145,11 @@ func (m *mark) note(board string, sent int64) string {
 }
 
 // notes is note for what is known now.
-func (m *mark) notes(board string) string {
+func (m *mark) notes(c *Config) string {
 	if m.final {
-		return m.note(board, -1)
+		return m.note(c, -1)
 	}
-	return m.note(board, m.part.path.sent)
+	return m.note(c, m.part.path.sent)
 }
 
 // chosenGroup says whether a group is followed. Those of the board's own are only where they are named in full.
@@ -157,181 +163,6 @@ func (l *Link) hasGroups() bool { return len(l.cfg.Groups) > 0 && l.env.Groups !
 // trailBytes is how much one trail may take.
 func (l *Link) trailBytes() int {
 	return min(max(trailsBytes/max(len(l.table.all), 1), trailLeast), trailMost)
-}
-
-// path is where the records of a partition went, as far as is known.
-type path struct {
-	local, upstream [16]byte // topic ids
-	turn            int64    // the cursor's
-	sent            int64    // the last record that was sent, -1 for none
-	trail           trail
-	// old is what was sent before, with an end that is not known, until the trail is long.
-	old *stretch
-}
-
-// stretch is a trail that ends before what was sent last: the board was off, or nobody knows where it went.
-type stretch struct {
-	trail
-	end      int64 // the last record that was sent
-	producer int64 // who wrote what is missing
-	from     int64 // offset upstream to look on at
-	cost     int   // bytes it took
-	over     bool  // it is not found
-}
-
-// whole says that nothing is missing.
-func (s *stretch) whole() bool { last, _ := s.last(); return last == s.end }
-
-// at is trail.at over both trails.
-func (w *path) at(offset int64) (up int64, sent, known bool) {
-	if offset >= w.trail.floor && w.trail.some() {
-		return w.trail.at(offset)
-	}
-	if w.old == nil {
-		return 0, false, false
-	}
-	up, sent, known = w.old.at(offset)
-	switch {
-	case !known || sent:
-		return up, sent, known
-	case w.old.whole() && offset >= w.trail.floor: // and nothing was sent since
-		return up, false, true
-	}
-	return 0, false, false
-}
-
-// restart forgets where records went up to the cursor.
-func (p *part) restart(c *Cursor) {
-	floor := c.Next
-	if c.Last >= 0 {
-		floor = c.Last + 1
-	}
-	p.path = &path{local: c.Local, upstream: c.UpstreamID, turn: c.Turn, sent: c.Last, trail: newTrail(floor)}
-	for _, m := range p.marks {
-		m.up, m.final, m.asked, m.done = -1, false, false, -1
-	}
-}
-
-// align makes the path one to the committed cursor, when a connection begins.
-func (p *part) align() {
-	c, was := &p.lane[Live].cursor, p.path
-	if was != nil && (was.local != c.Local || was.upstream != c.UpstreamID || was.turn != c.Turn) {
-		was = nil
-	}
-	if was != nil && was.sent == c.Last {
-		return
-	}
-	marks := p.marks
-	if was != nil { // it is the same records, of which some went further
-		p.marks = nil
-	}
-	p.restart(c)
-	for _, m := range marks {
-		if was != nil && !m.final {
-			m.up = -1 // more was sent since
-		}
-	}
-	p.marks = marks
-	s := &c.Sync
-	if !s.Is || c.Last < 0 {
-		return
-	}
-	old := &stretch{end: c.Last, producer: s.Producer}
-	switch {
-	case was != nil && was.trail.some() && was.trail.is(s):
-		old.trail = was.trail
-	case was != nil && !was.trail.some() && was.old != nil && was.old.producer == s.Producer && !was.old.over:
-		*old = *was.old
-		old.end = c.Last
-	default:
-		old.trail = pairTrail(s.Local, s.Upstream)
-	}
-	if old.from == 0 {
-		_, up := old.last()
-		old.from = up + 1
-	}
-	p.path.old = old
-}
-
-// is says whether the last record is that of a cursor's Sync.
-func (t *trail) is(s *Sync) bool {
-	local, up := t.last()
-	return local == s.Local && up == s.Upstream
-}
-
-// sync is the last record of which it is known where it went.
-func (w *path) sync(producer int64) Sync {
-	t := &w.trail
-	if !t.some() {
-		if w.old == nil || w.old.over {
-			return Sync{}
-		}
-		if !w.old.whole() && w.old.producer != producer {
-			return Sync{} // what is missing would be of two
-		}
-		t = &w.old.trail
-	}
-	local, up := t.last()
-	return Sync{Is: producer >= 0, Local: local, Upstream: up, Producer: producer}
-}
-
-// lose has the path begin anew after a record.
-func (w *path) lose(sent int64) { w.trail, w.old = newTrail(sent+1), nil }
-
-// syncPoints puts into the cursors of a transaction where records went before.
-func (ln *lane) syncPoints(ctx context.Context) {
-	if ln.lane != Live || !ln.hasGroups() {
-		return
-	}
-	producer := ln.session.Producer(ctx)
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	for _, d := range ln.drafts {
-		if d.part.path == nil { // it was not there when the connection began
-			d.part.align()
-		}
-		w := d.part.path
-		if d.mine != d.have || w.local != d.cursor.Local || w.turn != d.cursor.Turn {
-			d.cursor.Sync = Sync{}
-		} else if s := w.sync(producer); s.Is || d.records > 0 { // without records what the last cursor says stays true
-			d.cursor.Sync = s
-		}
-	}
-}
-
-// passedLocked notes where the records of a transaction went, and what groups have read of them.
-func (ln *lane) passedLocked(data int) {
-	if ln.lane != Live || !ln.hasGroups() {
-		return
-	}
-	f := &ln.filler
-	for i := range data {
-		w, local, up := f.from[i].part.path, f.from[i].local, f.records[i].Offset
-		if w != nil && (up < 0 || !w.trail.add(local, up)) {
-			w.lose(local)
-		}
-	}
-	most := ln.trailBytes()
-	for _, d := range ln.drafts {
-		p, c := d.part, &d.cursor
-		w := p.path
-		if w != nil && w.upstream == [16]byte{} {
-			w.upstream = c.UpstreamID
-		}
-		if w == nil || w.local != c.Local || w.upstream != c.UpstreamID || w.turn != c.Turn {
-			p.restart(c)
-			continue
-		}
-		if w.sent = c.Last; d.mine != d.have {
-			w.lose(c.Next - 1)
-		}
-		for _, m := range p.marks {
-			ln.translateLocked(m)
-		}
-		if w.trail.trim(most) {
-			w.old = nil
-		}
-	}
 }
 
 // translateLocked finds out where a mark is upstream, where that is not known for good.
@@ -380,7 +211,7 @@ func (m *mark) why() string {
 		return why
 	}
 	if m.missing() {
-		return whySearch
+		return whySearch + m.part.path.old.problem
 	}
 	return whyBehind
 }

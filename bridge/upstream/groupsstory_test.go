@@ -182,6 +182,53 @@ func TestGroupsAreOfTheTopicThatIsThere(t *testing.T) {
 	})
 }
 
+// Offsets of an older disk come again, and are of other records: what was committed for them before is no place to read on.
+func TestAGroupThatComesToAnOffsetOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := beginFollowing(t, upstream.Config{})
+		defer func() { w.stop() }()
+		p := w.parts[3]
+		plainly(nil, p, 10, "x")
+		w.board.drained(t)
+		older := w.log.Image()
+		plainly(nil, p, 20, "y")
+		w.read("g1", p, 25)
+		w.synced()
+		w.stop()
+
+		w.log = older
+		w.board = w.start()
+		p = w.log.Partition("s.b", 0)
+		stopped(t, w.board, "s.b", 0, upstream.LocalShort)
+		w.read("g1", p, 5)
+		if err := w.board.link.Resolve(t.Context(), "s.b", 0, upstream.Decision{How: upstream.Accept}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			plainly(nil, p, 10, "z")
+			w.board.drained(t)
+		}
+		if got := w.reads("g1", "s.b"); got != "25 y" {
+			t.Errorf("meanwhile it would read on at %q", got)
+		}
+		w.stop()
+		w.read("g1", p, 25)
+		w.board = w.start()
+		w.synced()
+		if got := w.reads("g1", "s.b"); got != "25 z" {
+			t.Errorf("it would read on at %q", got)
+		}
+	})
+}
+
+// reads is the record that a group would read upstream, "" where it has read all.
+func (w *followers) reads(name, topic string) string {
+	for _, r := range w.kafka.Everything(topic, 0, w.kafka.GroupOffset(name, topic, 0)) {
+		return string(r.Value)
+	}
+	return ""
+}
+
 func TestMoreGroupsThanALinkFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := beginFollowing(t, upstream.Config{})

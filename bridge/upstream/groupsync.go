@@ -9,14 +9,6 @@ import (
 	"time"
 )
 
-const (
-	// searchAtOnce is how many bytes are read upstream in one go at groups to find where records went, searchMost for one
-	// stretch, and searchLeast what a look counts for at least.
-	searchAtOnce = 1 << 20
-	searchMost   = 4 << 20
-	searchLeast  = 64 << 10
-)
-
 // tend looks at the groups of the board, and commits upstream what has changed, when it is time for either.
 func (ln *lane) tend(ctx context.Context) {
 	if !ln.hasGroups() {
@@ -29,8 +21,6 @@ func (ln *lane) tend(ctx context.Context) {
 	if now.Sub(ln.groups.synced) < ln.cfg.GroupsInterval || !ln.mayAsk() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
 	err := ln.syncGroups(ctx, now)
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -72,9 +62,7 @@ func (ln *lane) syncGroups(ctx context.Context, now time.Time) error {
 	if err := ln.ask(ctx, now); err != nil {
 		return err
 	}
-	if err := ln.search(ctx); err != nil {
-		return err
-	}
+	ln.search(ctx)
 	return ln.tell(ctx, now)
 }
 
@@ -136,6 +124,8 @@ func (ln *lane) ask(ctx context.Context, now time.Time) error {
 	if len(list) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	if err := ln.session.Offsets(ctx, list); err != nil {
 		return err
 	}
@@ -154,9 +144,9 @@ func (ln *lane) ask(ctx context.Context, now time.Time) error {
 				continue
 			}
 			switch o.Metadata { // of an earlier life
-			case m.note(ln.cfg.Board, -1):
+			case m.note(&ln.cfg, -1):
 				m.up, m.final = o.Offset, true
-			case m.note(ln.cfg.Board, m.part.path.sent):
+			case m.note(&ln.cfg, m.part.path.sent):
 				m.up = o.Offset
 			}
 		}
@@ -174,7 +164,7 @@ func (ln *lane) tell(ctx context.Context, now time.Time) error {
 		for j, m := range marks[i] {
 			if want(m) {
 				o := g.List[j]
-				o.Offset, o.Metadata = m.up, m.notes(ln.cfg.Board)
+				o.Offset, o.Metadata = m.up, m.notes(&ln.cfg)
 				of, out = append(of, m), append(out, o)
 			}
 		}
@@ -183,6 +173,8 @@ func (ln *lane) tell(ctx context.Context, now time.Time) error {
 	if len(list) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
 	err := ln.session.Commit(ctx, list)
 	ln.mu.Lock()
 	defer ln.mu.Unlock()
@@ -221,114 +213,3 @@ func (ln *lane) failedLocked(g *followed, err error) {
 	g.retry = time.Now().Add(min(ln.cfg.GroupsInterval<<min(g.strikes, 10), groupRetryMost))
 	g.strikes++
 }
-
-// search looks upstream for records that were sent and of which it is not known where they went, where a group needs it.
-func (ln *lane) search(ctx context.Context) error {
-	left := searchAtOnce
-	ln.mu.Lock()
-	parts := slices.DeleteFunc(slices.Clone(ln.table.all), func(p *part) bool {
-		return !slices.ContainsFunc(p.marks, func(m *mark) bool { return p.unfollowed(m.id) == "" && m.asked && m.missing() })
-	})
-	ln.mu.Unlock()
-	for _, p := range parts {
-		if left <= 0 {
-			return nil
-		}
-		if err := ln.searchPart(ctx, p, &left); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-var (
-	// errEnough ends a walk through records upstream when there are no more here to compare with.
-	errEnough = errors.New("no more to compare with")
-	// errNotSent says that a record upstream is not the one that was sent.
-	errNotSent = errors.New("not the record that was sent")
-)
-
-// searchPart goes on looking in a partition. The records that this producer wrote after the last one whose place is known are
-// those that the log has there, one by one: a transaction that was committed has all of its records, in their order.
-func (ln *lane) searchPart(ctx context.Context, p *part, left *int) error {
-	old := p.path.old
-	work := *old // Status reads the other one
-	found, err := ln.match(ctx, p, &work, left)
-	ln.mu.Lock()
-	defer ln.mu.Unlock()
-	*old = work
-	if !found {
-		old.cost += searchLeast
-	}
-	if errors.Is(err, errNotSent) || old.cost >= searchMost {
-		old.over, err = true, nil
-	}
-	for _, m := range p.marks {
-		ln.translateLocked(m)
-	}
-	if old.trail.trim(ln.trailBytes()) && !old.whole() { // what groups wait for is at its end
-		old.over = true
-	}
-	ln.filler.reset()
-	return err
-}
-
-// match reads upstream and compares, at most as much as is left. found says that it came further.
-func (ln *lane) match(ctx context.Context, p *part, old *stretch, left *int) (found bool, err error) {
-	ln.mu.Lock()
-	base := draft{part: p, lane: Live, log: p.log, id: p.id, to: p.to.name, mine: p.to.mine, have: p.to.have, end: old.end + 1}
-	ln.mu.Unlock()
-	switch {
-	case base.log == nil:
-		return false, nil
-	case base.log.Compacted():
-		return false, errNotSent // what was sent may be gone here
-	}
-	f := &ln.filler
-	for !old.whole() {
-		last, _ := old.last()
-		f.reset()
-		copied := base
-		d := &copied
-		d.cursor = Cursor{Next: last + 1, Last: -1}
-		if err := f.fill(d, ln.size); err != nil {
-			return found, fmt.Errorf("%s-%d: %w", p.topic, p.index, err)
-		}
-		if len(d.holes) > 0 || len(f.records) == 0 {
-			return found, errNotSent
-		}
-		for i := 0; i < len(f.records); {
-			if *left <= 0 {
-				return found, nil
-			}
-			at, n, err := ln.session.Visible(ctx, base.to, p.index, old.from, min(*left, searchAtOnce), func(s Seen) error {
-				if s.Producer != old.producer {
-					return nil
-				}
-				if i == len(f.records) {
-					return errEnough
-				}
-				r := &f.records[i]
-				if !equal(r.Key, s.Key) || !equal(r.Value, s.Value) || !old.add(f.from[i].local, s.Offset) {
-					return errNotSent
-				}
-				i++
-				found = true
-				return nil
-			})
-			*left -= max(n, searchLeast)
-			old.cost += n
-			if err != nil && !errors.Is(err, errEnough) {
-				return found, err
-			}
-			if at == old.from && err == nil {
-				return found, nil // somebody's transaction is open there, or it was no transaction and is gone
-			}
-			old.from = at
-		}
-	}
-	return found, nil
-}
-
-// equal says whether two fields are the same; nil is not empty.
-func equal(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) }

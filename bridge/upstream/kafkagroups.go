@@ -30,7 +30,7 @@ func (s *kafkaSession) Visible(
 ) (next int64, bytes int, err error) {
 	leader, id, err := s.leader(ctx, topic, partition)
 	if err != nil {
-		return from, 0, err
+		return from, 0, denied(topic, partition, err)
 	}
 	p := []Portion{{Topic: topic, ID: id, Partition: partition, Epoch: -1, From: from}}
 	r := kafkaReader{s: kafkaSession{cl: s.cl}}
@@ -39,7 +39,7 @@ func (s *kafkaSession) Visible(
 	}
 	next, bytes, err = from, len(p[0].Batches), p[0].Err
 	if err != nil {
-		return from, bytes, err
+		return from, bytes, denied(topic, partition, err)
 	}
 	for b, err := range visible(p[0].Batches, p[0].Aborted) {
 		if err == nil && !b.hidden {
@@ -53,11 +53,20 @@ func (s *kafkaSession) Visible(
 	return next, bytes, err
 }
 
+// denied is a RefusedError where an error is the peer's, and will be the same the next time.
+func denied(topic string, partition int32, err error) error {
+	var known *kerr.Error
+	if errors.As(err, &known) && !known.Retriable && !errors.Is(err, ErrMoved) && !errors.Is(err, ErrOutOfRange) {
+		return &RefusedError{Topic: topic, Partition: partition, Err: err}
+	}
+	return err
+}
+
 // seen calls fn with the records of a batch from an offset on, and says with which it ended.
 func seen(b record.Batch, from int64, fn func(Seen) error) (next int64, err error) {
 	for r, err := range b.Records(cursorBatchMax) {
 		if err == nil && r.Offset >= from {
-			from, err = r.Offset, fn(Seen{r.Offset, b.ProducerID(), r.Key, r.Value})
+			from, err = r.Offset, fn(Seen{r.Offset, b.ProducerID(), r.Timestamp, b.LogAppendTime(), r.Key, r.Value, r.Headers})
 		}
 		if err != nil {
 			return from, err

@@ -44,6 +44,7 @@ type lane struct {
 	patience time.Duration
 	slow     int // transactions in a row that were not swift
 	rested   bool
+	seek     seek // the live lane's
 }
 
 // run sends until something fails; errHalted when the link is not to.

@@ -55,15 +55,20 @@ func (c *Client) Patience(d time.Duration) {
 
 // carry takes as long as records take over the link.
 func (c *Client) carry(ctx context.Context, recs []upstream.Record) error {
+	n := 0
+	for _, r := range recs {
+		n += len(r.Key) + len(r.Value)
+	}
+	return c.take(ctx, n)
+}
+
+// take takes as long as so many bytes do.
+func (c *Client) take(ctx context.Context, n int) error {
 	c.mu.Lock()
 	rate := c.rate
 	c.mu.Unlock()
 	if rate == 0 {
 		return nil
-	}
-	n := 0
-	for _, r := range recs {
-		n += len(r.Key) + len(r.Value)
 	}
 	t := time.NewTimer(time.Duration(n) * time.Second / time.Duration(rate))
 	defer t.Stop()

@@ -1,7 +1,9 @@
 package upstreamtest
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -65,6 +67,15 @@ func (k *Kafka) RefuseGroup(name string, err error) {
 	k.group(name).err = err
 }
 
+// Hide has readers of a topic's records be refused; nil ends it.
+func (k *Kafka) Hide(topic string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.topics[topic].hidden = nil; err != nil {
+		k.topics[topic].hidden = &upstream.RefusedError{Topic: topic, Whole: true, Err: err}
+	}
+}
+
 // GroupRequests is how many requests about groups a client has made.
 func (c *Client) GroupRequests() int64 { return c.asked.Load() }
 
@@ -87,10 +98,17 @@ func (s *session) Visible(
 ) (next int64, bytes int, err error) {
 	s.c.searched.Add(1)
 	var list []upstream.Seen
+	var refused error
 	next = from
 	err = s.c.ask(ctx, func() error {
 		list, next, bytes = nil, from, 0
 		p := s.c.k.topics[topic].partitions[partition]
+		if refused = s.c.k.topics[topic].hidden; refused == nil && from < p.first {
+			refused = fmt.Errorf("offset %d: %w", from, upstream.ErrOutOfRange)
+		}
+		if refused != nil {
+			return nil
+		}
 		for _, e := range p.list[:p.open()] {
 			if e.offset < from {
 				continue
@@ -106,10 +124,15 @@ func (s *session) Visible(
 			if e.txn != nil {
 				producer = e.txn.producer
 			}
-			list = append(list, upstream.Seen{Offset: e.offset, Producer: producer, Key: e.Key, Value: e.Value})
+			list = append(list, upstream.Seen{
+				Offset: e.offset, Producer: producer, Timestamp: e.Timestamp, Key: e.Key, Value: e.Value, Headers: e.Headers,
+			})
 		}
 		return nil
 	})
+	if err = cmp.Or(err, refused); err == nil {
+		err = s.c.take(ctx, bytes)
+	}
 	if err != nil {
 		return from, 0, err
 	}

@@ -58,6 +58,7 @@ type topic struct {
 	refuse     func(upstream.Record) error
 	settings   map[string]string
 	fixed      error // why nobody may change or see them
+	hidden     error // why nobody may read its records
 }
 
 type replica struct {
