@@ -31,7 +31,7 @@ func (w *wall) now() time.Time { return time.Now().Add(time.Duration(w.off.Load(
 // cold has the board come up as one without a battery does: it is 1970.
 func (w *wall) cold() {
 	w.told.Store(false)
-	w.off.Store(int64(time.Unix(20, 0).Sub(time.Now())))
+	w.off.Store(int64(time.Until(time.Unix(20, 0))))
 }
 
 // right has somebody tell the time.

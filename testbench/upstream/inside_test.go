@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"millrace/bridge/upstream"
 	"millrace/broker"
@@ -122,26 +121,15 @@ func (s *station) gaps(topic string) (list []upstream.Gap) {
 }
 
 // start is the first offset of partition 0 of a topic that the board has.
-func (s *station) start(topic string) int64 { return s.edge(topic, (*kadm.Client).ListStartOffsets) }
-
-// next is the offset after the last.
-func (s *station) next(topic string) int64 { return s.edge(topic, (*kadm.Client).ListEndOffsets) }
-
-func (s *station) edge(topic string, list func(*kadm.Client, context.Context, ...string) (kadm.ListedOffsets, error)) int64 {
+func (s *station) start(topic string) int64 {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), lane.Patience)
-	defer cancel()
-	client, err := kgo.NewClient(kgo.SeedBrokers(s.Kafka))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer client.Close()
-	all, err := list(kadm.NewClient(client), ctx, s.topic(topic))
-	if err := errors.Join(err, all.Error()); err != nil {
-		s.t.Fatal(err)
-	}
-	o, _ := all.Lookup(s.topic(topic), 0)
-	return o.Offset
+	var first kadm.ListedOffset
+	s.admin(func(ctx context.Context, admin *kadm.Client) error {
+		all, err := admin.ListStartOffsets(ctx, s.topic(topic))
+		first, _ = all.Lookup(s.topic(topic), 0)
+		return errors.Join(err, all.Error())
+	})
+	return first.Offset
 }
 
 // told checks that what is upstream of partition 0 of a topic, with what gap records tell to be lost, is what was written, from
