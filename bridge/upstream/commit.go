@@ -183,6 +183,8 @@ func (ln *lane) fitLocked(bytes int, took time.Duration) {
 	switch {
 	case took < swift/4 && ln.size > firstTransaction:
 		ln.size = max(ln.size/2, firstTransaction)
+	case took < brisk && bytes >= ln.size/2 && ln.size < firstTransaction: // something held it up, which is over
+		ln.size = min(2*ln.size, firstTransaction, ln.cfg.TransactionBytes)
 	case took < brisk && bytes >= ln.size/2 && ln.slow >= slowRun:
 		ln.size, ln.slow = min(2*ln.size, ln.cfg.TransactionBytes), 0
 	case took > transactionTarget:

@@ -47,6 +47,12 @@ const fillerType = 0x7fff
 // readMax is how much is read of the log at once, in bytes; a batch that is larger comes whole.
 const readMax = 256 << 10
 
+// pieceLeast is how large the pieces are that records are copied to, and numberMost what a number takes in decimal.
+const (
+	pieceLeast = 32 << 10
+	numberMost = 20
+)
+
 // recordsMax is how many records a transaction holds at most, and draftsMax of how many partitions.
 const (
 	recordsMax = 4096
@@ -62,11 +68,15 @@ type filler struct {
 	clock   Clock
 	cluster string // of the peer
 
-	raw     []byte
-	arena   []byte
-	records []Record
-	headers []record.Header
-	bytes   int
+	// raw and arena are the last piece of what was read and of what was copied. A piece that is full is left to the records
+	// that alias it, not copied into a larger one: all of them together would be several times as much. rawSpilt and spilt are what
+	// such pieces hold: the next transaction has one that is large enough.
+	raw             []byte
+	arena           []byte
+	rawSpilt, spilt int
+	records         []Record
+	headers         []record.Header
+	bytes           int
 	// from says where records come from, where groups are followed.
 	from []origin
 }
@@ -80,16 +90,23 @@ type origin struct {
 // reset forgets all records, and memory that was taken for an uncommonly large one. Buffers grow by more than is needed.
 func (f *filler) reset() {
 	keep := 2 * (f.cfg.TransactionBytes + readMax)
-	if cap(f.raw) > keep {
-		f.raw = nil
-	}
-	if cap(f.arena) > keep {
-		f.arena = nil
-	}
+	f.raw, f.rawSpilt = emptied(f.raw, f.rawSpilt, keep), 0
+	f.arena, f.spilt = emptied(f.arena, f.spilt, keep), 0
 	clear(f.records)
 	clear(f.headers)
 	clear(f.from)
-	f.raw, f.arena, f.records, f.headers, f.from, f.bytes = f.raw[:0], f.arena[:0], f.records[:0], f.headers[:0], f.from[:0], 0
+	f.records, f.headers, f.from, f.bytes = f.records[:0], f.headers[:0], f.from[:0], 0
+}
+
+// emptied is a buffer for as much as was in the last one and in the pieces before it.
+func emptied(last []byte, spilt, keep int) []byte {
+	if want := spilt + len(last); spilt > 0 && want <= keep {
+		return make([]byte, 0, max(want, pieceLeast))
+	}
+	if cap(last) > keep {
+		return nil
+	}
+	return last[:0]
 }
 
 // forget gives all memory up: somebody may still read it.
@@ -113,21 +130,24 @@ func (f *filler) fill(d *draft, room int) error {
 			return nil
 		}
 		mark := len(f.raw)
-		raw, err := log.ReadBatches(f.raw, d.cursor.Next, min(readMax, max(4<<10, limit-f.bytes)))
+		raw, err := log.ReadBatches(f.raw[mark:], d.cursor.Next, min(readMax, max(4<<10, limit-f.bytes)))
 		if errors.Is(err, ErrOutOfRange) && d.cursor.Next < log.Start() {
 			continue // retention was quicker
 		}
 		if err != nil {
 			return err
 		}
-		f.raw = raw
-		if len(raw) == mark {
+		if len(raw) == 0 {
 			d.lost(high) // nothing but damage up to the end
 			return nil
 		}
-		aliased, err := f.batches(d, raw[mark:], limit)
-		if !aliased {
-			f.raw = f.raw[:mark]
+		aliased, err := f.batches(d, raw, limit)
+		if len(raw) > cap(f.raw)-mark { // it did not fit, and is a piece of its own
+			f.rawSpilt += mark
+			f.raw, mark = raw, 0
+		}
+		if f.raw = f.raw[:mark]; aliased {
+			f.raw = f.raw[:mark+len(raw)]
 		}
 		if errors.Is(err, errFull) {
 			d.full = true
@@ -194,8 +214,11 @@ func (f *filler) batches(d *draft, raw []byte, limit int) (aliased bool, err err
 			d.lost(b.NextOffset())
 		default:
 			before := len(f.records)
-			err = f.batch(d, b, limit)
-			aliased = aliased || b.Codec() == record.None && len(f.records) > before
+			// Of one that goes in part the records are copied: else hundreds of ends of large batches would all be held.
+			whole := b.BaseOffset() >= d.cursor.Next && b.NextOffset() <= d.end && f.bytes+len(b) <= limit || b.Count() == 1
+			own := b.Codec() == record.None && whole
+			err = f.batch(d, b, limit, own)
+			aliased = aliased || own && len(f.records) > before
 			if err != nil {
 				return aliased, err
 			}
@@ -213,9 +236,8 @@ func damage(b record.Batch) bool {
 	return false
 }
 
-// batch adds the records of one batch.
-func (f *filler) batch(d *draft, b record.Batch, limit int) error {
-	own := b.Codec() == record.None
+// batch adds the records of one batch. own says that its bytes stay where they are until the transaction is over.
+func (f *filler) batch(d *draft, b record.Batch, limit int, own bool) error {
 	var last record.Record // what was added last, as long as its bytes stay
 	defer func() {
 		if d.records > 0 && last.Offset == d.cursor.Last && last.Offset >= 0 {
@@ -323,19 +345,28 @@ func (f *filler) hold(p []byte, own bool) []byte {
 	if own || len(p) == 0 {
 		return p
 	}
-	mark := len(f.arena)
+	mark := f.room(len(p))
 	f.arena = append(f.arena, p...)
 	return f.arena[mark:len(f.arena):len(f.arena)]
 }
 
+// room makes room for n bytes in the arena, and says where they go.
+func (f *filler) room(n int) (mark int) {
+	if cap(f.arena)-len(f.arena) < n {
+		f.spilt += len(f.arena)
+		f.arena = make([]byte, 0, max(n, pieceLeast))
+	}
+	return len(f.arena)
+}
+
 func (f *filler) header(key, value string) {
-	mark := len(f.arena)
+	mark := f.room(len(value))
 	f.arena = append(f.arena, value...)
 	f.headers = append(f.headers, record.Header{Key: key, Value: f.arena[mark:len(f.arena):len(f.arena)]})
 }
 
 func (f *filler) number(key string, v int64) {
-	mark := len(f.arena)
+	mark := f.room(numberMost)
 	f.arena = strconv.AppendInt(f.arena, v, 10)
 	f.headers = append(f.headers, record.Header{Key: key, Value: f.arena[mark:len(f.arena):len(f.arena)]})
 }

@@ -74,6 +74,9 @@ const (
 	idleTimeout = 9 * time.Minute
 	// metadataAge is how often who leads what is asked without need.
 	metadataAge = 10 * time.Minute
+	// metadataLeast is how often it is asked at most by a session that sends: the client sends what was refused, be it for the end of
+	// the last transaction alone, only when it has asked. Its own 5 s would be a transaction's whole time.
+	metadataLeast = 250 * time.Millisecond
 	// unknownRetries is how often a topic may be unknown before that is believed.
 	unknownRetries = 5
 	// fileMax is how large a file with a secret may be, in bytes.
@@ -233,13 +236,13 @@ func (k *Kafka) Open(ctx context.Context, transactionalID string) (Session, erro
 	if transactionalID != "" {
 		opts = append(opts, kgo.TransactionalID(transactionalID), kgo.TransactionTimeout(patience))
 	}
-	cl, lines, err := k.client(opts...)
-	if err != nil {
-		return nil, err
-	}
 	s := &kafkaSession{
-		cl: cl, lines: lines, transactional: transactionalID != "", replication: k.cfg.Replication, patience: patience,
+		transactional: transactionalID != "", replication: k.cfg.Replication, patience: patience,
 		batchBytes: k.cfg.BatchBytes, portion: fetchLeast,
+	}
+	var err error
+	if s.cl, s.lines, err = k.client(append(opts, kgo.RetryBackoffFn(s.wait), kgo.MetadataMinAge(metadataLeast), kgo.WithHooks(&s.refused))...); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(openTimeout, patience))
 	defer cancel()
@@ -261,6 +264,8 @@ type kafkaSession struct {
 	batchBytes    int // the most a batch of several records holds
 	portion       int // of the cursor topic that is asked for at once, in bytes
 
+	refused refusals // of the Send that is under way
+	scouts  int      // how many transactions to come send a record ahead
 	slab    []kgo.Record
 	headers []kgo.RecordHeader
 	outcome outcome
@@ -359,108 +364,4 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", ErrFenced, err)
 	}
 	return err
-}
-
-// Send implements Session.
-func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
-	if len(recs) == 0 {
-		return nil
-	}
-	if s.transactional {
-		if err := s.cl.BeginTransaction(); err != nil {
-			return classify(err)
-		}
-	}
-	s.outcome.err = nil
-	s.fill(recs)
-	for first := 0; first < len(s.slab); {
-		end := first + batch(recs[first:], s.batchBytes)
-		for i := first; i < end; i++ {
-			s.cl.Produce(ctx, &s.slab[i], s.outcome.promise)
-		}
-		if err := s.cl.Flush(ctx); err != nil {
-			return err
-		}
-		if err := s.outcome.result(); err != nil {
-			return err
-		}
-		first = end
-	}
-	if s.transactional {
-		if err := s.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
-			return classify(err)
-		}
-	}
-	for i := range recs {
-		recs[i].Offset = s.slab[i].Offset
-	}
-	clear(s.slab)
-	clear(s.headers)
-	return nil
-}
-
-// batch is how many of the records can be sent together: the client makes one batch for each partition, of most bytes unless
-// it is of one record.
-func batch(recs []Record, most int) int {
-	type place struct {
-		topic     string
-		partition int32
-	}
-	total := 0
-	for i := range recs {
-		total += framed(&recs[i])
-	}
-	if total+batchHead <= most {
-		return len(recs)
-	}
-	sizes := map[place]int{}
-	for i := range recs {
-		at := place{recs[i].Topic, recs[i].Partition}
-		size := framed(&recs[i])
-		if n, some := sizes[at]; some && n+size+batchHead > most {
-			return i
-		}
-		sizes[at] += size
-	}
-	return len(recs)
-}
-
-// batchHead is what a batch takes besides its records, in bytes.
-const batchHead = 61
-
-// framed is the most a record takes in a batch.
-func framed(r *Record) int {
-	n := len(r.Key) + len(r.Value) + 36
-	for _, h := range r.Headers {
-		n += len(h.Key) + len(h.Value) + 10
-	}
-	return n
-}
-
-// fill makes the client's records of ours, in memory that is used again. Nobody holds it: the last Send was acknowledged.
-func (s *kafkaSession) fill(recs []Record) {
-	n := 0
-	for i := range recs {
-		n += len(recs[i].Headers)
-	}
-	if cap(s.slab) < len(recs) {
-		s.slab = make([]kgo.Record, len(recs))
-	}
-	if cap(s.headers) < n {
-		s.headers = make([]kgo.RecordHeader, n)
-	}
-	s.slab, s.headers = s.slab[:len(recs)], s.headers[:0]
-	for i := range recs {
-		r := &recs[i]
-		mark := len(s.headers)
-		for _, h := range r.Headers {
-			s.headers = append(s.headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
-		}
-		s.slab[i] = kgo.Record{
-			Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp),
-		}
-		if end := len(s.headers); end > mark {
-			s.slab[i].Headers = s.headers[mark:end:end]
-		}
-	}
 }

@@ -84,3 +84,67 @@ func TestFetchesFitTheLink(t *testing.T) {
 		t.Errorf("a slow one for %d", n)
 	}
 }
+
+// What goes ahead of a transaction is the first record of its partition, mostly a cursor, and nothing where that saves nothing.
+func TestARecordGoesAhead(t *testing.T) {
+	body := Record{Topic: "a", Value: make([]byte, scoutLeast)}
+	cursor, gap := Record{Topic: "cursors", Partition: 3}, Record{Topic: "gaps"}
+	for _, tt := range []struct {
+		name string
+		recs []Record
+		want int
+	}{
+		{"the first cursor", []Record{body, body, cursor, cursor}, 2},
+		{"a gap", []Record{body, cursor, gap, cursor, gap}, 2},
+		{"nothing of little", []Record{{Topic: "a"}, cursor}, -1},
+		{"what is alone", []Record{body, body}, 0},
+	} {
+		if got := scouting(tt.recs); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+// Each refusal of a Send is waited for longer than the last, up to seconds, and the next Send begins anew.
+func TestRefusalsAreWaitedForLonger(t *testing.T) {
+	s := &kafkaSession{}
+	for range 2 {
+		for i, least := range []time.Duration{10, 20, 40, 80, 160, 320, 640, 1280, 2500, 2500} {
+			if got := s.wait(1); got < least*time.Millisecond || got > 2*least*time.Millisecond {
+				t.Errorf("refusal %d: %v, want %v to %v", i, got, least*time.Millisecond, 2*least*time.Millisecond)
+			}
+		}
+		s.refused.Store(0)
+	}
+}
+
+// Partitions that are led are not asked for again; those of which nothing was said are.
+func TestPartitionsThatAreNotLedAreAskedForAgain(t *testing.T) {
+	topics := map[string]map[int32]*Bound{"a": {0: {From: 1}, 1: {From: 1, Err: ErrMoved}, 2: {}}, "b": {0: {From: 1, Err: ErrOutOfRange}}}
+	if !moved(topics) || len(topics) != 1 || len(topics["a"]) != 2 || topics["a"][1].Err != nil || topics["a"][1].From != 0 {
+		t.Errorf("left are %v", topics)
+	}
+	topics["a"][1].From, topics["a"][2].From = 1, 1
+	if moved(topics) || len(topics) != 0 {
+		t.Errorf("left are %v", topics)
+	}
+}
+
+// What held a link up for once does not leave it with small transactions for ever.
+func TestTransactionsGrowAgain(t *testing.T) {
+	ln := &lane{Link: &Link{cfg: Config{TransactionBytes: defaultTransactionBytes, TransactionTimeout: time.Minute}}, size: firstTransaction}
+	ln.fitLocked(ln.size, 8*time.Second)
+	if ln.size != leastTransactionBytes {
+		t.Fatalf("%d bytes after one that took long", ln.size)
+	}
+	for range 2 {
+		ln.fitLocked(ln.size, swift/10)
+	}
+	if ln.size != firstTransaction {
+		t.Errorf("%d bytes, want %d", ln.size, firstTransaction)
+	}
+	ln.fitLocked(ln.size, swift/10)
+	if ln.size != firstTransaction {
+		t.Errorf("%d bytes: a near peer has nothing of larger ones", ln.size)
+	}
+}

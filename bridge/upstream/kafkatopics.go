@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -17,14 +18,24 @@ const (
 	seenWait  = 250 * time.Millisecond
 	// createTimeoutMS is what the peer is given to make topics.
 	createTimeoutMS = 15_000
+	// ledMost is how long partitions that were just made may take to have a leader that knows of it, and ledWait how long the
+	// second question waits.
+	ledMost = 15 * time.Second
+	ledWait = 50 * time.Millisecond
+	// ledSome is of how many a leader is asked at first: when these are there most of the others are.
+	ledSome = 8
 )
 
 // Ensure implements Session.
 func (s *kafkaSession) Ensure(ctx context.Context, topics []Topic) error {
 	ctx, cancel := context.WithTimeout(ctx, max(adminTimeout, s.patience))
 	defer cancel()
-	if err := s.look(ctx, topics); err != nil {
+	if _, err := s.look(ctx, topics); err != nil {
 		return err
+	}
+	want := map[string]bool{}
+	for _, t := range topics {
+		want[t.Name] = t.Have < t.Partitions
 	}
 	made, err := s.create(ctx, topics)
 	if err != nil {
@@ -34,8 +45,9 @@ func (s *kafkaSession) Ensure(ctx context.Context, topics []Topic) error {
 	if err != nil {
 		return err
 	}
+	var seen *kmsg.MetadataResponse
 	for try := 0; (made || grown) && try < seenTries; try++ {
-		if err := s.look(ctx, topics); err != nil {
+		if seen, err = s.look(ctx, topics); err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(topics, func(t Topic) bool { return t.Have < t.Partitions && t.Err == nil }) {
@@ -47,11 +59,85 @@ func (s *kafkaSession) Ensure(ctx context.Context, topics []Topic) error {
 		case <-time.After(seenWait):
 		}
 	}
+	if seen != nil {
+		s.scouts = scoutsMost // partitions that are new to a peer take it longer
+		if err := s.led(ctx, seen, want); err != nil {
+			return err
+		}
+	}
 	return s.compacted(ctx, topics)
 }
 
+// led waits until topics that were just made take records. A node knows of hundreds of partitions that it leads them seconds
+// before it has made their logs, and refuses their records until then, each time after all of them came over the link: a
+// question for each costs some forty bytes. Nobody is waited for longer than ledMost: records wait, too, then.
+func (s *kafkaSession) led(ctx context.Context, seen *kmsg.MetadataResponse, want map[string]bool) error {
+	by := map[int32]map[string]map[int32]*Bound{}
+	for _, t := range seen.Topics {
+		if t.Topic == nil || !want[*t.Topic] {
+			continue
+		}
+		for _, p := range t.Partitions {
+			if by[p.Leader] == nil {
+				by[p.Leader] = map[string]map[int32]*Bound{}
+			}
+			if by[p.Leader][*t.Topic] == nil {
+				by[p.Leader][*t.Topic] = map[int32]*Bound{}
+			}
+			by[p.Leader][*t.Topic][p.Partition] = &Bound{}
+		}
+	}
+	delete(by, -1)
+	waiting, cancel := context.WithTimeout(ctx, ledMost)
+	defer cancel()
+	for leader, topics := range by {
+		wait, some := ledWait, ledSome
+		for len(topics) > 0 {
+			asked := 0
+			at := func(*Bound) int64 {
+				if asked++; asked > some {
+					return 0
+				}
+				return -1
+			}
+			if err := listed(waiting, s.cl.Broker(int(leader)), topics, at, func(b *Bound, _ int64) { b.From = 1 }); err != nil {
+				break // Send will find out
+			}
+			if !moved(topics) {
+				some = math.MaxInt
+				continue
+			}
+			some = ledSome
+			select {
+			case <-waiting.Done():
+				return ctx.Err()
+			case <-time.After(wait):
+				wait = min(2*wait, time.Second)
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+// moved takes out those that were told of, and says whether any is to be asked for again.
+func moved(topics map[string]map[int32]*Bound) (some bool) {
+	for name, parts := range topics {
+		for index, b := range parts {
+			if errors.Is(b.Err, ErrMoved) {
+				b.Err, b.From, some = nil, 0, true
+			} else if b.From > 0 {
+				delete(parts, index)
+			}
+		}
+		if len(parts) == 0 {
+			delete(topics, name)
+		}
+	}
+	return some
+}
+
 // look fills in what the peer says of topics. Those that are not there have no partitions.
-func (s *kafkaSession) look(ctx context.Context, topics []Topic) error {
+func (s *kafkaSession) look(ctx context.Context, topics []Topic) (*kmsg.MetadataResponse, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for i := range topics {
 		t := kmsg.NewMetadataRequestTopic()
@@ -60,7 +146,7 @@ func (s *kafkaSession) look(ctx context.Context, topics []Topic) error {
 	}
 	resp, err := req.RequestWith(ctx, s.cl)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if resp.ClusterID != nil {
 		s.cluster = *resp.ClusterID
@@ -79,7 +165,7 @@ func (s *kafkaSession) look(ctx context.Context, topics []Topic) error {
 			topics[i].ID, topics[i].Have = r.TopicID, int32(len(r.Partitions))
 		}
 	}
-	return nil
+	return resp, nil
 }
 
 // create makes the topics that are not there: without what is optional where the peer will not have that.

@@ -18,15 +18,19 @@ func Until(t testing.TB, what string, wrong func(ctx context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
+	var last error
 	for {
 		err := wrong(ctx)
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil || last == nil { // else it is only that the time was over while it was asked
+			last = err
+		}
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			t.Fatalf("not within %v: %s: %v", Patience, what, err)
+			t.Fatalf("not within %v: %s: %v", Patience, what, last)
 		}
 	}
 }

@@ -67,10 +67,16 @@ func TestABacklogTakesNoMemory(t *testing.T) {
 				break
 			}
 		}
+		var wire, records int64
 		b.is("all is delivered", func(is *broker.LinkStatus) bool {
 			look()
+			wire, records = is.WireSent+is.WireReceived, is.SentBytes
 			return is.State != string(upstream.StateIdle) || is.Records != 0
 		})
+		t.Logf("%d MiB behind: %.2f bytes on the wire for each of the records", mib, float64(wire)/float64(records))
+		if wire > records*5/4+1<<20 { // what the peer refuses comes in vain: partitions that are new to it are the worst
+			t.Errorf("%d bytes on the wire for %d of records", wire, records)
+		}
 		return rest, draining
 	}
 	restA, drainA := behind(small)
