@@ -58,6 +58,11 @@ type line struct {
 		known                      bool         // there was one
 	}
 	growth float64 // records a second that come in
+	// filling is what each lane has put into the transaction that it makes, which began then. No byte of it is on the wire.
+	filling [upstream.Backfill + 1]struct {
+		began time.Time
+		bytes int64
+	}
 }
 
 // newLine makes that of a link.
@@ -190,12 +195,20 @@ func (k *line) Class(topic string) int { return k.contract.Class(topic) }
 func (k *line) Priority(class int) int { return k.contract.Priority(class) }
 
 // Sent implements upstream.Scheduler.
-func (k *line) Sent(_ time.Time, _ upstream.Lane, class, bytes int) {
+func (k *line) Sent(at time.Time, lane upstream.Lane, class, bytes int) {
 	k.contract.Sent(class, int64(bytes))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := &k.filling[lane]
+	if f.began != at {
+		f.began, f.bytes = at, 0
+	}
+	f.bytes += int64(bytes)
 }
 
-// Next implements upstream.Scheduler.
-func (k *line) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
+// Next implements upstream.Scheduler. What the transaction has already is taken off the day's bytes: else one is made that
+// is larger than what is left, and can never be committed.
+func (k *line) Next(at time.Time, lane upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	now, day := k.moment(), k.budget.Day()
 	var pending contract.Set
 	for i, is := range ready {
@@ -205,6 +218,9 @@ func (k *line) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes in
 	}
 	k.mu.Lock()
 	measured := k.speed.PerSecond()
+	if f := k.filling[lane]; f.began == at {
+		day.Left = max(day.Left-f.bytes, 0)
+	}
 	k.mu.Unlock()
 	class, room, _ := k.contract.Turn(now, pending, contract.TransactionBytes(k.u.RateSecond, measured), day)
 	switch at, ok := k.contract.Next(now); {

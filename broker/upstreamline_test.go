@@ -101,6 +101,31 @@ func exhaust(t *testing.T, p *plant, link string, n int) (sent int, err error) {
 	return sent, err
 }
 
+// What is in a transaction already counts as used when more is put into it: one that is larger than what is left of the day
+// could never be committed.
+func TestATransactionIsNoLargerThanWhatIsLeftOfTheDay(t *testing.T) {
+	p := newPlant(t, aLink("hq", "'a'")+"rate.bytes.per.day = '1MiB'\n")
+	if n, err := exhaust(t, p, "hq", 900<<10); err != nil {
+		t.Fatal(n, err)
+	}
+	k, at, ready := p.links.find("hq"), time.Unix(1, 0), []bool{true}
+	class, room, _ := k.Next(at, upstream.Live, ready)
+	if class != 0 || room < 8<<10 || int64(room) > k.budget.Day().Left {
+		t.Fatalf("class %d may send %d bytes of %+v", class, room, k.budget.Day())
+	}
+	k.Sent(at, upstream.Live, class, room-6<<10)
+	if class, more, _ := k.Next(at, upstream.Live, ready); class != 0 || more > 6<<10 {
+		t.Errorf("with 6 KiB left class %d may put %d bytes more into the transaction", class, more)
+	}
+	k.Sent(at, upstream.Live, class, 6<<10)
+	if class, more, _ := k.Next(at, upstream.Live, ready); class >= 0 {
+		t.Errorf("with nothing left class %d may put %d bytes more into the transaction", class, more)
+	}
+	if class, again, _ := k.Next(at.Add(time.Second), upstream.Live, ready); class != 0 || again < room/2 {
+		t.Errorf("class %d may put %d bytes into the next", class, again)
+	}
+}
+
 // The bytes of a day are kept over a restart, a link that has spent them waits for the next and troubles nobody, and a file that
 // is damaged gives none away.
 func TestALinkKeepsItsDay(t *testing.T) {

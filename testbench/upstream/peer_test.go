@@ -133,6 +133,7 @@ func TestTheContractHoldsOnTheWire(t *testing.T) {
 	if bytes := wire() - before; bytes > 0 {
 		t.Errorf("%d bytes while no window is open", bytes)
 	}
+	t.Run("day", func(t *testing.T) { theDayHolds(t, c, way) })
 }
 
 // A record about as large as the board takes goes to a peer with the same limit, which the client by itself would not send; and
