@@ -38,6 +38,8 @@ const (
 	step = 10_000
 	// stepEvery is how often steps of a clock that nobody vouches for are followed, ms: each is a write.
 	stepEvery = 60_000
+	// writing is how long a table may take to get to the disk, ms: until it is there stamps are given as before.
+	writing = 60_000
 )
 
 // Config says where a Clock lives and what it goes by. Zero values mean what the comments say.
@@ -310,11 +312,12 @@ func (c *Clock) enter(a anchor, wall int64, ends []Range) {
 	}
 }
 
-// leave says how long the current era was. It stays open in the table for a while: what it has stamped is still on its way.
-func (c *Clock) leave(stamp int64) {
+// leave says how long the current era was, of which the next begins with a stamp. It stays open in the table for a while:
+// what it has stamped is still on its way, and until the table is on the disk it stamps on.
+func (c *Clock) leave(stamp, next int64) {
 	if i := c.open(); c.listed && i >= 0 {
 		c.table.Eras = slices.Clone(c.table.Eras)
-		c.table.Eras[i].Length = max(0, stamp-c.current.From)
+		c.table.Eras[i].Length = max(0, stamp-c.current.From) + min(writing, abs(next-stamp)/2)
 	}
 	c.listed = false
 }
@@ -368,7 +371,8 @@ func (c *Clock) Close() error {
 	if c.ends == nil {
 		return nil
 	}
-	c.leave(c.Now().UnixMilli())
+	now := c.Now().UnixMilli()
+	c.leave(now, now)
 	return c.save()
 }
 
@@ -431,22 +435,6 @@ func (c *Clock) vouched(by Source, believed bool) {
 	}
 }
 
-// memory is what a change that the disk refused is taken back to.
-type memory struct {
-	table   Table
-	current Era
-	listed  bool
-	known   bool
-	lag     int64
-}
-
-func (c *Clock) remember() memory { return memory{c.table, c.current, c.listed, c.known.Load(), c.lag} }
-
-func (c *Clock) restore(m memory) {
-	c.table, c.current, c.listed, c.lag = m.table, m.current, m.listed, m.lag
-	c.known.Store(m.known)
-}
-
 // learn is told the right time: the correction of what this life has stamped is known from then on. It is durable before
 // anything is stamped with the right time.
 func (c *Clock) learn(truth, wall int64, a anchor) error {
@@ -460,7 +448,7 @@ func (c *Clock) learn(truth, wall int64, a anchor) error {
 		}
 		c.table.Eras = append(slices.Clone(c.table.Eras), e)
 	}
-	c.leave(a.stamp)
+	c.leave(a.stamp, truth)
 	c.ceilings(c.first + c.lag) // a copy of the eras, too
 	for i := range c.table.Eras {
 		if e := &c.table.Eras[i]; e.Boot == c.table.Boot && e.Kind == Life {
@@ -484,10 +472,11 @@ func (c *Clock) learn(truth, wall int64, a anchor) error {
 // better.
 func (c *Clock) follow(wall int64, a anchor) error {
 	m, ends := c.remember(), c.ends()
-	c.leave(a.stamp)
+	was := a.stamp
 	if !c.known.Load() {
 		a.stamp = max(wall, a.age)
 	}
+	c.leave(was, a.stamp)
 	c.enter(a, wall, ends)
 	if err := c.write(ends); err != nil {
 		c.restore(m)

@@ -371,3 +371,19 @@ func merge(a, b Era) Era {
 	})
 	return m
 }
+
+// memory is what a change that the disk refused is taken back to.
+type memory struct {
+	table   Table
+	current Era
+	listed  bool
+	known   bool
+	lag     int64
+}
+
+func (c *Clock) remember() memory { return memory{c.table, c.current, c.listed, c.known.Load(), c.lag} }
+
+func (c *Clock) restore(m memory) {
+	c.table, c.current, c.listed, c.lag = m.table, m.current, m.listed, m.lag
+	c.known.Store(m.known)
+}
