@@ -94,6 +94,7 @@ type siege struct {
 	story   []string // what the rounds did
 
 	lives int
+	ran   int                          // rounds
 	sent  map[string]upstream.Counters // by link, of lives that are over
 }
 
@@ -302,6 +303,7 @@ func TestOldTransactions(t *testing.T) {
 // run is so many rounds, in some of which a node upstream is restarted.
 func (s *siege) run(rounds, restarts int) {
 	s.t.Helper()
+	s.ran = rounds
 	began := time.Now()
 	restarting := map[int]bool{}
 	for i := range restarts {

@@ -203,12 +203,31 @@ func (r *reader) Bounds(ctx context.Context, list []upstream.Bound) error {
 				b.Same = -1
 			}
 			b.From = -1
-			if j := slices.IndexFunc(p.list, func(e entry) bool { return !e.marker && e.Timestamp >= b.Since }); b.Since > 0 && j >= 0 {
-				b.From = p.list[j].offset
+			if b.Since > 0 {
+				b.From = p.since(b.Since)
 			}
 		}
 		return nil
 	})
+}
+
+// since is the first offset with a stamp or a later one, -1 for none, as Kafka looks it up: from the last record on that its
+// index of stamps may have before that. Of several with the very stamp it may pass over the first.
+func (p *replica) since(stamp int64) int64 {
+	begin, latest := 0, int64(-1)
+	for i, e := range p.list {
+		if e.marker || e.Timestamp < latest {
+			continue
+		}
+		if latest = e.Timestamp; latest > stamp {
+			break
+		}
+		begin = i
+	}
+	if i := slices.IndexFunc(p.list[begin:], func(e entry) bool { return !e.marker && e.Timestamp >= stamp }); i >= 0 {
+		return p.list[begin+i].offset
+	}
+	return -1
 }
 
 // Fetch implements upstream.Reader.
