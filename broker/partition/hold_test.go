@@ -365,7 +365,7 @@ func TestFiveWeeksWithoutTheLink(t *testing.T) {
 	start()
 	hour := 0
 	for stage := "room"; hour < 5*7*24; hour++ {
-		w.Clock = w.Clock.Add(time.Hour)
+		w.Pass(time.Hour)
 		fill("alarms", 320)
 		fill("climate", 120)
 		fill("power", 80)

@@ -3,6 +3,7 @@ package partitiontest
 import (
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +28,9 @@ type World struct {
 	// Catalog is what the broker would know.
 	Catalog map[catalog.TopicID]partition.Topic
 	Topic   catalog.TopicConfig
-	Clock   time.Time
+	// Clock is the time. Where the store may look at it meanwhile it is changed by Pass.
+	Clock time.Time
+	clock sync.Mutex
 
 	Store   *partition.Store
 	Journal *Journal // nil when Real
@@ -74,11 +77,22 @@ func (w *World) Start() *World {
 	return w
 }
 
+// Pass lets time go by.
+func (w *World) Pass(d time.Duration) {
+	w.clock.Lock()
+	defer w.clock.Unlock()
+	w.Clock = w.Clock.Add(d)
+}
+
 // TryStart opens the store.
 func (w *World) TryStart() error {
 	c := w.Config
 	c.Dir, c.FS = w.Dir, w.FS
-	c.Now = func() time.Time { return w.Clock }
+	c.Now = func() time.Time {
+		w.clock.Lock()
+		defer w.clock.Unlock()
+		return w.Clock
+	}
 	c.Known = func(id catalog.TopicID) (partition.Topic, catalog.TopicConfig, bool) {
 		t, ok := w.Catalog[id]
 		return t, w.Topic, ok
