@@ -41,6 +41,13 @@ func (r *tardy) Open(ctx context.Context, id string) (upstream.Session, error) {
 	return s, nil
 }
 
+// waits says that a transaction is held back.
+func (r *tardy) waits() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held != nil
+}
+
 type tardySession struct {
 	upstream.Session
 	r *tardy
@@ -73,14 +80,14 @@ func TestTheOtherLaneCommitsWhileALifeBegins(t *testing.T) {
 		w.wrap = func(upstream.Remote) upstream.Remote { return first }
 		w.board = w.start()
 		time.Sleep(10 * time.Second)
-		if s := w.board.link.Status(); len(s.List) != 1 || len(s.List[0].Ranges) != 1 || first.held == nil {
+		if s := w.board.link.Status(); len(s.List) != 1 || len(s.List[0].Ranges) != 1 || !first.waits() {
 			t.Fatalf("no backfill is under way: %+v", s)
 		}
 		w.board.kill()
 		w.board = w.start()
 		defer w.board.kill()
 		w.board.drained(t)
-		if first.held != nil {
+		if first.waits() {
 			t.Error("nothing was committed in between")
 		}
 		w.exact()

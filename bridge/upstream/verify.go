@@ -406,7 +406,11 @@ func (v *verification) compare(ctx context.Context, u *verifyUnit, c *comparison
 	since := int64(math.MaxInt64)
 	for _, s := range c.strands {
 		if err := v.walk(ctx, u, s, logs[s.index], s.from, s.to, func(p *print, stamp int64) bool {
-			if s.wanted(p.offset) {
+			switch {
+			case !s.wanted(p.offset):
+			case p.loose: // with which stamp it went nobody knows
+				since = 0
+			default:
 				since = min(since, p.at, stamp)
 			}
 			return true
