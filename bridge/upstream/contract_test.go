@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,14 +14,29 @@ import (
 
 // memory is a Memory that lasts.
 type memory struct {
+	mu     sync.Mutex
 	p      []byte
 	writes int
 }
 
-func (m *memory) Load() ([]byte, error) { return m.p, nil }
+func (m *memory) Load() ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.p, nil
+}
+
 func (m *memory) Store(p []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.p, m.writes = append([]byte(nil), p...), m.writes+1
 	return nil
+}
+
+// times is how often it was written.
+func (m *memory) times() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writes
 }
 
 func TestABoardRemembersWhatWasDelivered(t *testing.T) {
@@ -35,13 +51,13 @@ func TestABoardRemembersWhatWasDelivered(t *testing.T) {
 			w.board.drained(t)
 			time.Sleep(time.Minute)
 		}
-		if m.writes < 1 || m.writes > 3 {
-			t.Errorf("written down %d times in 100 minutes", m.writes)
+		if m.times() < 1 || m.times() > 3 {
+			t.Errorf("written down %d times in 100 minutes", m.times())
 		}
 		w.board.client.Cut(true)
 		plainly(w.all, p, 10, "not delivered")
 		time.Sleep(time.Hour)
-		written := m.writes
+		written := m.times()
 		w.board.kill()
 
 		w.board = start(t, w.kafka, w.log, w.cfg, func(r upstream.Remote) upstream.Remote { return unreachable{r} }, nil, m, nil)
@@ -50,8 +66,8 @@ func TestABoardRemembersWhatWasDelivered(t *testing.T) {
 			t.Errorf("from %d on is needed, %v", from, needed)
 		}
 		w.board.kill()
-		if m.writes != written {
-			t.Errorf("%d writes although nothing was delivered", m.writes-written)
+		if m.times() != written {
+			t.Errorf("%d writes although nothing was delivered", m.times()-written)
 		}
 
 		// What is old, or not to be read, does no harm.

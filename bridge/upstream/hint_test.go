@@ -90,8 +90,8 @@ func TestALifeReadsOnlyTheCursorsThatAreNew(t *testing.T) {
 					w.board.drained(t)
 				}
 				w.board.kill()
-				if m.writes > 2 {
-					t.Errorf("written down %d times", m.writes)
+				if m.times() > 2 {
+					t.Errorf("written down %d times", m.times())
 				}
 				tt.change(w, m)
 				plainly(w.all, w.parts[0], 1, "y")
