@@ -1,11 +1,12 @@
 package upstream
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -49,11 +50,11 @@ func (ln *lane) tendLocked(wait time.Duration) time.Duration {
 
 // mayAsk says whether the contract lets something of any class through now.
 func (ln *lane) mayAsk() bool {
-	any := make([]bool, ln.env.Scheduler.Classes())
-	for i := range any {
-		any[i] = true
+	ready := make([]bool, ln.env.Scheduler.Classes())
+	for i := range ready {
+		ready[i] = true
 	}
-	class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), Live, any)
+	class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), Live, ready)
 	return class >= 0
 }
 
@@ -92,10 +93,7 @@ func (ln *lane) gather(now time.Time, want func(*mark) bool) (list []GroupOffset
 			}
 		}
 		slices.SortFunc(of, func(a, b *mark) int {
-			if a.part.topic != b.part.topic {
-				return bytes.Compare([]byte(a.part.topic), []byte(b.part.topic))
-			}
-			return int(a.part.index - b.part.index)
+			return cmp.Or(strings.Compare(a.part.topic, b.part.topic), cmp.Compare(a.part.index, b.part.index))
 		})
 		for _, m := range of {
 			out.List = append(out.List, GroupOffset{Topic: m.part.to.name, ID: m.part.to.id, Partition: m.part.index, Offset: -1})
