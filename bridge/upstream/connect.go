@@ -328,7 +328,7 @@ func (l *Link) begin() {
 			l.table.queue[i][c] = fifo{}
 		}
 	}
-	l.shares.served = [lanes]int64{}
+	l.shares = shares{weight: l.shares.weight} // whatever lane is there this time, none waits for one of before
 }
 
 // refresh brings the table up to date with the log, makes sure of what is new upstream, and judges.

@@ -101,6 +101,13 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	}
 	ln.mu.Lock()
 	some := ln.table.ready(ln.lane, ln.ready)
+	if some && ln.rested && ln.cfg.Linger > 0 { // the other lane need not wait for what is only gathered
+		ln.rested = false
+		ln.shares.lingers[ln.lane] = true
+		ln.mu.Unlock()
+		return ln.cfg.Linger, true, nil
+	}
+	ln.shares.lingers[ln.lane] = false
 	ln.pendingLocked(some)
 	if !some {
 		wait = ln.tendLocked(ln.untilRetryLocked())
@@ -120,10 +127,6 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	if !turn {
 		return forever, false, nil
 	}
-	if ln.rested && ln.cfg.Linger > 0 {
-		ln.rested = false
-		return ln.cfg.Linger, true, nil
-	}
 	wait, err = ln.build()
 	switch {
 	case err != nil:
@@ -132,7 +135,7 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.mu.Lock()
 		ln.pendingLocked(false)
 		ln.setLocked(StateWaiting, "")
-		alone := !ln.shares.pending[1-ln.lane]
+		alone := !ln.shares.busy(1 - ln.lane)
 		ln.mu.Unlock()
 		if alone && wait >= quietLeast {
 			return 0, false, errQuiet

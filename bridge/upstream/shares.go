@@ -5,6 +5,8 @@ type shares struct {
 	weight [lanes]float64
 	// pending says that a lane has something it may send.
 	pending [lanes]bool
+	// lingers says that a lane will have, when what it gathers has been gathered.
+	lingers [lanes]bool
 	// served is what each lane has sent since both are pending, in bytes.
 	served [lanes]int64
 }
@@ -18,6 +20,9 @@ func (s *shares) note(l Lane, pending bool) {
 		s.pending[l], s.served = pending, [lanes]int64{}
 	}
 }
+
+// busy says that a lane has something it may send, or will in a moment.
+func (s *shares) busy(l Lane) bool { return s.pending[l] || s.lingers[l] }
 
 // turn says whether a lane may send now.
 //

@@ -322,6 +322,40 @@ func TestLiveGoesFirst(t *testing.T) {
 	})
 }
 
+// A trickle of live records, each of which is waited for until more come, leaves the backlog the link.
+func TestATrickleDoesNotHoldTheBacklogUp(t *testing.T) {
+	took := func(trickle bool) (took time.Duration) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, upstream.Config{Order: upstream.LiveFirst})
+			value := []byte(strings.Repeat("x", 1000))
+			for range 1000 { // 20 MB
+				recs := make([]record.Record, 20)
+				for i := range recs {
+					recs[i] = record.Record{Timestamp: time.Now().UnixMilli(), Value: value}
+				}
+				w.parts[0].Append(record.None, recs...)
+			}
+			w.kafka.Fail(upstreamtest.Faults{Latency: 5 * time.Millisecond})
+			begin := time.Now()
+			w.board = w.start()
+			defer w.board.kill()
+			for w.board.link.Status().Records > 50 {
+				time.Sleep(10 * time.Millisecond)
+				if trickle {
+					w.parts[0].Append(record.None, record.Record{Timestamp: time.Now().UnixMilli(), Value: value[:10]})
+				}
+			}
+			took = time.Since(begin)
+		})
+		return took
+	}
+	if alone, beside := took(false), took(true); beside > alone*3/2 {
+		t.Errorf("a backlog takes %s, and %s with a live record every 10 ms beside it", alone, beside)
+	} else {
+		t.Logf("%s alone, %s with a trickle", alone, beside)
+	}
+}
+
 func TestWhatIsLeftOverOfLiveFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 2000, LiveBehind: time.Millisecond})
