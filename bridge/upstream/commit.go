@@ -14,6 +14,9 @@ func (ln *lane) commit(ctx context.Context) error {
 	f := &ln.filler
 	now := ln.env.Clock.Now().UnixMilli()
 	data := len(f.records)
+	if err := ln.certain(ctx); err != nil {
+		return err
+	}
 	ln.syncPoints(ctx)
 	for _, d := range ln.drafts {
 		if err := ln.mark(d, now); err != nil {
@@ -38,6 +41,7 @@ func (ln *lane) commit(ctx context.Context) error {
 	ln.sendingLocked(ln.lane)
 	ln.mu.Unlock()
 	began := time.Now()
+	ln.touch(f.records)
 	err = ln.send(ctx, f.records, data)
 	if beats {
 		ln.beatDone(err)

@@ -69,8 +69,21 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := l.prepare(ctx, sessions[Live]); err != nil {
 		return err
 	}
-	l.set(StateConnecting, "reading cursors, and waiting for transactions that are open there")
-	if err := l.readCursors(ctx, sessions[Live]); err != nil {
+	read := func() error { // what hangs is ended first: it would have to be waited for, and what is sent next would decide it
+		reason := "reading cursors, and waiting for transactions that are open there"
+		if l.cfg.Delivery == ExactlyOnce {
+			if err := l.identify(ctx, &sessions); err != nil {
+				return err
+			}
+		}
+		left, err := l.settleCursors(ctx, sessions[Live])
+		if err != nil {
+			return err
+		}
+		l.set(StateConnecting, or(left, reason))
+		return l.readCursors(ctx, sessions[Live])
+	}
+	if err := read(); err != nil {
 		return err
 	}
 	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
@@ -83,16 +96,19 @@ func (l *Link) connect(ctx context.Context) error {
 		if err := open(Backfill); err != nil {
 			return err
 		}
-		// Its former life may have committed until just now.
-		if err := l.readCursors(ctx, sessions[Live]); err != nil {
+		if err := read(); err != nil { // its former life may have committed until just now
 			return err
 		}
 	}
 	l.begin()
 	l.set(StateConnecting, "looking at topics")
+	if err := l.settleTouched(ctx, sessions[Live]); err != nil {
+		return err
+	}
 	if err := l.refresh(ctx, sessions[Live]); err != nil {
 		return err
 	}
+	l.readBefore = l.readTo()
 	return l.lanes(ctx, cancel, &sessions)
 }
 
@@ -192,10 +208,20 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 	if err := s.Ensure(ctx, topics); err != nil {
 		return fmt.Errorf("topics upstream: %w", err)
 	}
+	spots := unsound(list, topics)
+	if err := l.settleData(ctx, s, spots); err != nil {
+		return err
+	}
+	for i := range spots {
+		if spots[i].Err != nil {
+			t := &topics[slices.IndexFunc(topics, func(t Topic) bool { return t.Name == spots[i].Topic })]
+			t.Have, t.Err = 0, fmt.Errorf("whether something is open in partition %d is not known: %w", spots[i].Partition, spots[i].Err)
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, to := range list {
-		to.have, to.id = topics[i].Have, topics[i].ID
+		to.have, to.id, to.sound = topics[i].Have, topics[i].ID, to.sound || topics[i].Err == nil
 		if topics[i].Made && to.have > 0 {
 			l.madeLocked(&topics[i])
 		}
@@ -242,6 +268,13 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 		return fmt.Errorf("read cursors: %w", err)
 	}
 	return nil
+}
+
+// readTo is how far the cursors are read.
+func (l *Link) readTo() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.read
 }
 
 // there tells whether the board has a topic, as it is now. The lock need not be held.

@@ -261,8 +261,9 @@ type kafkaSession struct {
 	replication   int16 // of topics that are made
 	cluster       string
 	patience      time.Duration
-	batchBytes    int // the most a batch of several records holds
-	portion       int // of the cursor topic that is asked for at once, in bytes
+	single        bool // transactions have epochs of their own
+	batchBytes    int  // the most a batch of several records holds
+	portion       int  // of the cursor topic that is asked for at once, in bytes
 
 	refused refusals // of the Send that is under way
 	scouts  int      // how many transactions to come send a record ahead
@@ -283,6 +284,7 @@ func (s *kafkaSession) takeOver(ctx context.Context) error {
 		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 			return err
 		}
+		s.single = single(resp)
 		for _, key := range transactionKeys {
 			offered := false
 			for _, k := range resp.ApiKeys {

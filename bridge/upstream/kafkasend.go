@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,21 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
+	if !s.transactional {
+		return s.send(ctx, recs)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.lines.hold(cancel)
+	defer s.lines.hold(nil)
+	err := s.send(ctx, recs)
+	if err != nil && errors.Is(context.Cause(ctx), errShaken) {
+		err = fmt.Errorf("%w: %w", errShaken, err)
+	}
+	return err
+}
+
+func (s *kafkaSession) send(ctx context.Context, recs []Record) error {
 	if s.transactional {
 		if err := s.cl.BeginTransaction(); err != nil {
 			return classify(err)

@@ -1,0 +1,418 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// An Apache Kafka can lose the end of a transaction in some partitions: one whose coordinator comes back before a partition has a
+// leader takes that partition for deleted. The records hang then, and the next marker of the same producer there decides them, whatever
+// they are of. So before a connection sends, what hangs of the link is ended as the rest of its transaction was:
+//
+//   - The cursor partition has the last word. If the marker is there, what hangs elsewhere gets the same. If there is nothing of the
+//     transaction, it was not committed: each has its cursor in it.
+//   - If it hangs itself, a COMMIT in any partition that the hanging cursors name decides, else it is taken back.
+//   - It is marked before the data. So every life that comes after one that stopped half way finds the same.
+//
+// Nothing is guessed: where the partitions do not tell, or the peer refuses, the link waits until somebody has ended it.
+
+const (
+	// scanMost is how much of a partition of data is read for a marker, and scanCursors of the cursor partition, in bytes.
+	scanMost    = 16 << 20
+	scanCursors = 256 << 20
+	// scanBefore is how far the clocks of the board and the peer may be apart where a marker is looked for by its time.
+	scanBefore = time.Hour
+	// touchedMax is how many partitions a lane remembers that it has written to. Of more all are looked at again.
+	touchedMax = 8192
+	// settleTries is how often what hangs is ended and looked at again.
+	settleTries = 3
+	// lookFirst and lookMost are how often it is looked whether somebody has ended it.
+	lookFirst, lookMost = time.Second, 30 * time.Second
+	// formerMax is how many producer ids a life remembers that it had.
+	formerMax = 8
+)
+
+// errHangs ends a connection on which nothing may be sent any more.
+var errHangs = errors.New("the peer has lost the end of a transaction of this link in a partition")
+
+// errLeft is why nothing is sent.
+var errLeft = fmt.Errorf("a transaction that the link cannot end is still open after %v", cursorsTimeout)
+
+// where is a partition upstream.
+type where struct {
+	topic     string
+	partition int32
+}
+
+// remedy is how a transaction that hangs is to end.
+type remedy int
+
+const (
+	unsure remedy = iota
+	takeBack
+	commit
+)
+
+func (o remedy) String() string { return [...]string{"unsure", "abort", "commit"}[o] }
+
+// transaction is one that hangs somewhere.
+type transaction struct {
+	producer int64
+	epoch    int16
+}
+
+// identify notes who the sessions write as. Ids that this life had before are kept: what hangs of them is the link's, too.
+func (l *Link) identify(ctx context.Context, sessions *[lanes]Session) error {
+	for lane, s := range sessions {
+		l.current[lane] = -1
+		if s == nil {
+			continue
+		}
+		id, err := s.Identity(ctx)
+		if err != nil {
+			return fmt.Errorf("producer id: %w", err)
+		}
+		l.current[lane] = id.Producer
+		at := slices.IndexFunc(l.ids, func(i Identity) bool { return i.Producer == id.Producer })
+		if at < 0 {
+			l.ids = append(l.ids, id)
+			continue
+		}
+		l.ids[at] = id
+	}
+	if n := len(l.ids) - formerMax; n > 0 {
+		l.ids = slices.Delete(l.ids, 0, n)
+	}
+	return nil
+}
+
+func (l *Link) producers() (list []int64) {
+	for _, id := range l.ids {
+		list = append(list, id.Producer)
+	}
+	return list
+}
+
+// identity is who we are with a producer id.
+func (l *Link) identity(producer int64) Identity {
+	for _, id := range l.ids {
+		if id.Producer == producer {
+			return id
+		}
+	}
+	return Identity{Producer: -1}
+}
+
+// touch notes where a transaction writes.
+func (ln *lane) touch(records []Record) {
+	last := where{partition: -1}
+	for i := range records {
+		at := where{records[i].Topic, records[i].Partition}
+		if at == last {
+			continue
+		}
+		last = at
+		ln.touched[ln.lane][at] = struct{}{}
+	}
+}
+
+// certain makes sure, after a connection to the peer has ended, that nothing that the lane has written hangs: what it sends
+// next would decide that.
+func (ln *lane) certain(ctx context.Context) error {
+	if ln.cfg.Delivery != ExactlyOnce || len(ln.touched[ln.lane]) <= touchedMax && !ln.session.Shaken() {
+		return nil
+	}
+	id, err := ln.session.Identity(ctx)
+	if err != nil {
+		return fmt.Errorf("producer id: %w", err)
+	}
+	list := spots(ln.touched[ln.lane])
+	if len(list) == 0 {
+		return nil
+	}
+	if err := ln.session.Ends(ctx, list); err != nil {
+		return fmt.Errorf("look for open transactions: %w", err)
+	}
+	open := slices.DeleteFunc(list, func(s Spot) bool { return s.Err == nil && s.Stable >= s.End })
+	if len(open) > 0 {
+		if err := ln.session.Standing(ctx, open, []int64{id.Producer}); err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+	}
+	for i := range open {
+		if st, _ := open[i].of(id.Producer); open[i].Err != nil || st.Open >= 0 {
+			return fmt.Errorf("%w, or has not written it yet: %s-%d", errHangs, open[i].Topic, open[i].Partition)
+		}
+	}
+	clear(ln.touched[ln.lane])
+	return nil
+}
+
+func spots(places map[where]struct{}) []Spot {
+	list := make([]Spot, 0, len(places))
+	for at := range places {
+		list = append(list, Spot{Topic: at.topic, Partition: at.partition})
+	}
+	slices.SortFunc(list, func(a, b Spot) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	return list
+}
+
+// settleCursors ends what hangs of the link in the cursor partition. What is left is waited for by who reads cursors; left says why.
+func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err error) {
+	if l.cfg.Delivery != ExactlyOnce {
+		return "", nil
+	}
+	at := []Spot{{Topic: l.cfg.CursorTopic, Partition: cursorPartition(l.cfg.Board)}}
+	c := &at[0]
+	if err := s.Ends(ctx, at); err != nil {
+		return "", fmt.Errorf("look for open transactions: %w", err)
+	}
+	if c.Err != nil || c.Stable >= c.End {
+		return "", nil
+	}
+	if err := s.Standing(ctx, at, l.producers()); err != nil {
+		return "", fmt.Errorf("look for open transactions: %w", err)
+	}
+	if c.Err != nil {
+		return "", nil
+	}
+	for _, st := range c.Standings {
+		if st.Open < 0 {
+			continue
+		}
+		t := transaction{st.Producer, st.Epoch}
+		o, why, err := l.byData(ctx, s, c, st)
+		if err != nil {
+			return "", err
+		}
+		if o != commit { // whatever was acknowledged: a coordinator that has lost every end of it has said that it is committed
+			if err := l.distrust(); err != nil {
+				return "", err
+			}
+		}
+		why, err = l.settle(ctx, s, t, o, why, at)
+		if err != nil {
+			return "", err
+		}
+		if why != "" {
+			left = why
+		}
+	}
+	return left, nil
+}
+
+// distrust forgets the cursors that this life or the hint knows: they are read anew.
+func (l *Link) distrust() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.env.Hint != nil {
+		h := hint{
+			Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
+			TopicID: hex.EncodeToString(l.cursorTopic[:]),
+		}
+		for _, name := range slices.Sorted(maps.Keys(l.follows.made)) {
+			m := l.follows.made[name]
+			h.Made = append(h.Made, hintedTopic{name, hex.EncodeToString(m.id[:]), m.settings})
+		}
+		if err := h.store(l.env.Hint, nil, l.stops); err != nil { // a later life would believe it
+			return fmt.Errorf("forget the cursors: %w", err)
+		}
+	}
+	l.forgetLocked()
+	l.known = false
+	return nil
+}
+
+// settle ends a transaction in partitions that it hangs in, and tells of it. With left it could not.
+func (l *Link) settle(ctx context.Context, s Session, t transaction, o remedy, why string, list []Spot) (left string, err error) {
+	names := make([]string, 0, len(list))
+	for i := range list {
+		names = append(names, fmt.Sprintf("%s-%d", list[i].Topic, list[i].Partition))
+	}
+	log := l.log.With("producer", t.producer, "epoch", t.epoch, "partitions", names, "outcome", o, "why", why)
+	if o == unsure {
+		log.Error("a transaction of the link hangs, and what became of it cannot be told")
+		return fmt.Sprintf("a transaction hangs in %v (producer %d, epoch %d), and what became of it cannot be told: %s. "+
+			"kafka-transactions.sh find-hanging names it, and abort ends it", names, t.producer, t.epoch, why), nil
+	}
+	err = s.Mark(ctx, list, Marker{t.producer, t.epoch, o == commit})
+	switch {
+	case errors.Is(err, ErrDenied):
+		log.Error("a transaction of the link hangs, and the peer does not let the link end it", "error", err)
+		left = fmt.Sprintf("a transaction hangs in %v (producer %d, epoch %d) and is to be ended with %s: the link needs ALTER or CLUSTER_ACTION "+
+			"of the cluster for it", names, t.producer, t.epoch, o)
+		if o == takeBack {
+			left += ", or kafka-transactions.sh abort does it"
+		}
+		return left, nil
+	case err != nil:
+		return "", fmt.Errorf("end a transaction that hangs in %v: %w", names, err)
+	}
+	log.Warn("a transaction of the link hung, and was ended")
+	l.mu.Lock()
+	l.count.Settled++
+	l.mu.Unlock()
+	return "", nil
+}
+
+// settleData ends what hangs of the link in partitions of data, and returns when nothing does. Where the peer does not tell of a
+// partition at all, its Err is set.
+func (l *Link) settleData(ctx context.Context, s Session, list []Spot) error {
+	if l.cfg.Delivery != ExactlyOnce || len(list) == 0 {
+		return nil
+	}
+	if err := s.Ends(ctx, list); err != nil {
+		return fmt.Errorf("look for open transactions: %w", err)
+	}
+	open := slices.DeleteFunc(slices.Clone(list), func(s Spot) bool { return s.Err != nil || s.Stable >= s.End })
+	for try := 0; len(open) > 0; try++ {
+		if err := s.Standing(ctx, open, l.producers()); err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+		var left []Spot
+		reason := ""
+		hangs := map[transaction][]Spot{}
+		for _, at := range open {
+			if at.Err != nil { // it may be anybody's: who has it open ends it in time, unless it hangs
+				left, reason = append(left, at), fmt.Sprintf("a transaction is open in %s-%d, and the peer does not tell whose: %v", at.Topic, at.Partition, at.Err)
+			}
+			for _, st := range at.Standings {
+				if st.Open >= 0 {
+					hangs[transaction{st.Producer, st.Epoch}] = append(hangs[transaction{st.Producer, st.Epoch}], at)
+				}
+			}
+		}
+		if len(hangs) > 0 && try == settleTries {
+			return fmt.Errorf("%w, and it does not end: %s-%d", errHangs, open[0].Topic, open[0].Partition)
+		}
+		for t, at := range hangs {
+			o, why, err := l.byCursors(ctx, s, t, at)
+			if err != nil {
+				return err
+			}
+			why, err = l.settle(ctx, s, t, o, why, at)
+			if err != nil {
+				return err
+			}
+			if why != "" {
+				left, reason = append(left, at...), why
+			}
+		}
+		if len(hangs) == 0 && len(left) == 0 {
+			return nil // others have something open
+		}
+		if len(left) > 0 {
+			if err := l.await(ctx, s, left, reason); err != nil {
+				return err
+			}
+			try = 0
+		}
+		if err := s.Ends(ctx, open); err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+		for i := range open {
+			if open[i].Err != nil {
+				return fmt.Errorf("look for open transactions: %s-%d: %w", open[i].Topic, open[i].Partition, open[i].Err)
+			}
+		}
+		open = slices.DeleteFunc(open, func(s Spot) bool {
+			return s.Stable >= s.End || slices.ContainsFunc(left, func(at Spot) bool { return at.Topic == s.Topic && at.Partition == s.Partition })
+		})
+	}
+	return nil
+}
+
+// await waits until partitions are decided up to where they ended.
+func (l *Link) await(ctx context.Context, s Session, list []Spot, reason string) error {
+	l.set(StateConnecting, reason)
+	limit := time.NewTimer(cursorsTimeout)
+	defer limit.Stop()
+	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
+		next := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			next.Stop()
+			return ctx.Err()
+		case <-limit.C:
+			next.Stop()
+			return fmt.Errorf("%w: %s", errLeft, reason)
+		case <-next.C:
+		}
+		now := make([]Spot, len(list))
+		for i := range list {
+			now[i] = Spot{Topic: list[i].Topic, Partition: list[i].Partition}
+		}
+		if err := s.Ends(ctx, now); err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+		open := false
+		for i := range now {
+			open = open || now[i].Err != nil || now[i].Stable < list[i].End
+		}
+		if !open {
+			return nil
+		}
+	}
+}
+
+// settleTouched is settleData for what this life has written to, and at first for what every life does.
+func (l *Link) settleTouched(ctx context.Context, s Session) error {
+	if l.cfg.Delivery != ExactlyOnce {
+		return nil
+	}
+	all := map[where]struct{}{}
+	if !l.settled {
+		for i := range l.gapPartitions {
+			all[where{l.cfg.GapTopic, i}] = struct{}{}
+		}
+		if l.cfg.Heartbeats > 0 {
+			all[where{l.cfg.heartbeats(), 0}] = struct{}{}
+		}
+	}
+	for _, touched := range l.touched {
+		maps.Copy(all, touched)
+	}
+	delete(all, where{l.cfg.CursorTopic, cursorPartition(l.cfg.Board)}) // it is settled
+	list := spots(all)
+	if err := l.settleData(ctx, s, list); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range list {
+		if list[i].Err == nil {
+			continue
+		}
+		for _, to := range l.table.targets { // aim looks at it
+			if to.name == list[i].Topic {
+				to.sound = false
+			}
+		}
+	}
+	for i := range l.touched {
+		l.touched[i] = map[where]struct{}{}
+	}
+	l.settled = true
+	return nil
+}
+
+// unsound are the partitions of targets that this life has not looked at.
+func unsound(list []*target, topics []Topic) (spots []Spot) {
+	for i, to := range list {
+		if to.sound || topics[i].Err != nil || topics[i].Made {
+			continue
+		}
+		for p := range topics[i].Have {
+			spots = append(spots, Spot{Topic: to.name, Partition: p})
+		}
+	}
+	return spots
+}
