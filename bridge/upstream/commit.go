@@ -14,8 +14,10 @@ func (ln *lane) commit(ctx context.Context) error {
 	f := &ln.filler
 	now := ln.env.Clock.Now().UnixMilli()
 	data := len(f.records)
-	if err := ln.certain(ctx); err != nil {
-		return err
+	if len(ln.touched[ln.lane]) > touchedMax || ln.session.Shaken() {
+		if err := ln.certain(ctx); err != nil {
+			return err
+		}
 	}
 	ln.syncPoints(ctx)
 	for _, d := range ln.drafts {
@@ -50,6 +52,7 @@ func (ln *lane) commit(ctx context.Context) error {
 		f.forget()
 		return err
 	}
+	ln.lookAt = time.Now().Add(restLook)
 	ln.applied(data, buried, time.Since(began))
 	return nil
 }

@@ -44,7 +44,8 @@ type lane struct {
 	patience time.Duration
 	slow     int // transactions in a row that were not swift
 	rested   bool
-	seek     seek // the live lane's
+	seek     seek      // the live lane's
+	lookAt   time.Time // when lastLook is due
 }
 
 // run sends until something fails; errHalted when the link is not to.
@@ -120,7 +121,8 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 			ln.drafts = ln.drafts[:0]
 			return 0, false, ln.commit(ctx)
 		}
-		return wait, false, nil
+		wait, err = ln.lastLook(ctx, wait)
+		return wait, false, err
 	}
 	turn := ln.shares.turn(ln.lane)
 	ln.mu.Unlock()

@@ -34,6 +34,8 @@ const (
 	settleTries = 3
 	// lookFirst and lookMost are how often it is looked whether somebody has ended it.
 	lookFirst, lookMost = time.Second, 30 * time.Second
+	// restLook is how long after its last transaction a lane looks whether it is decided everywhere.
+	restLook = 2 * time.Minute
 	// formerMax is how many producer ids a life remembers that it had.
 	formerMax = 8
 )
@@ -111,6 +113,9 @@ func (l *Link) identity(producer int64) Identity {
 
 // touch notes where a transaction writes.
 func (ln *lane) touch(records []Record) {
+	if ln.cfg.Delivery != ExactlyOnce {
+		return
+	}
 	last := where{partition: -1}
 	for i := range records {
 		at := where{records[i].Topic, records[i].Partition}
@@ -122,12 +127,30 @@ func (ln *lane) touch(records []Record) {
 	}
 }
 
-// certain makes sure, after a connection to the peer has ended, that nothing that the lane has written hangs: what it sends
-// next would decide that.
-func (ln *lane) certain(ctx context.Context) error {
-	if ln.cfg.Delivery != ExactlyOnce || len(ln.touched[ln.lane]) <= touchedMax && !ln.session.Shaken() {
-		return nil
+// lastLook looks, some time after a lane has sent the last that there was, whether all of it is decided: nobody else would find out before
+// it sends again. idle is how long there is nothing else to do.
+func (ln *lane) lastLook(ctx context.Context, idle time.Duration) (wait time.Duration, err error) {
+	if len(ln.touched[ln.lane]) == 0 {
+		return idle, nil
 	}
+	if wait = time.Until(ln.lookAt); wait <= 0 {
+		for i := range ln.ready {
+			ln.ready[i] = true
+		}
+		class, _, _ := ln.env.Scheduler.Next(ln.env.Clock.Now(), ln.lane, ln.ready)
+		if class >= 0 {
+			return idle, ln.certain(ctx)
+		}
+		ln.lookAt, wait = time.Now().Add(restLook), restLook
+	}
+	if idle >= 0 {
+		wait = min(wait, idle)
+	}
+	return wait, nil
+}
+
+// certain makes sure that nothing that the lane has written hangs: what it sends next would decide that.
+func (ln *lane) certain(ctx context.Context) error {
 	id, err := ln.session.Identity(ctx)
 	if err != nil {
 		return fmt.Errorf("producer id: %w", err)

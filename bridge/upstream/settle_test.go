@@ -1,0 +1,117 @@
+package upstream_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"millrace/bridge/upstream"
+	"millrace/bridge/upstream/upstreamtest"
+)
+
+// besieged is a world whose peer restarts and loses ends of transactions. Where transactions share epochs somebody who knows ends at last what
+// the link could not.
+func besieged(t *testing.T, seed uint64, cfg upstream.Config, single bool, change func(*world)) (list []string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, seed, cfg)
+		w.kafka.Single, w.restart, w.hint = single, 0.1, new(memory)
+		if !single {
+			w.restart = 0.3
+		}
+		w.each = func() {
+			if w.rng.IntN(8) == 0 {
+				w.kafka.ForgetProducers()
+			}
+		}
+		change(w)
+		w.run(*rounds)
+		defer w.end()
+		for range 2 * 3600 {
+			time.Sleep(time.Second)
+			s := w.board.link.Status()
+			if s.State == upstream.StateIdle && s.Records == 0 {
+				break
+			}
+		}
+		if s := w.board.link.Status(); s.Records > 0 || s.State != upstream.StateIdle {
+			if single {
+				list = append(list, fmt.Sprintf("after two hours the link is %s: %s, %d behind; it hangs in %v", s.State, s.Reason, s.Records, w.kafka.Hanging()))
+				return
+			}
+			t.Logf("a person comes: %s: %v", s.Reason, w.kafka.Hanging())
+			w.kafka.Mend()
+			w.board.drained(t)
+		}
+		for range 600 { // the last one is looked at when there is nothing to send
+			if time.Sleep(time.Second); len(w.kafka.Hanging()) == 0 {
+				break
+			}
+		}
+		w.board.drained(t)
+		list = append(list, w.all.faults(t, w.kafka)...)
+	})
+	return list
+}
+
+func TestLostMarkers(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		cfg    upstream.Config
+		single bool
+	}{
+		{"oldest first", upstream.Config{}, true},
+		{"small transactions", upstream.Config{TransactionBytes: 2000}, true},
+		{"live first", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true},
+		{"shared epochs", upstream.Config{TransactionBytes: 4000}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lost, settled := 0, int64(0)
+			for _, seed := range seeds(10) {
+				var w *world
+				list := besieged(t, seed, tt.cfg, tt.single, func(made *world) { w = made })
+				if len(list) > 0 {
+					t.Fatalf("-seed=%d: %d faults, %s", seed, len(list), strings.Join(list[:min(3, len(list))], "; "))
+				}
+				lost += w.kafka.Lost()
+				settled += w.sent.Settled
+			}
+			t.Logf("%d markers were lost, %d times a transaction was ended by the link", lost, settled)
+			if *seed == 0 && !testing.Short() && (lost < 5 || settled < 3) {
+				t.Error("too little has happened to prove anything")
+			}
+		})
+	}
+}
+
+// What the comparison must find: always aborting, not looking in data, and going on with a new connection without a look.
+func TestLostMarkersAreFound(t *testing.T) {
+	cursors := func(topic string) bool { return topic == upstream.DefaultCursorTopic }
+	for _, tt := range []struct {
+		name   string
+		change func(*world)
+	}{
+		{"always abort", func(w *world) {
+			w.wrap = func(r upstream.Remote) upstream.Remote { return upstreamtest.Heedless(r, false) }
+		}},
+		{"no look", func(w *world) {
+			w.kafka.Keep = cursors
+			w.wrap = func(r upstream.Remote) upstream.Remote { return upstreamtest.Heedless(r, true) }
+		}},
+		{"no look after a new connection", func(w *world) {
+			w.kafka.Unshaken, w.kafka.Keep, w.restart = true, cursors, 0.3
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, seed := range seeds(60) {
+				if list := besieged(t, seed, upstream.Config{TransactionBytes: 2000}, true, tt.change); len(list) > 0 {
+					t.Logf("found: %s", list[0])
+					return
+				}
+			}
+			t.Error("not found")
+		})
+	}
+}
