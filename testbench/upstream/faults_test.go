@@ -175,6 +175,7 @@ func (s *siege) count() {
 		c.Connects += is.Connects
 		c.Gaps += is.Gaps
 		c.Lost += is.Lost
+		c.Settled += is.Settled
 		s.sent[name] = c
 	}
 }
