@@ -269,6 +269,7 @@ type kafkaSession struct {
 
 	refused refusals // of the Send that is under way
 	scouts  int      // how many transactions to come send a record ahead
+	pace    pace
 	slab    []kgo.Record
 	headers []kgo.RecordHeader
 	outcome outcome
