@@ -70,13 +70,13 @@ type filler struct {
 
 	// raw and arena are the last piece of what was read and of what was copied. A piece that is full is left to the records
 	// that alias it, not copied into a larger one: all of them together would be several times as much. rawSpilt and spilt are what
-	// such pieces hold: the next transaction has one that is large enough.
-	raw             []byte
-	arena           []byte
-	rawSpilt, spilt int
-	records         []Record
-	headers         []record.Header
-	bytes           int
+	// such pieces hold, rawMost is the most that would have been needed in one piece: the next transaction has one that is large enough.
+	raw                      []byte
+	arena                    []byte
+	rawSpilt, rawMost, spilt int
+	records                  []Record
+	headers                  []record.Header
+	bytes                    int
 	// from says where records come from, where groups are followed.
 	from []origin
 }
@@ -91,20 +91,21 @@ type origin struct {
 // reset forgets all records, and memory that was taken for an uncommonly large one. Buffers grow by more than is needed.
 func (f *filler) reset() {
 	keep := 2 * (f.cfg.TransactionBytes + readMax)
-	f.raw, f.rawSpilt = emptied(f.raw, f.rawSpilt, keep), 0
-	f.arena, f.spilt = emptied(f.arena, f.spilt, keep), 0
+	f.raw = emptied(f.raw, f.rawMost, keep)
+	f.arena = emptied(f.arena, f.spilt+len(f.arena), keep)
+	f.rawSpilt, f.rawMost, f.spilt = 0, 0, 0
 	clear(f.records)
 	clear(f.headers)
 	clear(f.from)
 	f.records, f.headers, f.from, f.bytes = f.records[:0], f.headers[:0], f.from[:0], 0
 }
 
-// emptied is a buffer for as much as was in the last one and in the pieces before it.
-func emptied(last []byte, spilt, keep int) []byte {
-	if want := spilt + len(last); spilt > 0 && want <= keep {
-		return make([]byte, 0, max(want, pieceLeast))
-	}
-	if cap(last) > keep {
+// emptied is a buffer that holds most bytes, what was last needed, when that is no more than keep.
+func emptied(last []byte, most, keep int) []byte {
+	switch {
+	case most > cap(last) && most <= keep:
+		return make([]byte, 0, max(most, pieceLeast))
+	case cap(last) > keep:
 		return nil
 	}
 	return last[:0]
@@ -147,6 +148,7 @@ func (f *filler) fill(d *draft, room int) error {
 			f.rawSpilt += mark
 			f.raw, mark = raw, 0
 		}
+		f.rawMost = max(f.rawMost, f.rawSpilt+mark+len(raw))
 		if f.raw = f.raw[:mark]; aliased {
 			f.raw = f.raw[:mark+len(raw)]
 		}

@@ -190,6 +190,9 @@ func secret(text, file string) (string, error) {
 	return strings.TrimRight(string(p), "\r\n"), nil
 }
 
+// frameMost is about what a codec adds to a batch that cannot be compressed.
+const frameMost = 128
+
 // compressor compresses with the board's own encoders, so that there is one pool of them.
 type compressor struct{ codec record.Codec }
 
@@ -203,7 +206,7 @@ func (c compressor) Compress(dst *bytes.Buffer, src []byte, flags ...kgo.Compres
 		}
 	}
 	dst.Reset()
-	dst.Grow(len(src) / 2)
+	dst.Grow(len(src) + frameMost) // where it did not fit, each batch would leave one that nobody uses again
 	out, err := c.codec.Compress(dst.AvailableBuffer(), src)
 	if err != nil || len(out) >= len(src) {
 		return src, kgo.CodecNone
@@ -267,6 +270,7 @@ type kafkaSession struct {
 
 	refused refusals // of the Send that is under way
 	scouts  int      // how many transactions to come send a record ahead
+	pace    pace
 	slab    []kgo.Record
 	headers []kgo.RecordHeader
 	outcome outcome

@@ -41,6 +41,7 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 
 func (s *kafkaSession) send(ctx context.Context, recs []Record) error {
 	if s.transactional {
+		s.pace.wait(ctx)
 		if err := s.cl.BeginTransaction(); err != nil {
 			return classify(err)
 		}
@@ -48,18 +49,22 @@ func (s *kafkaSession) send(ctx context.Context, recs []Record) error {
 	s.outcome.err = nil
 	s.refused.Store(0)
 	s.fill(recs)
-	scout := -1
+	scout, began := -1, time.Now()
 	if s.transactional && s.scouts > 0 {
 		if scout = scouting(recs); scout >= 0 {
 			if err := s.produce(ctx, scout, scout+1, -1); err != nil {
 				return err
 			}
+			s.pace.took(time.Since(began))
 		}
 	}
 	for first := 0; first < len(s.slab); {
 		end := first + batch(recs[first:], s.batchBytes)
 		if err := s.produce(ctx, first, end, scout); err != nil {
 			return err
+		}
+		if first == 0 && scout < 0 {
+			s.pace.took(time.Since(began))
 		}
 		first = end
 	}
@@ -70,6 +75,7 @@ func (s *kafkaSession) send(ctx context.Context, recs []Record) error {
 		if err := s.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
 			return classify(err)
 		}
+		s.pace.end()
 	}
 	for i := range recs {
 		recs[i].Offset = s.slab[i].Offset
