@@ -125,7 +125,7 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing) (o r
 			stamp = known.Stamp
 		case !named:
 			continue
-		case !single:
+		case !single || stamp < 0:
 			maybe = name + " does not tell"
 			continue
 		}
@@ -155,7 +155,7 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing) (o r
 }
 
 // written are the partitions that a transaction may have written to, by its cursors, and of those that it probably has the stamp from which
-// its marker is to be looked for, where the partition knows nothing of the producer any more.
+// its marker is to be looked for, where the partition knows nothing of the producer any more: -1 where the time is not known.
 func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors []Cursor) (list []Spot, asked map[where]int64, err error) {
 	var topics []string
 	seen := map[string]bool{}
@@ -181,6 +181,9 @@ func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors
 	for i := range cursors {
 		name := cursors[i].Upstream
 		from := max(cursors[i].At-scanBefore.Milliseconds(), 0)
+		if now := l.env.Clock.Now(); !l.env.Clock.Known() || cursors[i].At > now.Add(scanBefore).UnixMilli() {
+			from = -1
+		}
 		note := func(p int32) {
 			at := where{name, p}
 			if was, is := asked[at]; !is || from < was {

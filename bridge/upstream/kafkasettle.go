@@ -237,15 +237,20 @@ func (s *kafkaSession) Scan(
 	if err != nil {
 		return false, err
 	}
+	anywhere, whole := from == 0, true
 	if from < 0 {
+		first, err := s.offset(ctx, leader, topic, partition, -2)
+		if err != nil {
+			return false, err
+		}
 		if from, err = s.offset(ctx, leader, topic, partition, stamp); err != nil {
 			return false, err
 		}
 		if from < 0 { // nothing is as late
-			return true, nil
+			return first < end || first == 0, nil
 		}
+		whole = from > first || first == 0 // else it may have let go of some
 	}
-	anywhere := from == 0
 	for read := 0; from < end; {
 		if read >= most {
 			return false, nil
@@ -285,7 +290,7 @@ func (s *kafkaSession) Scan(
 				continue
 			}
 			if b.BaseOffset() >= end {
-				return true, nil
+				return whole, nil
 			}
 			enough, err := fn(b)
 			if err != nil || enough {
@@ -297,7 +302,7 @@ func (s *kafkaSession) Scan(
 			return false, fmt.Errorf("%s-%d at %d: %w", topic, partition, from, record.ErrShort)
 		}
 	}
-	return true, nil
+	return whole, nil
 }
 
 // Mark implements Settler.

@@ -24,7 +24,7 @@ type Settler interface {
 	Standing(ctx context.Context, list []Spot, producers []int64) error
 	// Scan calls fn with the batches of a partition, decided or not, from an offset on, or where it is negative from the first record
 	// with a stamp or a later one, until fn has enough, or up to the end as of the call. whole is false when it was given up after about
-	// most bytes. A batch is good until fn returns.
+	// most bytes, and where the partition may have let go of what was as late. A batch is good until fn returns.
 	Scan(ctx context.Context, topic string, partition int32, from, stamp int64, most int, fn func(record.Batch) (enough bool, err error)) (whole bool, err error)
 	// Mark ends what a producer has open in partitions. It returns ErrDenied where the peer does not let us.
 	Mark(ctx context.Context, list []Spot, m Marker) error

@@ -174,6 +174,7 @@ func (s *session) Scan(
 		begin := slices.IndexFunc(p.list, func(e entry) bool {
 			return from >= 0 && e.offset >= from || from < 0 && e.Timestamp >= stamp
 		})
+		whole = from >= 0 || p.first == 0 || begin > 0
 		if begin < 0 {
 			return nil
 		}
@@ -192,7 +193,7 @@ func (s *session) Scan(
 			return err == nil, err
 		}
 	}
-	return err == nil, err
+	return whole && err == nil, err
 }
 
 // Mark implements upstream.Settler. It comes late, too.
