@@ -198,13 +198,16 @@ func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err e
 	if err := s.Ends(ctx, at); err != nil {
 		return "", fmt.Errorf("look for open transactions: %w", err)
 	}
-	if c.Err != nil || c.Stable >= c.End {
+	if c.Err != nil {
+		return "", fmt.Errorf("look for open transactions: %s-%d: %w", c.Topic, c.Partition, c.Err)
+	}
+	if c.Stable >= c.End {
 		return "", nil
 	}
 	if err := s.Standing(ctx, at, l.producers()); err != nil {
 		return "", fmt.Errorf("look for open transactions: %w", err)
 	}
-	if c.Err != nil {
+	if c.Err != nil { // it does not tell whose it is
 		return "", nil
 	}
 	for _, st := range c.Standings {
