@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -225,7 +226,7 @@ func (l *links) config(u *config.Upstream) upstream.Config {
 		TransactionTimeout: contract.TransactionTimeout(u.RateSecond, batchMax),
 		TransactionBytes:   l.b.memory.transactionBytes(l.lanes), UpstreamPartitions: u.Partitions,
 		Groups: u.Groups, GroupsExclude: u.NoGroups, GroupsInterval: u.GroupsEvery,
-		Heartbeats: u.Heartbeats, FollowSettings: u.SyncConfigs, ExcludeSettings: u.ConfigsExclude,
+		Linger: cmp.Or(u.Linger, -1), Heartbeats: u.Heartbeats, FollowSettings: u.SyncConfigs, ExcludeSettings: u.ConfigsExclude,
 	}
 	if u.Delivery == config.AtLeastOnce {
 		c.Delivery = upstream.AtLeastOnce

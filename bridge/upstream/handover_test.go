@@ -93,3 +93,44 @@ func TestTheOtherLaneCommitsWhileALifeBegins(t *testing.T) {
 		w.exact()
 	})
 }
+
+// A link that gathers records for long hears of what is to be done meanwhile, and does not wait once a transaction is full.
+func TestRecordsAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, upstream.Config{Linger: time.Minute, TransactionBytes: 10_000})
+		w.board = w.start()
+		defer w.board.kill()
+		w.board.until(t, upstream.StateIdle)
+		transactions := func(d time.Duration) int64 {
+			time.Sleep(d)
+			synctest.Wait()
+			return w.board.link.Status().Sent.Transactions
+		}
+		for range 50 {
+			plainly(w.all, w.parts[0], 1, "x")
+			time.Sleep(time.Second)
+		}
+		if s := w.board.link.Status(); s.Sent.Transactions != 0 || s.Records != 50 || s.State != upstream.StateWaiting {
+			t.Errorf("after 50 s it has sent %d transactions, is %s, and %d records are behind", s.Sent.Transactions, s.State, s.Records)
+		}
+		if n := transactions(15 * time.Second); n != 1 {
+			t.Errorf("a minute's records are %d transactions", n)
+		}
+		w.board.drained(t)
+		plainly(w.all, w.parts[0], 100, strings.Repeat("x", 1000)) // by the average of the log it is seen
+		if n := transactions(time.Second); n < 2 {
+			t.Error("it waits for more though a transaction is full")
+		}
+		w.board.drained(t)
+		plainly(w.all, w.parts[0], 1, "x")
+		time.Sleep(time.Second)
+		w.board.link.Pause()
+		time.Sleep(time.Second)
+		if s := w.board.link.Status(); s.State != upstream.StatePaused {
+			t.Errorf("a second after it was paused it is %s", s.State)
+		}
+		w.board.link.Resume()
+		w.board.drained(t)
+		w.exact()
+	})
+}

@@ -25,6 +25,8 @@ const (
 	grace = 2 * time.Second
 	// jumpEvery is how often the live lane looks whether it is too far behind.
 	jumpEvery = time.Second
+	// lingerLook is how often a lane that gathers records looks whether it is to do something else.
+	lingerLook = 200 * time.Millisecond
 	// holdFirst and holdMax are how long a refused partition waits: the first time, and at most.
 	holdFirst, holdMax = time.Minute, time.Hour
 )
@@ -44,6 +46,7 @@ type lane struct {
 	patience time.Duration
 	slow     int // transactions in a row that were not swift
 	rested   bool
+	until    time.Time // until when records are gathered
 	seek     seek      // the live lane's
 	lookAt   time.Time // when lastLook is due
 }
@@ -102,12 +105,17 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	}
 	ln.mu.Lock()
 	some := ln.table.ready(ln.lane, ln.ready)
-	if some && ln.rested && ln.cfg.Linger > 0 { // the other lane need not wait for what is only gathered
-		ln.rested = false
-		ln.shares.lingers[ln.lane] = true
-		ln.mu.Unlock()
-		return ln.cfg.Linger, true, nil
+	if some && ln.rested && ln.cfg.Linger > 0 {
+		ln.rested, ln.until = false, time.Now().Add(ln.cfg.Linger)
 	}
+	if left := time.Until(ln.until); some && left > 0 && !ln.enoughLocked() { // the other lane need not wait for what is only gathered
+		if ln.shares.lingers[ln.lane] = true; ln.cfg.Linger > lingerLook {
+			ln.setLocked(StateWaiting, "for more records (linger.ms)")
+		}
+		ln.mu.Unlock()
+		return min(left, lingerLook), true, nil
+	}
+	ln.until = time.Time{}
 	ln.shares.lingers[ln.lane] = false
 	ln.pendingLocked(some)
 	if !some {
@@ -147,6 +155,11 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		return 0, false, nil
 	}
 	return 0, false, ln.commit(ctx)
+}
+
+// enoughLocked says that there is a whole transaction to send already.
+func (ln *lane) enoughLocked() bool {
+	return ln.lane == Backfill || ln.aheadLocked() >= int64(ln.size)
 }
 
 // pendingLocked notes whether the lane has something it may send, and tells the other one, whose turn it may be now.
@@ -241,13 +254,7 @@ func (ln *lane) jumpLocked() {
 		return
 	}
 	ln.lookedAt = now
-	total := int64(0)
-	for _, p := range ln.table.all {
-		if p.log != nil && p.verdict == Go {
-			total += p.ahead()
-		}
-	}
-	if total <= max(int64(ln.size), int64(ln.rate*ln.cfg.LiveBehind.Seconds())) {
+	if ln.aheadLocked() <= max(int64(ln.size), int64(ln.rate*ln.cfg.LiveBehind.Seconds())) {
 		return
 	}
 	for _, p := range ln.table.all {
@@ -263,7 +270,17 @@ func (ln *lane) jumpLocked() {
 	}
 }
 
-// ahead is about how many bytes the live lane is behind.
+// aheadLocked is about how many bytes the live lane is behind in all partitions.
+func (l *Link) aheadLocked() (total int64) {
+	for _, p := range l.table.all {
+		if p.log != nil && p.verdict == Go {
+			total += p.ahead()
+		}
+	}
+	return total
+}
+
+// ahead is about how many bytes the live lane is behind in a partition.
 func (p *part) ahead() int64 {
 	start, high := p.log.Start(), p.log.High()
 	if n := high - max(start, p.lane[Live].pos); n > 0 {

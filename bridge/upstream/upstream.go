@@ -94,7 +94,8 @@ type Config struct {
 	TransactionBytes int
 	// TransactionTimeout is how long the peer waits for the end of a transaction, 60 s by default. A link gives up before.
 	TransactionTimeout time.Duration
-	// Linger is how long records are gathered before a transaction that they do not fill, 200 ms by default; none when it is negative.
+	// Linger is how long a link that was not behind gathers records before a transaction that they do not fill, 200 ms by default; none
+	// when it is negative.
 	Linger time.Duration
 	// LiveShare is the part of the bytes the live lane gets while both have something to send, 0.7 by default.
 	LiveShare float64

@@ -68,6 +68,8 @@ type Upstream struct {
 	Groups      []string      // patterns of consumer groups whose offsets are committed at the other end, translated; empty: none
 	NoGroups    []string      // patterns of those that are not
 	GroupsEvery time.Duration // how often
+	// Linger is how long a link that is not behind gathers records before it sends them.
+	Linger time.Duration
 	// Heartbeats is how often MirrorMaker's tools see the board; 0: never.
 	Heartbeats time.Duration
 	// SyncConfigs has settings of topics that the link has made follow the board's, ConfigsExclude are patterns of those that
@@ -133,7 +135,7 @@ func newUpstream(line int) Upstream {
 		Servers: []string{}, Protocol: "PLAINTEXT", Direction: Up, Topics: []string{}, Naming: "{topic}", Delivery: ExactlyOnce, Order: OldestFirst,
 		Replication: -1, CursorTopic: "__millrace_cursors", GapTopic: "__millrace_gaps", Compression: "zstd", SyncConfigs: true, ConfigsExclude: []string{},
 		Groups: []string{}, NoGroups: []string{}, GroupsEvery: minute,
-		Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
+		Linger: 200 * time.Millisecond, Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
 	}
 }
 
@@ -180,6 +182,7 @@ func upstreamSettings(u *Upstream) []setting {
 		{"sync.topic.configs", flag(&u.SyncConfigs), true},
 		{"config.properties.exclude", texts(&u.ConfigsExclude, patternOfSettings), true},
 		{"compression.type", choice(&u.Compression, "none", "gzip", "snappy", "lz4", "zstd"), true},
+		{"linger.ms", millis(&u.Linger, 0, 10*minute), true},
 		{"reconnect.backoff.ms", millis(&u.Backoff, 50*time.Millisecond, hour), true},
 		{"reconnect.backoff.max.ms", millis(&u.BackoffMax, 50*time.Millisecond, day), true},
 		{"rate.bytes.per.second", sizeOrNone(&u.RateSecond, 4*kib, 10*gib), true},

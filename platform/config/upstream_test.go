@@ -29,6 +29,7 @@ order = "live-first"
 emit.heartbeats.interval = "1m"
 sync.topic.configs = false
 config.properties.exclude = ["max.*"]
+linger.ms = "5s"
 rate.bytes.per.second = "64KiB"
 rate.bytes.per.day = 104857600
 time.zone = "Europe/Berlin"
@@ -56,23 +57,23 @@ topics = ["a"]
 topics = ["b"]
 minimum.share = 1
 `[1:])
-	want := []Upstream{newUpstream(1), newUpstream(26), newUpstream(34)}
+	want := []Upstream{newUpstream(1), newUpstream(27), newUpstream(35)}
 	u := &want[0]
 	u.Name, u.Servers, u.Protocol, u.CAFile = "hq-shed", []string{"kafka-1.example:9093", "[2001:db8::1]:9093"}, "SASL_SSL", "/etc/1000abcd.pem"
 	u.Mechanism, u.Username, u.PasswordFile = "SCRAM-SHA-512", "1000abcd", "/etc/hq.secret"
 	u.Topics, u.Naming, u.Order, u.RateSecond, u.RateDay = []string{"sensors.*", "alarms"}, "{cluster}.{topic}", LiveFirst, 64*kib, 100*mib
-	u.Heartbeats, u.SyncConfigs, u.ConfigsExclude = time.Minute, false, []string{"max.*"}
+	u.Heartbeats, u.SyncConfigs, u.ConfigsExclude, u.Linger = time.Minute, false, []string{"max.*"}, 5*time.Second
 	u.TimeZone, u.Windows = "Europe/Berlin", []string{"00:00-06:00"}
 	u.Classes = []UpstreamClass{
-		{Topics: []string{"alarms"}, MinimumShare: 0.2, Windows: []string{}, Line: 19},
-		{Topics: []string{"sensors.slow"}, Priority: 7, Line: 23},
+		{Topics: []string{"alarms"}, MinimumShare: 0.2, Windows: []string{}, Line: 20},
+		{Topics: []string{"sensors.slow"}, Priority: 7, Line: 24},
 	}
 	u = &want[1]
 	u.Name, u.Servers, u.Direction, u.Topics, u.Naming = "down", []string{"127.0.0.1:9092"}, Down, []string{"commands.shed"}, "shed.{topic}"
 	u.Backoff, u.BackoffMax = 2*time.Second, 3*time.Second
 	u = &want[2]
 	u.Name, u.Servers, u.Topics = "third", []string{"localhost:9092", "kafka.example:9092"}, []string{"a"}
-	u.Classes = []UpstreamClass{{Topics: []string{"b"}, MinimumShare: 1, Line: 38}}
+	u.Classes = []UpstreamClass{{Topics: []string{"b"}, MinimumShare: 1, Line: 39}}
 	if !reflect.DeepEqual(c.Upstreams, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c.Upstreams, want)
 	}

@@ -174,6 +174,7 @@ func (u *Upstream) contradictions(wrong func(setting, format string, args ...any
 			{"emit.heartbeats.interval", u.Heartbeats != usual.Heartbeats},
 			{"sync.topic.configs", u.SyncConfigs != usual.SyncConfigs},
 			{"config.properties.exclude", len(u.ConfigsExclude) > 0},
+			{"linger.ms", u.Linger != usual.Linger},
 			{"compression.type", u.Compression != usual.Compression},
 		} {
 			if s.said {

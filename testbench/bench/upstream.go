@@ -256,10 +256,23 @@ func (b *bench) drain(board *server, records int64) (c carried, is broker.LinkSt
 	if c.rest, c.restOwn, err = rests(pid); err != nil {
 		return c, is, err
 	}
+	before, err := board.link()
+	if err != nil {
+		return c, is, err
+	}
 	stop := watch(pid)
-	begin := time.Now()
+	var begin time.Time
 	c.cpu, err = board.cost(func() (err error) {
 		if err = board.decide("resume"); err != nil {
+			return err
+		}
+		err = board.within(drainMax, func() error { // as with MirrorMaker: it has connected, and its first records are there
+			if is, err = board.link(); err == nil && is.Sent == before.Sent {
+				err = errors.New("nothing is delivered")
+			}
+			return err
+		})
+		if begin = time.Now(); err != nil {
 			return err
 		}
 		is, err = board.delivered(records)

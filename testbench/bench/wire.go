@@ -66,14 +66,20 @@ func (b *bench) onTheWire() (err error) {
 	}
 	b.table.add("17", fmt.Sprintf("upstream: bytes on the wire, both ways, a backlog of %d readings of 200 B (the link itself counts %.3f)", records, float64(is.WireSent+is.WireReceived)/payload),
 		bytes.String(), verdict(atMost("bytes per byte", bytes.of(us), 0.25)))
-	return b.trickle(way)
+	for _, linger := range []time.Duration{200 * time.Millisecond, either(b, 20*time.Second, 5*time.Second)} {
+		if err := b.trickle(way, linger); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// trickle is row 17 for a link that is not behind: as many sources as partitions, each of which says something every second.
-func (b *bench) trickle(way *badlink.Link) (err error) {
+// trickle is row 17 for a link that is not behind, and gathers records for so long: as many sources as partitions, each of which says something every second.
+func (b *bench) trickle(way *badlink.Link, linger time.Duration) (err error) {
 	const sources = 50
 	seconds := either(b, 20, 5)
-	board, err := b.serve(b.peers[0], options{config: linkTo(way.Addr, "trickle")})
+	topic := fmt.Sprint("trickle", linger.Milliseconds())
+	board, err := b.serve(b.peers[0], options{config: linkTo(way.Addr, topic, fmt.Sprint("linger.ms = ", linger.Milliseconds()))})
 	if err != nil {
 		return err
 	}
@@ -83,7 +89,7 @@ func (b *bench) trickle(way *badlink.Link) (err error) {
 		return err
 	}
 	defer k.Close()
-	if err := k.create("trickle", sources); err != nil {
+	if err := k.create(topic, sources); err != nil {
 		return err
 	}
 	before, err := board.delivered(sources)
@@ -98,7 +104,7 @@ func (b *bench) trickle(way *badlink.Link) (err error) {
 			value := senML(source, int64(n))
 			batch, err := oneRecord(value)
 			if err == nil {
-				_, err = k.produce("trickle", int32(source), batch)
+				_, err = k.produce(topic, int32(source), batch)
 			}
 			if err != nil {
 				return err
@@ -111,7 +117,7 @@ func (b *bench) trickle(way *badlink.Link) (err error) {
 		return err
 	}
 	n := after.Transactions - before.Transactions
-	b.table.add("17", fmt.Sprintf("upstream: the same, a link that is not behind: %d partitions, a reading each second of each (%d transactions in %d s)", sources, n, seconds),
+	b.table.add("17", fmt.Sprintf("upstream: the same, a link that is not behind: %d partitions, a reading each second of each, linger.ms %d (%d transactions in %d s)", sources, linger.Milliseconds(), n, seconds),
 		fmt.Sprintf("%s %.3g up, %.3g down", us, float64(after.WireSent-before.WireSent)/float64(payload), float64(after.WireReceived-before.WireReceived)/float64(payload)), "")
 	return nil
 }
