@@ -103,7 +103,11 @@ func (s *kafkaSession) led(ctx context.Context, seen *kmsg.MetadataResponse, wan
 			if err := listed(waiting, s.cl.Broker(int(leader)), topics, at, func(b *Bound, _ int64) { b.From = 1 }); err != nil {
 				break // Send will find out
 			}
+			was := partitions(topics)
 			if !moved(topics) {
+				if partitions(topics) == was {
+					break // it says nothing of them
+				}
 				some = math.MaxInt
 				continue
 			}
@@ -117,6 +121,14 @@ func (s *kafkaSession) led(ctx context.Context, seen *kmsg.MetadataResponse, wan
 		}
 	}
 	return ctx.Err()
+}
+
+// partitions is how many there are of topics.
+func partitions(topics map[string]map[int32]*Bound) (n int) {
+	for _, parts := range topics {
+		n += len(parts)
+	}
+	return n
 }
 
 // moved takes out those that were told of, and says whether any is to be asked for again.
