@@ -9,7 +9,7 @@ import (
 
 const (
 	// firstTransaction is how large transactions are before the link is known, in bytes.
-	firstTransaction = 256 << 10
+	firstTransaction = 384 << 10
 	// transactionTarget is how long a transaction is to take at most, and brisk how quick one must be for the next to be larger.
 	transactionTarget = 2 * time.Second
 	brisk             = time.Second
