@@ -2,12 +2,15 @@ package upstream
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // In a Send no connection is made in the place of one that has ended, and who sends is told. A further one is, while none has ended.
@@ -109,4 +112,72 @@ func TestWhatWasIdleIsGivenUpBetweenTransactions(t *testing.T) {
 		}
 		s.close()
 	})
+}
+
+// The client makes a connection in the place of one that was given up with the next request, within a transaction, and whoever asked
+// does not notice.
+func TestTheClientGoesOnAfterWhatWasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		k, err := NewKafka(KafkaConfig{Brokers: []string{"peer:9092"}, Dial: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			dials++
+			go versionsOnly(far)
+			return near, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl, lines, err := k.client()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		ask := func() {
+			t.Helper()
+			if _, err := kmsg.NewPtrApiVersionsRequest().RequestWith(t.Context(), cl); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask()
+		time.Sleep(idleMost + time.Second)
+		if !lines.shaken() {
+			t.Fatal("nothing was given up")
+		}
+		lines.hold(func(err error) { t.Error(err) })
+		began := time.Now()
+		ask()
+		ask()
+		lines.hold(nil)
+		if waited := time.Since(began); dials != 2 || waited != 0 {
+			t.Errorf("%d connections in all, after %v", dials, waited)
+		}
+		if lines.shaken() {
+			t.Error("what was given up has ended again")
+		}
+	})
+}
+
+// versionsOnly is a peer that knows of one request, which versions of requests it knows.
+func versionsOnly(conn net.Conn) {
+	defer conn.Close()
+	for {
+		head := make([]byte, 12) // size, key, version, correlation id
+		if _, err := io.ReadFull(conn, head); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, conn, int64(binary.BigEndian.Uint32(head))-8); err != nil {
+			return
+		}
+		resp := kmsg.NewPtrApiVersionsResponse()
+		resp.SetVersion(int16(binary.BigEndian.Uint16(head[6:])))
+		known := kmsg.NewApiVersionsResponseApiKey()
+		known.ApiKey, known.MaxVersion = kmsg.ApiVersions.Int16(), 4
+		resp.ApiKeys = append(resp.ApiKeys, known)
+		answer := resp.AppendTo(append(make([]byte, 4), head[8:]...))
+		binary.BigEndian.PutUint32(answer, uint32(len(answer)-4))
+		if _, err := conn.Write(answer); err != nil {
+			return
+		}
+	}
 }
