@@ -52,7 +52,9 @@ func (ln *lane) commit(ctx context.Context) error {
 		f.forget()
 		return err
 	}
-	ln.lookAt = time.Now().Add(restLook)
+	if data > 0 || ln.lookAt.IsZero() { // heartbeats are no reason to put it off
+		ln.lookAt = time.Now().Add(restLook)
+	}
 	ln.applied(data, buried, time.Since(began))
 	return nil
 }

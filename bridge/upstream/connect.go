@@ -21,7 +21,8 @@ var errNoTopic = errors.New("it is not there yet")
 func (l *Link) connect(ctx context.Context) error {
 	l.set(StateConnecting, reasonMemory)
 	count := 1
-	if l.cfg.Order == LiveFirst {
+	both := l.cfg.Order == LiveFirst || l.backfilled
+	if both {
 		count++
 	}
 	release, err := l.cfg.room(ctx, l.env.Budget, count) // before anything is taken over, which would only wait then
@@ -41,6 +42,7 @@ func (l *Link) connect(ctx context.Context) error {
 		}
 	}()
 	open := func(lane Lane) (err error) {
+		l.backfilled = l.backfilled || lane == Backfill
 		id := ""
 		if l.cfg.Delivery == ExactlyOnce {
 			id = l.cfg.transactionalID(lane)
@@ -61,7 +63,7 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := open(Live); err != nil {
 		return err
 	}
-	if l.cfg.Order == LiveFirst { // before anything is read: its open transaction would have to be waited for
+	if both { // before anything is read: its open transaction would have to be waited for, and is no one that hangs
 		if err := open(Backfill); err != nil {
 			return err
 		}
@@ -99,6 +101,10 @@ func (l *Link) connect(ctx context.Context) error {
 		if err := read(); err != nil { // its former life may have committed until just now
 			return err
 		}
+	}
+	if sessions[Backfill] != nil && l.cfg.Order != LiveFirst && !l.leftOver() { // it has nothing under way any more, and nothing to do
+		sessions[Backfill].Close()
+		sessions[Backfill], l.backfilled = nil, false
 	}
 	l.begin()
 	l.set(StateConnecting, "looking at topics")

@@ -134,3 +134,52 @@ func TestRecordsAreGathered(t *testing.T) {
 		w.exact()
 	})
 }
+
+// shut lets the topic s.b through after a while only.
+type shut struct{ later time.Duration }
+
+func (shut) Classes() int { return 2 }
+func (shut) Class(topic string) int {
+	if topic == "s.b" {
+		return 1
+	}
+	return 0
+}
+func (shut) Priority(int) int                        { return 0 }
+func (shut) Sent(time.Time, upstream.Lane, int, int) {}
+func (s shut) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
+	if ready[0] {
+		return 0, 1 << 20, 0
+	}
+	return -1, 0, s.later
+}
+
+// Records are gathered as well while others wait for the contract, with a connection and without one; heartbeats go meanwhile.
+func TestRecordsAreGatheredBesideOthersThatWait(t *testing.T) {
+	for _, later := range []time.Duration{0, time.Minute, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, upstream.Config{Linger: time.Minute, Heartbeats: 10 * time.Second, Alias: "a"})
+			w.scheduler = shut{later}
+			w.board = w.start()
+			defer w.board.kill()
+			w.board.until(t, upstream.StateIdle)
+			if later > 0 {
+				plainly(nil, w.parts[3], 1, "x")
+				time.Sleep(5 * time.Minute)
+			}
+			before := w.board.link.Status().Sent
+			for range 30 {
+				plainly(nil, w.parts[0], 1, "x")
+				time.Sleep(10 * time.Second)
+			}
+			time.Sleep(2 * time.Minute)
+			s := w.board.link.Status().Sent
+			if n := s.Transactions - before.Transactions; n < 4 || n > 6 || s.Records-before.Records != 30 || s.Connects-before.Connects > 6 {
+				t.Errorf("others wait %s: %d records were %d transactions and %d connections", later, s.Records-before.Records, n, s.Connects-before.Connects)
+			}
+			if n := s.Heartbeats - before.Heartbeats; later < time.Hour && n < 35 {
+				t.Errorf("others wait %s: %d heartbeats in seven minutes", later, n)
+			}
+		})
+	}
+}

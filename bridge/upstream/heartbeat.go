@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"time"
@@ -98,6 +99,13 @@ func (ln *lane) beat() (_ Record, due bool) {
 		Topic: ln.cfg.heartbeats(), Timestamp: at, Offset: -1,
 		Key: AppendHeartbeatKey(nil, ln.cfg.Alias, ln.cfg.Name), Value: AppendHeartbeatValue(nil, at),
 	}, true
+}
+
+// beatNow sends the heartbeat that is due, and nothing else.
+func (ln *lane) beatNow(ctx context.Context) error {
+	ln.filler.reset()
+	ln.drafts = ln.drafts[:0]
+	return ln.commit(ctx)
 }
 
 // beatAlone says whether a lane that has nothing to do for a time is to send a heartbeat: one is due, and the contract lets a topic

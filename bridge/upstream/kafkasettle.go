@@ -81,8 +81,8 @@ func byTopic(list []Spot, topic func(string), partition func(*Spot)) {
 	}
 }
 
-// Ends implements Settler: with two small requests for each leader. What is decided is asked first: what comes between the two is
-// open, which is looked into.
+// Ends implements Settler: with two small requests for each leader. The end is asked first: what others write between the two is
+// not taken for open.
 func (s *kafkaSession) Ends(ctx context.Context, list []Spot) error {
 	ctx, cancel := context.WithTimeout(ctx, max(adminTimeout, s.patience))
 	defer cancel()
@@ -90,10 +90,10 @@ func (s *kafkaSession) Ends(ctx context.Context, list []Spot) error {
 		list[i].Stable, list[i].End, list[i].Err, list[i].Standings = 0, 0, nil, nil
 	}
 	for try := 0; ; try++ {
-		if err := s.ends(ctx, list, readCommitted, func(at *Spot, offset int64) { at.Stable = offset }); err != nil {
+		if err := s.ends(ctx, list, readUncommitted, func(at *Spot, offset int64) { at.End = offset }); err != nil {
 			return err
 		}
-		if err := s.ends(ctx, list, readUncommitted, func(at *Spot, offset int64) { at.End = offset }); err != nil {
+		if err := s.ends(ctx, list, readCommitted, func(at *Spot, offset int64) { at.Stable = offset }); err != nil {
 			return err
 		}
 		again := false

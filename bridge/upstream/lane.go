@@ -74,6 +74,9 @@ func (ln *lane) run(ctx context.Context) error {
 	}
 }
 
+// reasonGather is why a link does not send what it may.
+const reasonGather = "for more records (linger.ms)"
+
 // forever is a wait for a kick.
 const forever = time.Duration(-1)
 
@@ -110,9 +113,12 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	}
 	if left := time.Until(ln.until); some && left > 0 && !ln.enoughLocked() { // the other lane need not wait for what is only gathered
 		if ln.shares.lingers[ln.lane] = true; ln.cfg.Linger > lingerLook {
-			ln.setLocked(StateWaiting, "for more records (linger.ms)")
+			ln.setLocked(StateWaiting, reasonGather)
 		}
 		ln.mu.Unlock()
+		if beats, _ := ln.beatAlone(left); beats {
+			return 0, false, ln.beatNow(ctx)
+		}
 		return min(left, lingerLook), true, nil
 	}
 	ln.until = time.Time{}
@@ -125,9 +131,7 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		ln.rested = true
 		beats, wait := ln.beatAlone(wait)
 		if beats {
-			ln.filler.reset()
-			ln.drafts = ln.drafts[:0]
-			return 0, false, ln.commit(ctx)
+			return 0, false, ln.beatNow(ctx)
 		}
 		wait, err = ln.lastLook(ctx, wait)
 		return wait, false, err
@@ -142,6 +146,7 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	case err != nil:
 		return 0, false, err
 	case wait > 0:
+		ln.rested = true // what comes while others wait for the contract is gathered, too
 		ln.mu.Lock()
 		ln.pendingLocked(false)
 		ln.setLocked(StateWaiting, "")

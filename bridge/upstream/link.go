@@ -82,6 +82,8 @@ type Link struct {
 	// What follows is of who connects, and touched, where a lane has written since nothing of it was open, of the lane while it runs: no
 	// lock is needed. ids are who this life was, current who it is; settled says that what all lives write to was looked at; readBefore is
 	// how far the cursors were read when the connection before began.
+	// backfilled says that the backfill lane was taken over in this life, and may have a transaction under way.
+	backfilled bool
 	ids        []Identity
 	current    [lanes]int64
 	touched    [lanes]map[where]struct{}
@@ -230,6 +232,7 @@ func (l *Link) Run(ctx context.Context) {
 	})
 	defer cancel()
 	defer l.end()
+	held := false
 	for ctx.Err() == nil {
 		if l.halted() {
 			l.idle()
@@ -239,8 +242,16 @@ func (l *Link) Run(ctx context.Context) {
 		if wait := l.unwanted(); wait > 0 {
 			l.set(StateWaiting, "")
 			l.quiet(ctx, wait)
+			held = true
 			continue
 		}
+		if held && l.cfg.Linger > lingerLook { // a connection for each record that may go while others wait would cost more than it
+			held = false
+			l.set(StateWaiting, reasonGather)
+			l.sleep(ctx, l.cfg.Linger)
+			continue
+		}
+		held = false
 		err := l.connect(ctx)
 		if ctx.Err() != nil {
 			l.keep(0)

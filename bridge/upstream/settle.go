@@ -3,7 +3,6 @@ package upstream
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -34,6 +33,10 @@ const (
 	settleTries = 3
 	// lookFirst and lookMost are how often it is looked whether somebody has ended it.
 	lookFirst, lookMost = time.Second, 30 * time.Second
+	// certainFirst and certainMost are how long the end of a transaction may take to be written: at first, and at most.
+	certainFirst, certainMost = 20 * time.Millisecond, 3 * time.Second
+	// silentMost is how long a partition is waited for of which the peer does not tell who has it open.
+	silentMost = 30 * time.Second
 	// restLook is how long after its last transaction a lane looks whether it is decided everywhere.
 	restLook = 2 * time.Minute
 	// formerMax is how many producer ids a life remembers that it had.
@@ -41,7 +44,7 @@ const (
 )
 
 // errHangs ends a connection on which nothing may be sent any more.
-var errHangs = errors.New("the peer has lost the end of a transaction of this link in a partition")
+var errHangs = errors.New("a transaction of this link is still open in a partition: the peer has lost its end, or somebody else's is open, and the peer does not tell whose")
 
 // errLeft is why nothing is sent.
 var errLeft = fmt.Errorf("a transaction that the link cannot end is still open after %v", cursorsTimeout)
@@ -149,28 +152,50 @@ func (ln *lane) lastLook(ctx context.Context, idle time.Duration) (wait time.Dur
 	return wait, nil
 }
 
-// certain makes sure that nothing that the lane has written hangs: what it sends next would decide that.
+// certain makes sure that nothing that the lane has written hangs: what it sends next would decide that. A peer answers before it has
+// written the markers of an end, so they are given a while.
 func (ln *lane) certain(ctx context.Context) error {
 	id, err := ln.session.Identity(ctx)
 	if err != nil {
 		return fmt.Errorf("producer id: %w", err)
 	}
 	list := spots(ln.touched[ln.lane])
-	if len(list) == 0 {
-		return nil
-	}
-	if err := ln.session.Ends(ctx, list); err != nil {
-		return fmt.Errorf("look for open transactions: %w", err)
-	}
-	open := slices.DeleteFunc(list, func(s Spot) bool { return s.Err == nil && s.Stable >= s.End })
-	if len(open) > 0 {
-		if err := ln.session.Standing(ctx, open, []int64{id.Producer}); err != nil {
+	ends := map[where]int64{} // as of the first look: nothing of ours is beyond
+	for wait, begin := certainFirst, time.Now(); len(list) > 0; wait *= 2 {
+		if err := ln.session.Ends(ctx, list); err != nil {
 			return fmt.Errorf("look for open transactions: %w", err)
 		}
-	}
-	for i := range open {
-		if st, _ := open[i].of(id.Producer); open[i].Err != nil || st.Open >= 0 {
-			return fmt.Errorf("%w, or has not written it yet: %s-%d", errHangs, open[i].Topic, open[i].Partition)
+		list = slices.DeleteFunc(list, func(s Spot) bool {
+			at := where{s.Topic, s.Partition}
+			if _, known := ends[at]; !known && s.Err == nil {
+				ends[at] = s.End
+			}
+			return s.Err == nil && s.Stable >= ends[at]
+		})
+		if len(list) == 0 {
+			break
+		}
+		for i := range list {
+			if list[i].Err != nil { // the next connection looks, and knows what to do with a topic that does not tell
+				return fmt.Errorf("look for open transactions: %s-%d: %w", list[i].Topic, list[i].Partition, list[i].Err)
+			}
+		}
+		if err := ln.session.Standing(ctx, list, []int64{id.Producer}); err != nil {
+			return fmt.Errorf("look for open transactions: %w", err)
+		}
+		list = slices.DeleteFunc(list, func(s Spot) bool {
+			st, _ := s.of(id.Producer)
+			return s.Err == nil && st.Open < 0
+		})
+		if len(list) > 0 && time.Since(begin) > certainMost {
+			return fmt.Errorf("%w: %s-%d", errHangs, list[0].Topic, list[0].Partition)
+		}
+		if len(list) > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(wait):
+			}
 		}
 	}
 	clear(ln.touched[ln.lane])
@@ -219,7 +244,7 @@ func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err e
 		if err != nil {
 			return "", err
 		}
-		if o != commit { // whatever was acknowledged: a coordinator that has lost every end of it has said that it is committed
+		if o != commit && why != whyLater { // whatever was acknowledged: a coordinator that has lost every end of it has said that it is committed
 			if err := l.distrust(); err != nil {
 				return "", err
 			}
@@ -233,28 +258,6 @@ func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err e
 		}
 	}
 	return left, nil
-}
-
-// distrust forgets the cursors that this life or the hint knows: they are read anew.
-func (l *Link) distrust() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.env.Hint != nil {
-		h := hint{
-			Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
-			TopicID: hex.EncodeToString(l.cursorTopic[:]),
-		}
-		for _, name := range slices.Sorted(maps.Keys(l.follows.made)) {
-			m := l.follows.made[name]
-			h.Made = append(h.Made, hintedTopic{name, hex.EncodeToString(m.id[:]), m.settings})
-		}
-		if err := h.store(l.env.Hint, nil, l.stops); err != nil { // a later life would believe it
-			return fmt.Errorf("forget the cursors: %w", err)
-		}
-	}
-	l.forgetLocked()
-	l.known = false
-	return nil
 }
 
 // settle ends a transaction in partitions that it hangs in, and tells of it. With left it could not.
@@ -303,12 +306,12 @@ func (l *Link) settleData(ctx context.Context, s Session, list []Spot) error {
 		if err := s.Standing(ctx, open, l.producers()); err != nil {
 			return fmt.Errorf("look for open transactions: %w", err)
 		}
-		var left []Spot
+		var left, silent []Spot
 		reason := ""
 		hangs := map[transaction][]Spot{}
 		for _, at := range open {
 			if at.Err != nil { // it may be anybody's: who has it open ends it in time, unless it hangs
-				left, reason = append(left, at), fmt.Sprintf("a transaction is open in %s-%d, and the peer does not tell whose: %v", at.Topic, at.Partition, at.Err)
+				silent = append(silent, at)
 			}
 			for _, st := range at.Standings {
 				if st.Open >= 0 {
@@ -332,15 +335,25 @@ func (l *Link) settleData(ctx context.Context, s Session, list []Spot) error {
 				left, reason = append(left, at...), why
 			}
 		}
-		if len(hangs) == 0 && len(left) == 0 {
+		if len(silent) > 0 {
+			if err := l.silent(ctx, s, list, silent); err != nil {
+				return err
+			}
+		}
+		if len(hangs) == 0 {
 			return nil // others have something open
 		}
 		if len(left) > 0 {
-			if err := l.await(ctx, s, left, reason); err != nil {
+			open, err := l.await(ctx, s, left, reason, cursorsTimeout)
+			if err != nil {
 				return err
+			}
+			if len(open) > 0 {
+				return fmt.Errorf("%w: %s", errLeft, reason)
 			}
 			try = 0
 		}
+		left = append(left, silent...)
 		if err := s.Ends(ctx, open); err != nil {
 			return fmt.Errorf("look for open transactions: %w", err)
 		}
@@ -356,20 +369,31 @@ func (l *Link) settleData(ctx context.Context, s Session, list []Spot) error {
 	return nil
 }
 
-// await waits until partitions are decided up to where they ended.
-func (l *Link) await(ctx context.Context, s Session, list []Spot, reason string) error {
+// silent waits a while for partitions of which the peer does not tell who has them open, and notes in list those that still are.
+func (l *Link) silent(ctx context.Context, s Session, list, silent []Spot) error {
+	reason := fmt.Sprintf("a transaction is open in %s-%d, and the peer does not tell whose: %v", silent[0].Topic, silent[0].Partition, silent[0].Err)
+	open, err := l.await(ctx, s, silent, reason, silentMost)
+	at := indexed(list)
+	for i := range open {
+		at[where{open[i].Topic, open[i].Partition}].Err = errors.New(reason)
+	}
+	return err
+}
+
+// await waits until partitions are decided up to where they ended, for so long at most, and returns those that are not.
+func (l *Link) await(ctx context.Context, s Session, list []Spot, reason string, most time.Duration) (open []Spot, err error) {
 	l.set(StateConnecting, reason)
-	limit := time.NewTimer(cursorsTimeout)
+	limit := time.NewTimer(most)
 	defer limit.Stop()
 	for wait := lookFirst; ; wait = min(2*wait, lookMost) {
 		next := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			next.Stop()
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-limit.C:
 			next.Stop()
-			return fmt.Errorf("%w: %s", errLeft, reason)
+			return open, nil
 		case <-next.C:
 		}
 		now := make([]Spot, len(list))
@@ -377,14 +401,16 @@ func (l *Link) await(ctx context.Context, s Session, list []Spot, reason string)
 			now[i] = Spot{Topic: list[i].Topic, Partition: list[i].Partition}
 		}
 		if err := s.Ends(ctx, now); err != nil {
-			return fmt.Errorf("look for open transactions: %w", err)
+			return nil, fmt.Errorf("look for open transactions: %w", err)
 		}
-		open := false
+		open = open[:0]
 		for i := range now {
-			open = open || now[i].Err != nil || now[i].Stable < list[i].End
+			if now[i].Err != nil || now[i].Stable < list[i].End {
+				open = append(open, now[i])
+			}
 		}
-		if !open {
-			return nil
+		if len(open) == 0 {
+			return nil, nil
 		}
 	}
 }
@@ -399,7 +425,7 @@ func (l *Link) settleTouched(ctx context.Context, s Session) error {
 		for i := range l.gapPartitions {
 			all[where{l.cfg.GapTopic, i}] = struct{}{}
 		}
-		if l.cfg.Heartbeats > 0 {
+		if l.cfg.Heartbeats > 0 && l.beats.ready {
 			all[where{l.cfg.heartbeats(), 0}] = struct{}{}
 		}
 	}
@@ -410,6 +436,11 @@ func (l *Link) settleTouched(ctx context.Context, s Session) error {
 	list := spots(all)
 	if err := l.settleData(ctx, s, list); err != nil {
 		return err
+	}
+	for i := range list {
+		if list[i].Err != nil && (list[i].Topic == l.cfg.GapTopic || list[i].Topic == l.cfg.heartbeats()) {
+			return fmt.Errorf("look for open transactions: %s-%d: %w", list[i].Topic, list[i].Partition, list[i].Err)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

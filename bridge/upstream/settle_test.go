@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -112,6 +113,64 @@ func TestLostMarkersAreFound(t *testing.T) {
 				}
 			}
 			t.Error("not found")
+		})
+	}
+}
+
+// tardyLane has what the network holds back arrive just before the backfill lane is taken over, and, with mute, sends nothing there.
+type tardyLane struct {
+	upstream.Remote
+	kafka *upstreamtest.Kafka
+	mute  bool
+}
+
+func (r *tardyLane) Open(ctx context.Context, id string) (upstream.Session, error) {
+	back := strings.HasSuffix(id, upstream.Backfill.String())
+	if back {
+		r.kafka.Arrive()
+	}
+	s, err := r.Remote.Open(ctx, id)
+	if err == nil && back && r.mute {
+		s = mute{s}
+	}
+	return s, err
+}
+
+type mute struct{ upstream.Session }
+
+func (mute) Send(ctx context.Context, _ []upstream.Record) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A link that was live first has something left over. What its backfill lane has under way when a connection ends does not hang:
+// the coordinator may yet commit it.
+func TestWhatTheOtherLaneHasUnderWayDoesNotHang(t *testing.T) {
+	for _, single := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 2000, LiveBehind: time.Millisecond})
+			w.kafka.Single = single
+			plainly(w.all, w.parts[0], 500, "x")
+			way := &tardyLane{kafka: w.kafka, mute: true}
+			w.wrap = func(r upstream.Remote) upstream.Remote { way.Remote = r; return way }
+			w.board = w.start()
+			time.Sleep(10 * time.Second)
+			w.board.kill()
+			w.cfg.Order, way.mute = upstream.OldestFirst, false
+			held := 0
+			w.kafka.HoldCommits(func(id string) bool {
+				if strings.HasSuffix(id, upstream.Backfill.String()) {
+					held++
+				}
+				return held == 1
+			})
+			w.board = w.start()
+			defer w.board.kill()
+			w.board.drained(t)
+			if s := w.board.link.Status().Sent; held == 0 || s.Connects < 2 {
+				t.Fatalf("%d commits of the backfill lane, %d connections", held, s.Connects)
+			}
+			w.exact()
 		})
 	}
 }

@@ -364,6 +364,9 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 		s.epoch = h.epoch
 		return nil
 	}
+	if s.c.k.held(s.id, commit) {
+		return errGone
+	}
 	return s.c.do(ctx, s.connected(commit), commit)
 }
 

@@ -42,6 +42,7 @@ type Kafka struct {
 	holders  map[string]*holder // by transactional id
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
+	holds    func(id string) bool
 	groups   map[string]*group
 	asked    int // for settings
 	// restarts is how often it came back: connections of before are dead. lost is how many ends of transactions it lost then.
@@ -406,6 +407,24 @@ func (k *Kafka) Arrive() {
 	for _, fn := range late {
 		fn()
 	}
+}
+
+// HoldCommits has the network hold back the commits of which hold says so, by transactional id; their sessions end.
+func (k *Kafka) HoldCommits(hold func(id string) bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.holds = hold
+}
+
+// held holds a commit back that is to be.
+func (k *Kafka) held(id string, commit func() error) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.holds == nil || !k.holds(id) {
+		return false
+	}
+	k.hold(commit)
+	return true
 }
 
 // lateMax is how late a request may come.
