@@ -14,7 +14,7 @@ func (ln *lane) commit(ctx context.Context) error {
 	f := &ln.filler
 	now := ln.env.Clock.Now().UnixMilli()
 	data := len(f.records)
-	if len(ln.touched[ln.lane]) > touchedMax || ln.session.Shaken() {
+	if ln.session.Shaken() || len(ln.touched[ln.lane]) > touchedMax { // asked before each: what is idle is given up then
 		if err := ln.certain(ctx); err != nil {
 			return err
 		}

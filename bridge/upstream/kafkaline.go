@@ -6,7 +6,13 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 )
+
+// idleMost is how long a connection may carry nothing and still be used by a transaction. Routers on the way forget the first of them
+// after four minutes, which only the next write would show: within a transaction, which it would end.
+const idleMost = 3 * time.Minute
 
 // lines are the connections of one session. The client waits for an answer to its first request on one even when it is
 // closed: over a dead link that takes ten seconds, which nobody has who wants to stop.
@@ -26,21 +32,53 @@ type lines struct {
 type line struct {
 	net.Conn
 	lines *lines
+	made  time.Time
+	used  atomic.Int64 // how long after made it carried bytes last, in nanoseconds: no clock that is set moves it
 }
 
-// Close closes the connection.
+// Read implements net.Conn.
+func (l *line) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if n > 0 {
+		l.use()
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (l *line) Write(p []byte) (int, error) {
+	l.use()
+	return l.Conn.Write(p)
+}
+
+func (l *line) use() { l.used.Store(int64(time.Since(l.made))) }
+
+// idle is for how long it has carried nothing.
+func (l *line) idle() time.Duration { return time.Since(l.made) - time.Duration(l.used.Load()) }
+
+// Close closes the connection. It has ended once, be it that the client finds out later.
 func (l *line) Close() error {
 	l.lines.mu.Lock()
-	delete(l.lines.open, l)
-	l.lines.ended = true
+	if _, open := l.lines.open[l]; open {
+		delete(l.lines.open, l)
+		l.lines.ended = true
+	}
 	l.lines.mu.Unlock()
 	return l.Conn.Close()
 }
 
-// shaken says whether a connection has ended since it was asked last.
+// shaken says whether a connection has ended since it was asked last. Those that were idle for too long it ends itself: the client
+// writes its next request to them in vain, not a byte of it, and at once makes a new one, which a Send may.
 func (s *lines) shaken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for l := range s.open {
+		if l.idle() > idleMost {
+			delete(s.open, l)
+			_ = l.Conn.Close() // nothing is on its way
+			s.ended = true
+		}
+	}
 	ended := s.ended
 	s.ended = false
 	return ended
@@ -75,7 +113,7 @@ func (s *lines) dial(ctx context.Context, network, address string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	l := &line{Conn: conn, lines: s}
+	l := &line{Conn: conn, lines: s, made: time.Now()}
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
