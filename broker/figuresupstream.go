@@ -100,5 +100,4 @@ func (b *Broker) linkFigures(m *metrics.Writer) {
 	counter("millrace_upstream_lost_records_total", "Offsets in them.", func(s *LinkStatus) int64 { return s.Lost })
 	counter("millrace_upstream_heartbeats_total", "Heartbeats that were committed at the other end.", func(s *LinkStatus) int64 { return s.Heartbeats })
 	counter("millrace_upstream_looped_records_total", "Records that were left out because they had come from there.", func(s *LinkStatus) int64 { return s.Looped })
-	counter("millrace_upstream_settled_transactions_total", "Transactions that the link has ended since their end was lost there.", func(s *LinkStatus) int64 { return s.Settled })
 }

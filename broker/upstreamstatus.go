@@ -55,7 +55,6 @@ type LinkStatus struct {
 	Gaps         int64 `json:"gaps"`
 	Lost         int64 `json:"lost_records"`
 	Looped       int64 `json:"looped_records"`
-	Settled      int64 `json:"settled_transactions"`
 	Heartbeats   int64 `json:"heartbeats"`
 
 	Groups *LinkGroups `json:"groups"` // null where none are followed
@@ -139,7 +138,6 @@ func (k *link) status() LinkStatus {
 	c := &is.Sent
 	s.Sent, s.SentBytes, s.Transactions, s.Unknown, s.Connects = c.Records, c.Bytes, c.Transactions, c.Unknown, c.Connects
 	s.Gaps, s.Lost, s.Looped, s.Heartbeats, s.Notes = c.Gaps, c.Lost, c.Looped, c.Heartbeats, is.Notes
-	s.Settled = c.Settled
 	for _, p := range is.List {
 		row := LinkPartition{Topic: p.Topic, Partition: p.Partition, Verdict: p.Verdict.String(), Reason: p.Reason, Next: p.Next, Records: p.Records}
 		for _, r := range p.Ranges {

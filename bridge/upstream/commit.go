@@ -14,11 +14,6 @@ func (ln *lane) commit(ctx context.Context) error {
 	f := &ln.filler
 	now := ln.env.Clock.Now().UnixMilli()
 	data := len(f.records)
-	if len(ln.touched[ln.lane]) > touchedMax || ln.session.Shaken() {
-		if err := ln.certain(ctx); err != nil {
-			return err
-		}
-	}
 	ln.syncPoints(ctx)
 	for _, d := range ln.drafts {
 		if err := ln.mark(d, now); err != nil {
@@ -43,7 +38,6 @@ func (ln *lane) commit(ctx context.Context) error {
 	ln.sendingLocked(ln.lane)
 	ln.mu.Unlock()
 	began := time.Now()
-	ln.touch(f.records)
 	err = ln.send(ctx, f.records, data)
 	if beats {
 		ln.beatDone(err)
@@ -51,9 +45,6 @@ func (ln *lane) commit(ctx context.Context) error {
 	if err != nil {
 		f.forget()
 		return err
-	}
-	if data > 0 || ln.lookAt.IsZero() { // heartbeats are no reason to put it off
-		ln.lookAt = time.Now().Add(restLook)
 	}
 	ln.applied(data, buried, time.Since(began))
 	return nil

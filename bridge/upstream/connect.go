@@ -21,8 +21,7 @@ var errNoTopic = errors.New("it is not there yet")
 func (l *Link) connect(ctx context.Context) error {
 	l.set(StateConnecting, reasonMemory)
 	count := 1
-	both := l.cfg.Order == LiveFirst || l.backfilled
-	if both {
+	if l.cfg.Order == LiveFirst {
 		count++
 	}
 	release, err := l.cfg.room(ctx, l.env.Budget, count) // before anything is taken over, which would only wait then
@@ -42,7 +41,6 @@ func (l *Link) connect(ctx context.Context) error {
 		}
 	}()
 	open := func(lane Lane) (err error) {
-		l.backfilled = l.backfilled || lane == Backfill
 		id := ""
 		if l.cfg.Delivery == ExactlyOnce {
 			id = l.cfg.transactionalID(lane)
@@ -63,7 +61,7 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := open(Live); err != nil {
 		return err
 	}
-	if both { // before anything is read: its open transaction would have to be waited for, and is no one that hangs
+	if l.cfg.Order == LiveFirst { // before anything is read: its open transaction would have to be waited for
 		if err := open(Backfill); err != nil {
 			return err
 		}
@@ -71,21 +69,8 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := l.prepare(ctx, sessions[Live]); err != nil {
 		return err
 	}
-	read := func() error { // what hangs is ended first: it would have to be waited for, and what is sent next would decide it
-		reason := "reading cursors, and waiting for transactions that are open there"
-		if l.cfg.Delivery == ExactlyOnce {
-			if err := l.identify(ctx, &sessions); err != nil {
-				return err
-			}
-		}
-		left, err := l.settleCursors(ctx, sessions[Live])
-		if err != nil {
-			return err
-		}
-		l.set(StateConnecting, or(left, reason))
-		return l.readCursors(ctx, sessions[Live])
-	}
-	if err := read(); err != nil {
+	l.set(StateConnecting, "reading cursors, and waiting for transactions that are open there")
+	if err := l.readCursors(ctx, sessions[Live]); err != nil {
 		return err
 	}
 	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
@@ -98,23 +83,16 @@ func (l *Link) connect(ctx context.Context) error {
 		if err := open(Backfill); err != nil {
 			return err
 		}
-		if err := read(); err != nil { // its former life may have committed until just now
+		// Its former life may have committed until just now.
+		if err := l.readCursors(ctx, sessions[Live]); err != nil {
 			return err
 		}
 	}
-	if sessions[Backfill] != nil && l.cfg.Order != LiveFirst && !l.leftOver() { // it has nothing under way any more, and nothing to do
-		sessions[Backfill].Close()
-		sessions[Backfill], l.backfilled = nil, false
-	}
 	l.begin()
 	l.set(StateConnecting, "looking at topics")
-	if err := l.settleTouched(ctx, sessions[Live]); err != nil {
-		return err
-	}
 	if err := l.refresh(ctx, sessions[Live]); err != nil {
 		return err
 	}
-	l.readBefore = l.readTo()
 	return l.lanes(ctx, cancel, &sessions)
 }
 
@@ -214,20 +192,10 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 	if err := s.Ensure(ctx, topics); err != nil {
 		return fmt.Errorf("topics upstream: %w", err)
 	}
-	spots := unsound(list, topics)
-	if err := l.settleData(ctx, s, spots); err != nil {
-		return err
-	}
-	for i := range spots {
-		if spots[i].Err != nil {
-			t := &topics[slices.IndexFunc(topics, func(t Topic) bool { return t.Name == spots[i].Topic })]
-			t.Have, t.Err = 0, fmt.Errorf("whether something is open in partition %d is not known: %w", spots[i].Partition, spots[i].Err)
-		}
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, to := range list {
-		to.have, to.id, to.sound = topics[i].Have, topics[i].ID, to.sound || topics[i].Err == nil
+		to.have, to.id = topics[i].Have, topics[i].ID
 		if topics[i].Made && to.have > 0 {
 			l.madeLocked(&topics[i])
 		}
@@ -240,6 +208,82 @@ func (l *Link) aim(ctx context.Context, s Session, list []*target) error {
 			}
 		}
 	}
+	return nil
+}
+
+// readCursors reads what is new in the cursor topic. After the first connection of this life all of it must be our own.
+func (l *Link) readCursors(ctx context.Context, s Session) error {
+	l.mu.Lock()
+	from, known := l.read, l.known
+	l.mu.Unlock()
+	there := l.there()
+	next, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
+		k, err := ParseCursorKey(key)
+		if err != nil || k.Board != l.cfg.Board || k.Link != l.cfg.Name {
+			return nil // another board's, or nobody's
+		}
+		for lane := range lanes {
+			if k.Lane == lane.String() {
+				return l.take(lane, &k, value, known, there(k.Topic))
+			}
+		}
+		return nil
+	})
+	l.mu.Lock()
+	if l.guessed && next < from { // it has lost its end: then what is remembered of it is no better than what it has
+		l.log.Error("the cursor topic ends before what is remembered of it: all of it is read", "end", next, "remembered", from)
+		l.forgetLocked()
+		l.mu.Unlock()
+		return l.readCursors(ctx, s)
+	}
+	l.read = max(next, l.read) // kept with an error, too: what was taken may be taken again, and a thin link reads once
+	l.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("read cursors: %w", err)
+	}
+	return nil
+}
+
+// there tells whether the board has a topic, as it is now. The lock need not be held.
+func (l *Link) there() func(topic string) bool {
+	names := l.env.Log.Names()
+	slices.Sort(names)
+	return func(topic string) bool {
+		_, is := slices.BinarySearch(names, topic)
+		return is
+	}
+}
+
+// take takes one cursor over. known says that nobody but this life may have written it, there that the topic is there.
+func (l *Link) take(lane Lane, k *CursorKey, value []byte, known, there bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := cursorID{lane, k.Topic, k.Partition}
+	if value == nil {
+		if p := l.table.cursors[id]; p != nil {
+			p.has, p.cursor, p.pos = false, Cursor{Last: -1}, 0
+			if l.table.find(k.Topic, k.Partition) == nil {
+				delete(l.table.cursors, id)
+			}
+		}
+		return nil
+	}
+	c, err := ParseCursor(value)
+	if err != nil {
+		return fmt.Errorf("cursor of %s-%d: %w", k.Topic, k.Partition, err)
+	}
+	if known && c.By != l.by {
+		return fmt.Errorf("%w: %s-%d", errForeign, k.Topic, k.Partition)
+	}
+	switch n := len(l.table.cursors); {
+	case l.table.cursors[id] != nil:
+	case !there && n >= int(lanes)*len(l.table.all)+2*l.cfg.deadMost():
+		return nil // it is forgotten already: those that are here get tombstones first
+	case n >= 4*l.cfg.Partitions+2*l.cfg.deadMost():
+		return fmt.Errorf("%w: it has more than %d cursors of this link", errUnfit, 4*l.cfg.Partitions)
+	}
+	p := l.table.at(lane, k.Topic, k.Partition)
+	p.has, p.cursor, p.pos = true, c, c.Next
 	return nil
 }
 

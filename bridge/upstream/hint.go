@@ -147,35 +147,6 @@ func (l *Link) forgetLocked() {
 	}
 }
 
-// distrust forgets the cursors that this life or the hint knows: they are read anew. What is read of the log itself is true.
-func (l *Link) distrust() error {
-	l.mu.Lock()
-	if !l.known && !l.guessed {
-		l.mu.Unlock()
-		return nil
-	}
-	h := hint{
-		Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
-		TopicID: hex.EncodeToString(l.cursorTopic[:]),
-	}
-	for _, name := range slices.Sorted(maps.Keys(l.follows.made)) {
-		m := l.follows.made[name]
-		h.Made = append(h.Made, hintedTopic{name, hex.EncodeToString(m.id[:]), m.settings})
-	}
-	stops := maps.Clone(l.stops)
-	l.mu.Unlock()
-	if l.env.Hint != nil { // first: a later life would believe it
-		if err := h.store(l.env.Hint, nil, stops); err != nil {
-			return fmt.Errorf("forget the cursors: %w", err)
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.forgetLocked()
-	l.known = false
-	return nil
-}
-
 // keepHint writes down which cursors there are, when that is news and was not written for a while.
 func (l *Link) keepHint(least time.Duration) {
 	if l.env.Hint == nil {

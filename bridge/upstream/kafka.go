@@ -264,9 +264,8 @@ type kafkaSession struct {
 	replication   int16 // of topics that are made
 	cluster       string
 	patience      time.Duration
-	single        bool // transactions have epochs of their own
-	batchBytes    int  // the most a batch of several records holds
-	portion       int  // of the cursor topic that is asked for at once, in bytes
+	batchBytes    int // the most a batch of several records holds
+	portion       int // of the cursor topic that is asked for at once, in bytes
 
 	refused refusals // of the Send that is under way
 	scouts  int      // how many transactions to come send a record ahead
@@ -288,7 +287,6 @@ func (s *kafkaSession) takeOver(ctx context.Context) error {
 		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 			return err
 		}
-		s.single = single(resp)
 		for _, key := range transactionKeys {
 			offered := false
 			for _, k := range resp.ApiKeys {

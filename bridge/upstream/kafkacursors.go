@@ -75,7 +75,7 @@ func (s *kafkaSession) read(
 	}
 	for from < end {
 		began := time.Now()
-		p, err := s.fetch(ctx, leader, topic, id, partition, from, readCommitted)
+		p, err := s.fetch(ctx, leader, topic, id, partition, from)
 		if errors.Is(err, kerr.OffsetOutOfRange) { // its beginning was deleted
 			first, err := s.offset(ctx, leader, topic, partition, -2)
 			if err != nil {
@@ -157,18 +157,12 @@ func (s *kafkaSession) offset(ctx context.Context, leader int, topic string, par
 	return resp.Topics[0].Partitions[0].Offset, kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
 }
 
-// The isolation levels: with the first everything is told, with the other what lies before the last stable offset.
-const (
-	readUncommitted int8 = iota
-	readCommitted
-)
-
-// fetch reads one partition from an offset on.
+// fetch reads one partition from an offset on, up to the last stable offset.
 func (s *kafkaSession) fetch(
-	ctx context.Context, leader int, topic string, id [16]byte, partition int32, from int64, isolation int8,
+	ctx context.Context, leader int, topic string, id [16]byte, partition int32, from int64,
 ) (*kmsg.FetchResponseTopicPartition, error) {
 	req := kmsg.NewPtrFetchRequest()
-	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = -1, fetchWaitMS, 1, int32(s.portion), isolation
+	req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = -1, fetchWaitMS, 1, int32(s.portion), 1
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic, t.TopicID = topic, id
 	p := kmsg.NewFetchRequestTopicPartition()

@@ -16,10 +16,6 @@ type lines struct {
 	mu     sync.Mutex
 	open   map[*line]struct{}
 	closed bool
-	// ended says that a connection has ended since shaken was asked, refuse is told of who wants a new one then: a Send is
-	// under way.
-	ended  bool
-	refuse func(error)
 }
 
 // line is one connection.
@@ -32,45 +28,14 @@ type line struct {
 func (l *line) Close() error {
 	l.lines.mu.Lock()
 	delete(l.lines.open, l)
-	l.lines.ended = true
 	l.lines.mu.Unlock()
 	return l.Conn.Close()
 }
 
-// shaken says whether a connection has ended since it was asked last.
-func (s *lines) shaken() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ended := s.ended
-	s.ended = false
-	return ended
-}
-
-// hold has no connection be made in the place of one that has ended, until it is called with nil.
-func (s *lines) hold(refuse func(error)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refuse = refuse
-}
-
-var (
-	errClosed = errors.New("the session is closed")
-	// errShaken ends a transaction: the client would send the rest of it to somebody who may have lost the end of the last one.
-	errShaken = errors.New("a connection to the peer has ended")
-)
+var errClosed = errors.New("the session is closed")
 
 // dial makes a connection, with TLS where the link has it.
 func (s *lines) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	s.mu.Lock()
-	refuse := s.refuse
-	if !s.ended {
-		refuse = nil
-	}
-	s.mu.Unlock()
-	if refuse != nil {
-		refuse(errShaken)
-		return nil, errShaken
-	}
 	conn, err := s.cfg.Dial(ctx, network, address)
 	if err != nil {
 		return nil, err

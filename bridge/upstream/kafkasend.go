@@ -2,8 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -25,21 +23,6 @@ func (s *kafkaSession) Send(ctx context.Context, recs []Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	if !s.transactional {
-		return s.send(ctx, recs)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	s.lines.hold(cancel)
-	defer s.lines.hold(nil)
-	err := s.send(ctx, recs)
-	if err != nil && errors.Is(context.Cause(ctx), errShaken) {
-		err = fmt.Errorf("%w: %w", errShaken, err)
-	}
-	return err
-}
-
-func (s *kafkaSession) send(ctx context.Context, recs []Record) error {
 	if s.transactional {
 		s.pace.wait(ctx)
 		if err := s.cl.BeginTransaction(); err != nil {

@@ -79,17 +79,7 @@ type Link struct {
 	keptAt    int64
 	shares    shares
 	nextRetry time.Time
-	// What follows is of who connects, and touched, where a lane has written since nothing of it was open, of the lane while it runs: no
-	// lock is needed. ids are who this life was, current who it is; settled says that what all lives write to was looked at; readBefore is
-	// how far the cursors were read when the connection before began.
-	// backfilled says that the backfill lane was taken over in this life, and may have a transaction under way.
-	backfilled bool
-	ids        []Identity
-	current    [lanes]int64
-	touched    [lanes]map[where]struct{}
-	settled    bool
-	readBefore int64
-	lookedAt   time.Time // when jumps were last considered
+	lookedAt  time.Time // when jumps were last considered
 }
 
 // New makes a link that does nothing until Run. It returns ErrConfig.
@@ -117,7 +107,6 @@ func New(cfg Config, env Env) (*Link, error) {
 		follows: following{made: map[string]madeTopic{}},
 	}
 	for i := range l.size {
-		l.touched[i] = map[where]struct{}{}
 		l.patience[i] = cfg.TransactionTimeout
 		l.size[i] = min(firstTransaction, cfg.TransactionBytes)
 	}

@@ -44,7 +44,6 @@ type Session interface {
 	// It fills in the offsets, where it learns them. recs and what they point to are the session's until Send returns; after an error nothing of it may be written to again.
 	Send(ctx context.Context, recs []Record) error
 	Follower
-	Settler
 	// Close ends the session at once.
 	Close()
 }

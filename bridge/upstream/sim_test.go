@@ -232,10 +232,6 @@ type world struct {
 	cfg   upstream.Config
 	board *board
 	loses bool // retention and damage happen
-	// restart is how often the peer restarts with the end of a transaction, and loses markers.
-	restart float64
-	// each is what else happens in a round, nil for nothing.
-	each func()
 	// sent is of all lives, lives how many there were.
 	sent  upstream.Counters
 	lives int
@@ -274,7 +270,6 @@ func (w *world) end() {
 	w.sent.Unknown += s.Unknown
 	w.sent.Connects += s.Connects
 	w.sent.Gaps += s.Gaps
-	w.sent.Settled += s.Settled
 	w.lives++
 	w.board.kill()
 }
@@ -285,15 +280,12 @@ func (w *world) run(n int) {
 	for range n {
 		w.kafka.Fail(upstreamtest.Faults{
 			Lost: w.rng.Float64() * 0.1, Silent: w.rng.Float64() * 0.1, Late: w.rng.Float64() * 0.1, Bumped: w.rng.Float64() * 0.05,
-			Latency: time.Duration(w.rng.IntN(1000)) * time.Millisecond, Restart: w.restart,
+			Latency: time.Duration(w.rng.IntN(1000)) * time.Millisecond,
 		})
 		for range w.rng.IntN(20) {
 			write(w.rng, w.all, w.parts[w.rng.IntN(len(w.parts))])
 		}
 		time.Sleep(time.Duration(w.rng.IntN(3000)) * time.Millisecond)
-		if w.each != nil {
-			w.each()
-		}
 		switch w.rng.IntN(12) {
 		case 0, 1:
 			w.end()

@@ -63,7 +63,6 @@ type Counters struct {
 	Lost         int64 // offsets in them
 	Looped       int64 // records left out because they came from the peer
 	Heartbeats   int64 // committed
-	Settled      int64 // transactions ended whose end the peer had lost
 }
 
 // PartitionStatus is one partition of a link.

@@ -85,7 +85,6 @@ type target struct {
 	want        int32 // partitions it should have
 	id          [16]byte
 	have        int32 // partitions upstream, 0 while it is not known
-	sound       bool  // nothing that an earlier life wrote there is open: see settle.go. Only who connects and the live lane need it
 }
 
 // table is what a link knows of its partitions. Link.mu guards all of it.

@@ -136,21 +136,12 @@ func (c *Client) do(ctx context.Context, request, late func() error) error {
 	case dice < f.Lost:
 		return errLost
 	case dice < f.Lost+f.Late:
-		if restarts := k.restarts; late != nil {
-			k.hold(func() error {
-				if k.restarts != restarts {
-					return errLost // its connection is dead
-				}
-				return late()
-			})
+		if late != nil {
+			k.hold(late)
 		}
 		return errGone
 	}
-	restarts := k.restarts
 	err := request()
-	if k.restarts != restarts && late != nil && k.rng.IntN(2) == 0 {
-		return errGone
-	}
 	if dice < f.Lost+f.Late+f.Silent {
 		return errGone
 	}
@@ -189,7 +180,7 @@ func (c *Client) Open(ctx context.Context, id string) (upstream.Session, error) 
 			k.end(h, false)
 			h.epoch++
 		}
-		s.epoch, s.restarts = h.epoch, k.restarts // the client connects again, and asks again
+		s.epoch = h.epoch
 		return nil
 	}
 	if err := c.do(ctx, takeOver, takeOver); err != nil {
@@ -202,8 +193,6 @@ type session struct {
 	c     *Client
 	id    string
 	epoch int16
-	// restarts is that of the Kafka when it was connected.
-	restarts int
 	// patience is what its transactions are given.
 	patience time.Duration
 }
@@ -307,16 +296,6 @@ func (s *session) Cursors(
 	}
 }
 
-// connected is a request of a transaction: it does not come with a new connection.
-func (s *session) connected(request func() error) func() error {
-	return func() error {
-		if s.restarts != s.c.k.restarts && !s.c.k.Unshaken && s.id != "" {
-			return errLost
-		}
-		return request()
-	}
-}
-
 // holder is the session's, unless somebody else took over.
 func (s *session) holder() (*holder, error) {
 	h := s.c.k.holders[s.id]
@@ -339,7 +318,7 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 		out := some
 		some = clone(some)
 		produce := func() error { return s.produce(some) }
-		if err := s.c.do(ctx, s.connected(produce), produce); err != nil {
+		if err := s.c.do(ctx, produce, produce); err != nil {
 			return err
 		}
 		for i := range some {
@@ -361,13 +340,9 @@ func (s *session) Send(ctx context.Context, recs []upstream.Record) error {
 			return fmt.Errorf("invalid producer epoch: %w", upstream.ErrFenced)
 		}
 		k.end(h, true)
-		s.epoch = h.epoch
 		return nil
 	}
-	if s.c.k.held(s.id, commit) {
-		return errGone
-	}
-	return s.c.do(ctx, s.connected(commit), commit)
+	return s.c.do(ctx, commit, commit)
 }
 
 func (s *session) produce(recs []upstream.Record) error {
@@ -393,8 +368,8 @@ func (s *session) produce(recs []upstream.Record) error {
 			}
 		}
 	}
-	if h != nil && !h.open {
-		h.open, h.until = true, time.Now().Add(s.patience)
+	if h != nil && h.txn == nil {
+		h.txn, h.until, h.parts = &txn{open: true, producer: h.id}, time.Now().Add(s.patience), map[*replica]bool{}
 	}
 	for i := range recs {
 		r := &recs[i]

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -27,13 +26,6 @@ type Kafka struct {
 	NoTransactions bool
 	// Timeout ends open transactions of who does not say how long he wants to have, Longest is the most there is; 0: any time.
 	Timeout, Longest time.Duration
-	// Single: each transaction has an epoch of its own (transaction.version 2).
-	Single bool
-	// DenyMarks: nobody may end what hangs. Keep says that a topic's partitions lose nothing.
-	DenyMarks bool
-	Keep      func(topic string) bool
-	// Unshaken is a defect: clients go on with new connections, and do not say so.
-	Unshaken bool
 
 	mu       sync.Mutex
 	rng      *rand.Rand
@@ -42,11 +34,8 @@ type Kafka struct {
 	holders  map[string]*holder // by transactional id
 	producer int64              // ids given
 	late     []func()           // requests that the network holds back
-	holds    func(id string) bool
 	groups   map[string]*group
 	asked    int // for settings
-	// restarts is how often it came back: connections of before are dead. lost is how many ends of transactions it lost then.
-	restarts, lost int
 	// forgotten is how many questions where a partition begins and ends are to be asked elsewhere.
 	forgotten int
 }
@@ -58,14 +47,11 @@ type Faults struct {
 	Lost, Silent, Late float64
 	// Bumped: the coordinator ends the transaction and takes the epoch away.
 	Bumped float64
-	// Restart: with the end of a transaction the peer is restarted, and some partitions do not get their marker.
-	Restart float64
 	// Latency is how long each step takes at most.
 	Latency time.Duration
 }
 
 type topic struct {
-	name       string
 	id         [16]byte
 	compacted  bool
 	partitions []*replica
@@ -81,16 +67,6 @@ type replica struct {
 	first int64
 	all   []entry
 	epoch int32
-	topic string
-	// producers is what it knows of them.
-	producers map[int64]*standing
-}
-
-// standing is what a partition knows of a producer.
-type standing struct {
-	epoch int16
-	stamp int64
-	txn   *txn // what is open, nil for nothing
 }
 
 // end is the offset of the next record.
@@ -114,29 +90,21 @@ type entry struct {
 	marker bool
 	epoch  int32
 	ends   *txn // of a marker
-	// producer is the epoch of who wrote it in a transaction.
-	producer int16
 }
 
-// txn is what a transaction has in one partition, and what went on in it.
 type txn struct {
 	open, committed bool
 	producer        int64
-	lost            *fate // what its marker would have been, where that was lost
 }
-
-// fate is how a transaction ends that has lost markers: as it has ended where somebody has written one since.
-type fate struct{ commit bool }
 
 // holder is who has a transactional id.
 type holder struct {
 	id    int64
 	epoch int16
-	open  bool // a transaction is
-	other bool // it is nobody's who could end what hangs: nothing is lost of it
+	txn   *txn
 	until time.Time
 	// parts are where the open transaction has written.
-	parts []*replica
+	parts map[*replica]bool
 }
 
 // NewKafka makes an empty cluster.
@@ -166,7 +134,7 @@ func (k *Kafka) Create(name string, partitions int, compacted bool) {
 }
 
 func (k *Kafka) create(name string, partitions int, compacted bool) *topic {
-	t := &topic{name: name, compacted: compacted, settings: map[string]string{}}
+	t := &topic{compacted: compacted, settings: map[string]string{}}
 	t.grow(partitions)
 	binary.BigEndian.PutUint64(t.id[:], k.rng.Uint64())
 	k.topics[name] = t
@@ -175,7 +143,7 @@ func (k *Kafka) create(name string, partitions int, compacted bool) *topic {
 
 func (t *topic) grow(n int) {
 	for len(t.partitions) < n {
-		t.partitions = append(t.partitions, &replica{topic: t.name, producers: map[int64]*standing{}})
+		t.partitions = append(t.partitions, new(replica))
 	}
 }
 
@@ -309,77 +277,28 @@ func (k *Kafka) append(h *holder, p *replica, r upstream.Record) {
 	}
 	e := entry{Record: r, offset: p.end(), epoch: p.epoch}
 	if h != nil {
-		st := p.producers[h.id]
-		if st == nil {
-			st = new(standing)
-			p.producers[h.id] = st
-		}
-		if st.txn == nil {
-			st.txn = &txn{open: true, producer: h.id}
-		}
-		st.epoch, st.stamp = h.epoch, r.Timestamp
-		e.txn, e.producer = st.txn, h.epoch // a transaction whose end was lost goes on, too
-		if !slices.Contains(h.parts, p) {
-			h.parts = append(h.parts, p)
-		}
+		e.txn = h.txn
+		h.parts[p] = true
 	}
 	p.add(e)
 }
 
 // end ends the open transaction of a holder.
 func (k *Kafka) end(h *holder, commit bool) {
-	if !h.open {
+	if h.txn == nil {
 		return
 	}
-	marker := h.epoch
-	if k.Single || !commit {
-		marker++
+	h.txn.open, h.txn.committed = false, commit
+	for p := range h.parts {
+		p.add(entry{offset: p.end(), marker: true, epoch: p.epoch, ends: h.txn})
 	}
-	if k.Single {
-		h.epoch++
-	}
-	loses := 0.0
-	if !h.other && k.rng.Float64() < k.faults.Restart {
-		k.restarts++
-		loses = k.rng.Float64() * 1.2
-	}
-	end := &fate{commit}
-	for _, p := range h.parts {
-		if k.rng.Float64() < loses && (k.Keep == nil || !k.Keep(p.topic)) {
-			k.lost++
-			if x := p.producers[h.id].txn; x.lost == nil {
-				x.lost = end
-			}
-			continue
-		}
-		p.mark(h.id, marker, commit)
-	}
-	h.open, h.parts = false, nil
-}
-
-// mark ends what a producer has open in a partition.
-func (p *replica) mark(producer int64, epoch int16, commit bool) {
-	st := p.producers[producer]
-	if st == nil {
-		st = new(standing)
-		p.producers[producer] = st
-	}
-	x := st.txn
-	if x == nil {
-		x = &txn{producer: producer}
-	}
-	x.open, x.committed = false, commit
-	st.txn, st.epoch, st.stamp = nil, epoch, time.Now().UnixMilli()
-	p.add(entry{
-		Record: upstream.Record{Timestamp: st.stamp}, offset: p.end(), marker: true, epoch: p.epoch, producer: epoch,
-		ends: &txn{producer: producer, committed: commit},
-	})
+	h.txn, h.parts = nil, nil
 }
 
 // expire ends transactions whose time is over, as the coordinator does: their epoch is gone.
 func (k *Kafka) expire() {
 	for _, h := range k.holders {
-		if h.open && time.Now().After(h.until) {
+		if h.txn != nil && time.Now().After(h.until) {
 			k.end(h, false)
 			h.epoch++
 		}
@@ -391,7 +310,7 @@ func (k *Kafka) Expire() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, h := range k.holders {
-		if h.open {
+		if h.txn != nil {
 			k.end(h, false)
 			h.epoch++
 		}
@@ -407,24 +326,6 @@ func (k *Kafka) Arrive() {
 	for _, fn := range late {
 		fn()
 	}
-}
-
-// HoldCommits has the network hold back the commits of which hold says so, by transactional id; their sessions end.
-func (k *Kafka) HoldCommits(hold func(id string) bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.holds = hold
-}
-
-// held holds a commit back that is to be.
-func (k *Kafka) held(id string, commit func() error) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.holds == nil || !k.holds(id) {
-		return false
-	}
-	k.hold(commit)
-	return true
 }
 
 // lateMax is how late a request may come.

@@ -17,7 +17,7 @@ const leaders = 2
 // begin begins a transaction of somebody.
 func (k *Kafka) begin() *holder {
 	k.producer++
-	return &holder{id: k.producer, open: true, other: true, until: time.Now().Add(k.Timeout)}
+	return &holder{id: k.producer, txn: &txn{open: true, producer: k.producer}, until: time.Now().Add(k.Timeout), parts: map[*replica]bool{}}
 }
 
 // Write appends records of somebody, without a transaction.
@@ -305,7 +305,7 @@ func (k *Kafka) portion(q *upstream.Portion, leader int32, room *int) bool {
 
 // together says that two records may be in one batch.
 func together(a, b *entry) bool {
-	return b.offset == a.offset+1 && a.txn == b.txn && a.producer == b.producer && a.epoch == b.epoch && !a.marker && !b.marker
+	return b.offset == a.offset+1 && a.txn == b.txn && a.epoch == b.epoch && !a.marker && !b.marker
 }
 
 // batch is a batch of the peer's log.
@@ -335,9 +335,9 @@ func (k *Kafka) batch(list []entry) record.Batch {
 	switch {
 	case first.marker:
 		b[22] |= 0x20
-		b.SetProducer(first.ends.producer, first.producer, -1, true)
+		b.SetProducer(first.ends.producer, 0, -1, true)
 	case first.txn != nil:
-		b.SetProducer(first.txn.producer, first.producer, 0, true)
+		b.SetProducer(first.txn.producer, 0, 0, true)
 	}
 	return b
 }
