@@ -133,11 +133,11 @@ func TestPartitionsThatAreNotLedAreAskedForAgain(t *testing.T) {
 // What held a link up for once does not leave it with small transactions for ever.
 func TestTransactionsGrowAgain(t *testing.T) {
 	ln := &lane{Link: &Link{cfg: Config{TransactionBytes: defaultTransactionBytes, TransactionTimeout: time.Minute}}, size: firstTransaction}
-	ln.fitLocked(ln.size, 8*time.Second)
+	ln.fitLocked(ln.size, 12*time.Second)
 	if ln.size != leastTransactionBytes {
 		t.Fatalf("%d bytes after one that took long", ln.size)
 	}
-	for range 2 {
+	for range 3 {
 		ln.fitLocked(ln.size, swift/10)
 	}
 	if ln.size != firstTransaction {
