@@ -22,7 +22,7 @@ import (
 func (w *world) fullDisk(v packet.Version) *peer {
 	w.t.Helper()
 	first := pub("t", "first", 1, 1)
-	w.cfg.Inflight = share(w.t, int64(len(first.Append(nil, packet.V5))))
+	w.cfg.Inflight = share(w.t, int64(len(first.Append(nil, packet.V5)))+mqtt.PublishCost)
 	p := w.connect(v, "p", func(c *packet.Connect) { c.KeepAlive = 10 })
 	p.send(pub("t", "0", 1, 9)) // makes the topic
 	p.wants("connack 0x00", "puback 9 0x00")

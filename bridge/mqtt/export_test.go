@@ -59,3 +59,6 @@ func HoldSession(s *Server, id string) (publish, write func() error) {
 	}
 	return publish, func() error { return s.store.wait(s.store.put, ss) }
 }
+
+// PublishCost is what a publish takes of the memory for what is on its way, beside its packet.
+const PublishCost = publishCost

@@ -241,7 +241,7 @@ func TestCloseDoesNotWaitForWhoDoesNotRead(t *testing.T) {
 // While the disk does not keep up, MQTT 5 is told so after a while, and its pings are answered; 3.1.1 is read slowly. Nothing
 // that was not stored is acknowledged.
 func TestWhileTheDiskStandsStillClientsAreToldTheTruth(t *testing.T) {
-	room := int64(len(pub("t", "first", 1, 1).Append(nil, packet.V5)))
+	room := int64(len(pub("t", "first", 1, 1).Append(nil, packet.V5))) + mqtt.PublishCost
 	t.Run("5", func(t *testing.T) {
 		story(t, func(w *world) {
 			w.cfg.Inflight = share(t, room)

@@ -16,33 +16,42 @@ const (
 	refused
 )
 
+// publishCost is what a publish on its way holds beside its packet: what is called when it is durable, in bytes.
+const publishCost = 256
+
+// attempt is a publish that was handed to the log.
+type attempt struct {
+	state atomic.Int32
+	why   error // with refused
+}
+
 // intoLog takes the memory of a publish of size bytes and hands it to the log. done is called once. A client of 3.1.1 cannot
 // be told that the disk is full: its publish waits here until it is not any more, and what comes behind waits too, but for
 // pings. Only what the log refuses later, when publishes behind it may have been taken, is an error for it too.
 func (c *client) intoLog(qos byte, size int64, publish func(done func(error)), done func(error)) {
 	waits := c.version == packet.V311 && qos > 0
+	size += publishCost
 	for {
 		if err := c.takeRoom(qos, size); err != nil {
 			done(err)
 			return
 		}
-		var state atomic.Int32
-		var why error
+		var a attempt
 		publish(func(err error) {
 			c.s.cfg.Inflight.Release(size)
 			if waits && errors.Is(err, ErrFull) && !errors.Is(err, errNoPlace) {
-				if why = err; state.CompareAndSwap(asking, refused) {
+				if a.why = err; a.state.CompareAndSwap(asking, refused) {
 					return
 				}
 			}
 			done(err)
 		})
-		if !waits || state.CompareAndSwap(asking, taken) {
+		if !waits || a.state.CompareAndSwap(asking, taken) {
 			return
 		}
-		c.s.complain("mqtt: publish waits for room", "client", c.id, "qos", qos, "error", why)
+		c.s.complain("mqtt: publish waits for room", "client", c.id, "qos", qos, "error", a.why)
 		if !c.linger(retryDelay) {
-			done(why)
+			done(a.why)
 			return
 		}
 	}

@@ -20,6 +20,9 @@ import (
 // why, and would come back at once with the same message.
 const refusalDelay = time.Second
 
+// ringLeast is for how many publishes on their way there is room at first.
+const ringLeast = 2
+
 // acks are the publishes of one connection on their way into the log, in the order they came. Each is answered when it
 // is durable and all before it are answered [MQTT-4.6.0-2]. They go into the log in that order too [MQTT-4.6.0-5].
 type acks struct {
@@ -27,8 +30,11 @@ type acks struct {
 
 	mu   sync.Mutex
 	cond *sync.Cond // waits for the end of acting
-	// ring[first%len] … ring[next-1] are on their way. Invariant: next-first <= len(ring) = receive maximum.
+	// ring[first%len] … ring[next-1] are on their way. It grows as they are more at once, up to most, the receive maximum:
+	// a thousand clients that publish now and then have none of them.
+	// Invariant: next-first <= len(ring) <= most.
 	ring        []pending
+	most        int
 	first, next uint64
 	releasing   int  // PUBRELs on their way, at most as many
 	closed      bool // nothing is sent any more
@@ -71,10 +77,14 @@ type pending struct {
 func (a *acks) begin(id uint16, qos byte) (uint64, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.ring == nil {
-		a.ring = make([]pending, a.c.limits().ReceiveMaximum)
+	if a.most == 0 {
+		a.most = a.c.limits().ReceiveMaximum
 	}
 	for a.next-a.first == uint64(len(a.ring)) && !a.closed {
+		if len(a.ring) < a.most {
+			a.grow()
+			break
+		}
 		a.pause()
 	}
 	if a.closed {
@@ -83,6 +93,15 @@ func (a *acks) begin(id uint16, qos byte) (uint64, bool) {
 	a.ring[a.next%uint64(len(a.ring))] = pending{id: id, qos: qos}
 	a.next++
 	return a.next - 1, true
+}
+
+// grow makes the ring larger.
+func (a *acks) grow() {
+	ring := make([]pending, min(max(2*len(a.ring), ringLeast), a.most))
+	for n := a.first; n < a.next; n++ {
+		ring[n%uint64(len(ring))] = a.ring[n%uint64(len(a.ring))]
+	}
+	a.ring = ring
 }
 
 // land notes what became of a publish and answers whatever is due. It is called by the commit and does not block.
@@ -302,31 +321,58 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		done(err)
 		return
 	}
+	own := w.fill(m, body, s.cfg.Clock.Now().UnixMilli())
+	var kept []record.Record
+	if m.Retain || certificate(m.Topic) != "" {
+		kept = keepers(m, &w.records[0], own)
+	}
+	s.wg.Add(1)
+	finish := func(err error) {
+		done(err)
+		s.wg.Done()
+	}
+	if with != nil {
+		s.publishWith(ctx, kept, *with, Part{p, w.records[:], func(_ int64, err error) { finish(err) }})
+	} else {
+		for _, r := range kept { // first: whoever subscribes now either finds it or gets the live message
+			finish = both(finish)
+			s.retained.put(ctx, r, finish)
+		}
+		p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
+	}
+	clear(w.headers)
+	w.records[0] = record.Record{}
+}
+
+// fill makes the record of a message, which was routed. own are the headers that are the message's. With what keepers does it
+// is no part of publish, where many goroutines are at once: their stacks would be twice as large.
+//
+//go:noinline
+func (w *scratch) fill(m *payload.Message, body []byte, stamp int64) (own []record.Header) {
 	if body == nil {
 		body = []byte{} // an empty payload is not Kafka's null
 	}
-	rec := &w.records[0]
-	*rec = record.Record{Timestamp: s.cfg.Clock.Now().UnixMilli(), Key: w.target.Key, Value: body}
 	w.headers = w.headers[:0]
 	m.Headers(func(key string, value []byte) bool {
 		w.headers = append(w.headers, record.Header{Key: key, Value: value})
 		return true
 	})
-	own := len(w.headers)
+	own = w.headers
 	if n := len(w.target.Headers); n > 0 {
 		w.headers = append(w.headers, record.Header{Key: payload.Added, Value: strconv.AppendInt(nil, int64(n), 10)})
 	}
 	for _, h := range w.target.Headers {
 		w.headers = append(w.headers, record.Header{Key: h.Key, Value: []byte(h.Value)})
 	}
-	rec.Headers = w.headers
-	s.wg.Add(1)
-	finish := func(err error) {
-		done(err)
-		s.wg.Done()
-	}
-	// What is kept goes first: whoever subscribes now either finds it or gets the live message.
-	var kept []record.Record
+	w.records[0] = record.Record{Timestamp: stamp, Key: w.target.Key, Value: body, Headers: w.headers}
+	return own
+}
+
+// keepers are what is kept of a message as retained messages.
+//
+//go:noinline
+func keepers(m *payload.Message, rec *record.Record, own []record.Header) (kept []record.Record) {
+	body := rec.Value
 	if topic := certificate(m.Topic); topic != "" && len(body) > 0 {
 		// A birth is kept as it passes through [tck-id-conformance-mqtt-aware-store], as a retained message
 		// [tck-id-conformance-mqtt-aware-nbirth-mqtt-retain] [tck-id-conformance-mqtt-aware-dbirth-mqtt-retain].
@@ -340,23 +386,13 @@ func (s *Server) publish(ctx context.Context, m *payload.Message, body []byte, w
 		kept = append(kept, copied)
 	}
 	if m.Retain { // [MQTT-3.3.1-8]
-		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: w.headers[:own]}
+		copied := record.Record{Timestamp: rec.Timestamp, Key: []byte(m.Topic), Value: body, Headers: own}
 		if len(body) == 0 {
 			copied.Value = nil // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
 		}
 		kept = append(kept, copied)
 	}
-	if with != nil {
-		s.publishWith(ctx, kept, *with, Part{p, w.records[:], func(_ int64, err error) { finish(err) }})
-	} else {
-		for _, r := range kept {
-			finish = both(finish)
-			s.retained.put(ctx, r, finish)
-		}
-		p.AppendRecords(w.records[:], false, func(_ int64, err error) { finish(err) })
-	}
-	clear(w.headers)
-	*rec = record.Record{}
+	return kept
 }
 
 // publishWith appends a message, what is kept of it as retained messages, and what lands with it.

@@ -305,6 +305,36 @@ func TestNoPubackBeforeItsOwnCommitOrOutOfOrder(t *testing.T) {
 	})
 }
 
+// Room for publishes on their way grows with them, in whatever place of it the first one is.
+func TestManyPublishesOnTheirWayAreAcknowledgedInOrder(t *testing.T) {
+	both(t, func(w *world, v packet.Version) {
+		w.cfg.ReceiveMaximum = 13
+		a := w.connect(v, "a")
+		a.wants("connack 0x00")
+		id := uint16(0)
+		for _, most := range []int{1, 2, 3, 5, 7, 13, 4} {
+			w.log.Hold()
+			var acks []string
+			for range most {
+				id++
+				a.send(pub("t", "x", 1, id))
+				acks = append(acks, fmt.Sprintf("puback %d 0x00", id))
+			}
+			a.wants()
+			if n := w.log.Held(); n != most {
+				a.t.Errorf("%d publishes on their way, want %d", n, most)
+			}
+			w.log.ReleaseOne(0)
+			a.wants(acks[0])
+			id++
+			a.send(pub("t", "x", 1, id)) // in the place of the first
+			a.wants()
+			w.log.Release()
+			a.wants(append(acks[1:], fmt.Sprintf("puback %d 0x00", id))...)
+		}
+	})
+}
+
 func TestReadingStopsAtReceiveMaximum(t *testing.T) {
 	both(t, func(w *world, v packet.Version) {
 		w.cfg.ReceiveMaximum = 2

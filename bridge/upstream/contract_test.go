@@ -86,18 +86,23 @@ func (unreachable) Open(context.Context, string) (upstream.Session, error) {
 	return nil, errors.New("no route to host")
 }
 
+// halves are the two classes of a Scheduler: s.b, and the rest.
+type halves struct{}
+
+func (halves) Classes() int { return 2 }
+func (halves) Class(topic string) int {
+	if topic == "s.b" {
+		return 1
+	}
+	return 0
+}
+
 // closed is a Scheduler whose window is closed for some classes until a time.
 type closed struct {
+	halves
 	until time.Time
 }
 
-func (*closed) Classes() int { return 2 }
-func (*closed) Class(topic string) int {
-	if topic == "s.a" {
-		return 0
-	}
-	return 1
-}
 func (*closed) Priority(class int) int                  { return 1 - class }
 func (*closed) Sent(time.Time, upstream.Lane, int, int) {}
 func (c *closed) Next(now time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {

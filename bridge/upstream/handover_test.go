@@ -136,15 +136,11 @@ func TestRecordsAreGathered(t *testing.T) {
 }
 
 // shut lets the topic s.b through after a while only.
-type shut struct{ later time.Duration }
-
-func (shut) Classes() int { return 2 }
-func (shut) Class(topic string) int {
-	if topic == "s.b" {
-		return 1
-	}
-	return 0
+type shut struct {
+	halves
+	later time.Duration
 }
+
 func (shut) Priority(int) int                        { return 0 }
 func (shut) Sent(time.Time, upstream.Lane, int, int) {}
 func (s shut) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
@@ -159,7 +155,7 @@ func TestRecordsAreGatheredBesideOthersThatWait(t *testing.T) {
 	for _, later := range []time.Duration{0, time.Minute, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, 1, upstream.Config{Linger: time.Minute, Heartbeats: 10 * time.Second, Alias: "a"})
-			w.scheduler = shut{later}
+			w.scheduler = shut{later: later}
 			w.board = w.start()
 			defer w.board.kill()
 			w.board.until(t, upstream.StateIdle)
