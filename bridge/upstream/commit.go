@@ -20,7 +20,11 @@ func (ln *lane) commit(ctx context.Context) error {
 		}
 	}
 	ln.syncPoints(ctx)
+	ln.mu.Lock()
+	told := ln.told[1-ln.lane]
+	ln.mu.Unlock()
 	for _, d := range ln.drafts {
+		d.cursor.Told = told
 		if err := ln.mark(d, now); err != nil {
 			return err
 		}

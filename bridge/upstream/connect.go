@@ -83,7 +83,11 @@ func (l *Link) connect(ctx context.Context) error {
 			return err
 		}
 		l.set(StateConnecting, or(left, reason))
-		return l.readCursors(ctx, sessions[Live])
+		err = l.readCursors(ctx, sessions[Live])
+		if errors.Is(err, ErrStuck) && sessions[Backfill] == nil { // it may be the other lane's, of a life that was live first
+			l.backfilled = true
+		}
+		return err
 	}
 	if err := read(); err != nil {
 		return err
@@ -261,7 +265,7 @@ func (l *Link) begin() {
 	defer l.mu.Unlock()
 	l.count.Connects++
 	l.known, l.guessed, l.table.hints = true, false, nil
-	l.seen, l.flight = l.read, [lanes]flight{}
+	l.seen, l.told, l.flight = l.read, [lanes]int64{}, [lanes]flight{}
 	l.lookedAt, l.groups.looked = time.Time{}, time.Time{} // before anything is sent: what a group has read is known when it passes
 	if !time.Now().Before(l.follows.retry) {
 		l.follows.changed.Store(true)

@@ -55,6 +55,9 @@ type Cursor struct {
 	Turn int64
 	// Sync is where the record went that was sent before those of the cursor's transaction.
 	Sync Sync
+	// Told is the offset in the cursor topic before which the peer has acknowledged all that the other lane of the connection had sent:
+	// what the cursor says may follow from that. 0 where it has sent nothing.
+	Told int64
 	// By is the life of the process that wrote it.
 	By string
 	// At is when, in ms, as well as the board knew.
@@ -87,6 +90,7 @@ type wire struct {
 	Ranges     [][2]int64 `json:"ranges,omitempty"`
 	Turn       int64      `json:"turn,omitempty"`
 	Sync       []int64    `json:"sync,omitempty"`
+	Told       int64      `json:"told,omitempty"`
 	By         string     `json:"by"`
 	At         int64      `json:"time"`
 }
@@ -98,7 +102,7 @@ func (k *CursorKey) Append(dst []byte) ([]byte, error) { return appendJSON(dst, 
 func (c *Cursor) Append(dst []byte) ([]byte, error) {
 	w := wire{
 		Version: cursorVersion, Local: hex.EncodeToString(c.Local[:]), Next: c.Next, Last: c.Last, CRC: c.CRC,
-		Upstream: c.Upstream, UpstreamID: hex.EncodeToString(c.UpstreamID[:]), Turn: c.Turn, By: c.By, At: c.At,
+		Upstream: c.Upstream, UpstreamID: hex.EncodeToString(c.UpstreamID[:]), Turn: c.Turn, Told: c.Told, By: c.By, At: c.At,
 	}
 	for _, r := range c.Ranges {
 		w.Ranges = append(w.Ranges, [2]int64{r.First, r.End})
@@ -150,7 +154,7 @@ func ParseCursor(p []byte) (Cursor, error) {
 	if err := json.Unmarshal(p, &w); err != nil {
 		return Cursor{}, fmt.Errorf("%w: %w", ErrCursor, err)
 	}
-	c := Cursor{Upstream: w.Upstream, Next: w.Next, Last: w.Last, CRC: w.CRC, Turn: w.Turn, By: w.By, At: w.At}
+	c := Cursor{Upstream: w.Upstream, Next: w.Next, Last: w.Last, CRC: w.CRC, Turn: w.Turn, Told: w.Told, By: w.By, At: w.At}
 	for _, r := range w.Ranges {
 		c.Ranges = append(c.Ranges, Range{r[0], r[1]})
 	}

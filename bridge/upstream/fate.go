@@ -54,7 +54,10 @@ const (
 
 // byData says how a transaction is to end that hangs in the cursor partition: by what became of it where its cursors say that it has
 // written.
-func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing) (o remedy, why string, err error) {
+//
+// Of a transaction of which nothing but the acknowledgement is left there may be a cursor of the other lane that follows from it: it says
+// that it was told. ended are those that were settled before.
+func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing, ended map[int64]remedy) (o remedy, why string, err error) {
 	t := transaction{st.Producer, st.Epoch}
 	if l.later(t) {
 		return unsure, whyLater, nil
@@ -62,11 +65,16 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing) (o r
 	var keys []CursorKey
 	var cursors []Cursor
 	merged := false
+	last := int64(-1)
+	told := telling{own: l.own, open: map[int64]int64{}}
 	whole, err := s.Scan(ctx, c.Topic, c.Partition, st.Open, 0, scanCursors, func(b record.Batch) (bool, error) {
-		if b.ProducerID() != t.producer || b.Control() || !b.Transactional() {
+		if b.ProducerID() != t.producer {
+			return false, told.batch(b)
+		}
+		if b.Control() || !b.Transactional() {
 			return false, nil
 		}
-		merged = merged || b.ProducerEpoch() != t.epoch
+		merged, last = merged || b.ProducerEpoch() != t.epoch, b.LastOffset()
 		for r, err := range b.Records(cursorBatchMax) {
 			if err != nil {
 				return false, err
@@ -91,6 +99,10 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing) (o r
 		return unsure, "", fmt.Errorf("read what hangs in the cursor topic: %w", err)
 	case merged || !whole:
 		return unsure, whyMerged, nil
+	case told.before(ended) > last:
+		return commit, "the other lane's cursors follow from it", nil
+	case told.undecided(ended) > last:
+		return unsure, "the other lane's cursors follow from it, and are open", nil
 	}
 	list, asked, err := l.written(ctx, s, keys, cursors)
 	if err != nil || len(list) == 0 {
@@ -152,6 +164,66 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing) (o r
 		return unsure, maybe, nil
 	}
 	return takeBack, "it is committed nowhere", nil
+}
+
+// telling is what the committed cursors of the link that come after a transaction say of it, from the cursor partition's batches in order.
+type telling struct {
+	own func(*CursorKey) bool
+	// most is the largest Told of what is committed, open of what is not decided, by producers.
+	most int64
+	open map[int64]int64
+}
+
+func (f *telling) batch(b record.Batch) error {
+	switch id := b.ProducerID(); {
+	case !b.Transactional():
+		return nil
+	case !b.Control():
+		for r, err := range b.Records(cursorBatchMax) {
+			if err != nil {
+				return err
+			}
+			if k, err := ParseCursorKey(r.Key); err != nil || r.Value == nil || !f.own(&k) {
+				continue
+			}
+			c, err := ParseCursor(r.Value)
+			if err != nil {
+				return fmt.Errorf("cursor at %d: %w", r.Offset, err)
+			}
+			f.open[id] = max(f.open[id], c.Told)
+		}
+		return nil
+	default:
+		yes, is, err := ending(b)
+		if yes {
+			f.most = max(f.most, f.open[id])
+		}
+		if is {
+			delete(f.open, id)
+		}
+		return err
+	}
+}
+
+// before is where what was told ends: with what was settled just now, whose markers may not be read yet.
+func (f *telling) before(ended map[int64]remedy) (most int64) {
+	most = f.most
+	for id, told := range f.open {
+		if ended[id] == commit {
+			most = max(most, told)
+		}
+	}
+	return most
+}
+
+// undecided is the same of what nobody has ended.
+func (f *telling) undecided(ended map[int64]remedy) (most int64) {
+	for id, told := range f.open {
+		if ended[id] == unsure {
+			most = max(most, told)
+		}
+	}
+	return most
 }
 
 // written are the partitions that a transaction may have written to, by its cursors, and of those that it probably has the stamp from which

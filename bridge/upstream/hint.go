@@ -268,7 +268,7 @@ func (l *Link) sentLocked(lane Lane, records []Record) {
 	for i := range records {
 		if r := &records[i]; r.Topic == l.cfg.CursorTopic {
 			l.hinted.bytes += len(r.Key) + len(r.Value)
-			l.seen = max(l.seen, r.Offset+1)
+			l.seen, l.told[lane] = max(l.seen, r.Offset+1), max(l.told[lane], r.Offset+1)
 		}
 	}
 	safe := l.seen

@@ -55,7 +55,9 @@ type Link struct {
 	cluster string // the peer's id
 	// seen is an offset of the cursor topic after the last cursor that was committed in this connection, flight what is
 	// under way.
-	seen   int64
+	seen int64
+	// told is the same for each lane.
+	told   [lanes]int64
 	flight [lanes]flight
 	// stops are partitions that were stopped for what the log was then. hintNews says that they are to be written down at once,
 	// madeNews that what is known of the topics that the link has made is to be, soon.

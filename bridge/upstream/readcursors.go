@@ -14,7 +14,7 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 	there := l.there()
 	next, err := s.Cursors(ctx, l.cfg.CursorTopic, cursorPartition(l.cfg.Board), max(from, 0), func(key, value []byte) error {
 		k, err := ParseCursorKey(key)
-		if err != nil || k.Board != l.cfg.Board || k.Link != l.cfg.Name {
+		if err != nil || !l.own(&k) {
 			return nil // another board's, or nobody's
 		}
 		for lane := range lanes {
@@ -38,6 +38,9 @@ func (l *Link) readCursors(ctx context.Context, s Session) error {
 	}
 	return nil
 }
+
+// own says whether a cursor is of this link.
+func (l *Link) own(k *CursorKey) bool { return k.Board == l.cfg.Board && k.Link == l.cfg.Name }
 
 // readTo is how far the cursors are read.
 func (l *Link) readTo() int64 {

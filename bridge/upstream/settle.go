@@ -235,12 +235,15 @@ func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err e
 	if c.Err != nil { // it does not tell whose it is
 		return "", nil
 	}
+	// The later first: one lane's cursors may follow from what the other was told, and only from what came before.
+	slices.SortFunc(c.Standings, func(a, b Standing) int { return cmp.Compare(b.Open, a.Open) })
+	ended := map[int64]remedy{}
 	for _, st := range c.Standings {
 		if st.Open < 0 {
 			continue
 		}
 		t := transaction{st.Producer, st.Epoch}
-		o, why, err := l.byData(ctx, s, c, st)
+		o, why, err := l.byData(ctx, s, c, st, ended)
 		if err != nil {
 			return "", err
 		}
@@ -255,7 +258,9 @@ func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err e
 		}
 		if why != "" {
 			left = why
+			continue
 		}
+		ended[t.producer] = o
 	}
 	return left, nil
 }
