@@ -322,7 +322,7 @@ func (f *filler) add(d *draft, r *record.Record, own bool) *Record {
 	if unsure {
 		f.header(HeaderClock, "unsure")
 	}
-	if f.cfg.Order == LiveFirst {
+	if f.cfg.Order == LiveFirst || d.lane == Backfill { // or left over of a time when it was
 		f.header(HeaderLane, d.lane.String())
 	}
 	if f.cfg.Provenance || f.cfg.Mark {

@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -62,17 +63,27 @@ func TestLostMarkers(t *testing.T) {
 		name   string
 		cfg    upstream.Config
 		single bool
+		orders bool // each life may have another
 	}{
-		{"oldest first", upstream.Config{}, true},
-		{"small transactions", upstream.Config{TransactionBytes: 2000}, true},
-		{"live first", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true},
-		{"shared epochs", upstream.Config{TransactionBytes: 4000}, false},
+		{"oldest first", upstream.Config{}, true, false},
+		{"small transactions", upstream.Config{TransactionBytes: 2000}, true, false},
+		{"live first", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, false},
+		{"either order", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, true},
+		{"shared epochs", upstream.Config{TransactionBytes: 4000}, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			lost, settled := 0, int64(0)
 			for _, seed := range seeds(10) {
 				var w *world
-				list := besieged(t, seed, tt.cfg, tt.single, func(made *world) { w = made })
+				list := besieged(t, seed, tt.cfg, tt.single, func(made *world) {
+					w = made
+					if each := w.each; tt.orders {
+						w.each = func() {
+							each()
+							w.cfg.Order = [...]upstream.Order{upstream.LiveFirst, upstream.OldestFirst}[w.rng.IntN(2)]
+						}
+					}
+				})
 				if len(list) > 0 {
 					t.Fatalf("-seed=%d: %d faults, %s", seed, len(list), strings.Join(list[:min(3, len(list))], "; "))
 				}
@@ -171,6 +182,86 @@ func TestWhatTheOtherLaneHasUnderWayDoesNotHang(t *testing.T) {
 				t.Fatalf("%d commits of the backfill lane, %d connections", held, s.Connects)
 			}
 			w.exact()
+		})
+	}
+}
+
+// loser has the peer lose all ends of the first transaction that is to be lost, which is acknowledged.
+type loser struct {
+	upstream.Remote
+	kafka *upstreamtest.Kafka
+	lose  func(lane string, recs []upstream.Record) bool
+
+	one  chan struct{} // one transaction at a time
+	lost bool
+}
+
+func (r *loser) Open(ctx context.Context, id string) (upstream.Session, error) {
+	s, err := r.Remote.Open(ctx, id)
+	return losing{s, r, id}, err
+}
+
+type losing struct {
+	upstream.Session
+	r  *loser
+	id string
+}
+
+func (s losing) Send(ctx context.Context, recs []upstream.Record) error {
+	s.r.one <- struct{}{}
+	defer func() { <-s.r.one }()
+	if !s.r.lost && s.r.lose(s.id[strings.LastIndex(s.id, "-")+1:], recs) {
+		s.r.lost = true
+		s.r.kafka.LoseEnds(true)
+		defer s.r.kafka.LoseEnds(false)
+	}
+	return s.Session.Send(ctx, recs)
+}
+
+// One lane goes by what the other was told is committed. Where all ends of that are lost and the board is cut off, too, the other's
+// cursors say that it was told.
+func TestWhatTheOtherLaneFollowsFromIsCommitted(t *testing.T) {
+	end := func(lane string, recs []upstream.Record) bool {
+		return lane == "backfill" && slices.ContainsFunc(recs, func(r upstream.Record) bool { return strings.HasPrefix(string(r.Value), "499 ") })
+	}
+	leap := func(lane string, recs []upstream.Record) bool {
+		return lane == "live" && slices.ContainsFunc(recs, func(r upstream.Record) bool { return strings.Contains(string(r.Value), `"ranges":[[`) })
+	}
+	for _, tt := range []struct {
+		name string
+		lose func(lane string, recs []upstream.Record) bool
+		more int            // records of the live lane then
+		then upstream.Order // of the next life
+	}{
+		{"the end of what was left over", end, 10, upstream.LiveFirst},
+		{"the end of what was left over, before there is one lane only", end, 10, upstream.OldestFirst},
+		{"what is left over", leap, 0, upstream.LiveFirst},
+		{"what is left over, before there is one lane only", leap, 0, upstream.OldestFirst},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 2000, LiveBehind: time.Millisecond})
+				w.kafka.Single = true
+				plainly(w.all, w.parts[0], 500, "x")
+				r := &loser{kafka: w.kafka, lose: tt.lose, one: make(chan struct{}, 1)}
+				w.wrap = func(to upstream.Remote) upstream.Remote { r.Remote = to; return r }
+				w.board = w.start()
+				w.board.drained(t)
+				plainly(w.all, w.parts[0], tt.more, "x")
+				w.board.drained(t)
+				if !r.lost || len(w.kafka.Hanging()) == 0 {
+					t.Fatal("nothing was lost")
+				}
+				w.board.kill()
+				w.cfg.Order = tt.then
+				w.board = w.start()
+				defer w.board.kill()
+				w.board.drained(t)
+				if s := w.board.link.Status().Sent; s.Settled == 0 {
+					t.Error("nothing was ended")
+				}
+				w.exact()
+			})
 		})
 	}
 }

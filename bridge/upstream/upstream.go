@@ -53,7 +53,7 @@ func (l Lane) String() string { return laneNames[l] }
 const (
 	// HeaderClock is "unsure" on a record whose time was never known: its timestamp is a lower bound.
 	HeaderClock = "millrace.clock"
-	// HeaderLane is the lane a record came by, with LiveFirst.
+	// HeaderLane is the lane a record came by, with LiveFirst; what that has left over has it with any order.
 	HeaderLane = "millrace.lane"
 	// HeaderBoard, HeaderTopic, HeaderPartition and HeaderOffset say where a record comes from, with Provenance.
 	HeaderBoard     = "millrace.board"

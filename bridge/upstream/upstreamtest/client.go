@@ -262,11 +262,18 @@ func (s *session) Follow(ctx context.Context, list []upstream.Setting) error {
 
 func same(a, b *string) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
 
+// stuckAfter is how long cursors may get nowhere.
+const stuckAfter = 5 * time.Minute
+
 // Cursors implements upstream.Session.
 func (s *session) Cursors(
 	ctx context.Context, name string, partition int32, from int64, fn func(key, value []byte) error,
 ) (next int64, err error) {
+	stuck := time.Now().Add(stuckAfter)
 	for end := int64(-1); ; {
+		if time.Now().After(stuck) {
+			return from, upstream.ErrStuck
+		}
 		var list []entry
 		open := false
 		err := s.c.ask(ctx, func() error {
@@ -292,7 +299,7 @@ func (s *session) Cursors(
 			if err := fn(e.Key, e.Value); err != nil {
 				return from, err
 			}
-			from = e.offset + 1
+			from, stuck = e.offset+1, time.Now().Add(stuckAfter)
 		}
 		if !open {
 			return end, nil

@@ -47,6 +47,7 @@ type Kafka struct {
 	asked    int // for settings
 	// restarts is how often it came back: connections of before are dead. lost is how many ends of transactions it lost then.
 	restarts, lost int
+	loseAll        bool
 	// forgotten is how many questions where a partition begins and ends are to be asked elsewhere.
 	forgotten int
 }
@@ -345,7 +346,7 @@ func (k *Kafka) end(h *holder, commit bool) {
 	}
 	end := &fate{commit}
 	for _, p := range h.parts {
-		if k.rng.Float64() < loses && (k.Keep == nil || !k.Keep(p.topic)) {
+		if k.loseAll || k.rng.Float64() < loses && (k.Keep == nil || !k.Keep(p.topic)) {
 			k.lost++
 			if x := p.producers[h.id].txn; x.lost == nil {
 				x.lost = end

@@ -18,6 +18,13 @@ func (k *Kafka) Lost() int {
 	return k.lost
 }
 
+// LoseEnds has every end of a transaction lost in all partitions, or no more.
+func (k *Kafka) LoseEnds(lose bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.loseAll = lose
+}
+
 // Mend ends what hangs as it would have ended, as somebody who knows. It says how much there was.
 func (k *Kafka) Mend() (n int) {
 	k.mu.Lock()
