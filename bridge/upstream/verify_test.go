@@ -334,6 +334,7 @@ func TestVerifyGivesItsMemoryBackWhileItIsHeld(t *testing.T) {
 func TestVerifyRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, upstream.Config{})
+		w.kafka.Fail(upstreamtest.Faults{Latency: time.Second})
 		w.board = w.start()
 		defer w.end()
 		if _, err := w.readBack(upstream.Verify{}); !errors.Is(err, upstream.ErrCannotVerify) {
