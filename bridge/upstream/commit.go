@@ -56,7 +56,7 @@ func (ln *lane) commit(ctx context.Context) error {
 		f.forget()
 		return err
 	}
-	if data > 0 || ln.lookAt.IsZero() { // heartbeats are no reason to put it off
+	if data > 0 || time.Now().After(ln.lookAt) { // what is no data is no reason to put it off
 		ln.lookAt = time.Now().Add(restLook)
 	}
 	ln.applied(data, buried, time.Since(began))

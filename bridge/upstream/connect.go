@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,16 +21,27 @@ var errNoTopic = errors.New("it is not there yet")
 // connect takes over, reads the cursors, and sends until something fails.
 func (l *Link) connect(ctx context.Context) error {
 	l.set(StateConnecting, reasonMemory)
-	count := 1
 	both := l.cfg.Order == LiveFirst || l.backfilled
-	if both {
-		count++
-	}
-	release, err := l.cfg.room(ctx, l.env.Budget, count) // before anything is taken over, which would only wait then
-	if err != nil {
+	var rooms [lanes]func()
+	defer func() {
+		for _, release := range rooms {
+			if release != nil {
+				release()
+			}
+		}
+	}()
+	room := func(lane Lane) (err error) {
+		rooms[lane], err = l.cfg.room(ctx, l.env.Budget, 1)
 		return err
 	}
-	defer release()
+	if err := room(Live); err != nil { // before anything is taken over, which would only wait then
+		return err
+	}
+	if both {
+		if err := room(Backfill); err != nil {
+			return err
+		}
+	}
 	l.set(StateConnecting, "taking over")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -42,7 +54,6 @@ func (l *Link) connect(ctx context.Context) error {
 		}
 	}()
 	open := func(lane Lane) (err error) {
-		l.backfilled = l.backfilled || lane == Backfill
 		id := ""
 		if l.cfg.Delivery == ExactlyOnce {
 			id = l.cfg.transactionalID(lane)
@@ -58,6 +69,7 @@ func (l *Link) connect(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("take over %s lane: %w", lane, err)
 		}
+		l.backfilled = l.backfilled || lane == Backfill
 		return nil
 	}
 	if err := open(Live); err != nil {
@@ -71,34 +83,39 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := l.prepare(ctx, sessions[Live]); err != nil {
 		return err
 	}
-	read := func() error { // what hangs is ended first: it would have to be waited for, and what is sent next would decide it
-		reason := "reading cursors, and waiting for transactions that are open there"
-		if l.cfg.Delivery == ExactlyOnce {
-			if err := l.identify(ctx, &sessions); err != nil {
-				return err
-			}
+	identify := func() error {
+		if l.cfg.Delivery != ExactlyOnce {
+			return nil
 		}
-		left, err := l.settleCursors(ctx, sessions[Live])
-		if err != nil {
+		return l.identify(ctx, &sessions)
+	}
+	read := func() error { // what hangs is ended first: it would have to be waited for, and what is sent next would decide it
+		if err := identify(); err != nil {
 			return err
 		}
-		l.set(StateConnecting, or(left, reason))
-		err = l.readCursors(ctx, sessions[Live])
-		if errors.Is(err, ErrStuck) && sessions[Backfill] == nil { // it may be the other lane's, of a life that was live first
-			l.backfilled = true
+		var other func() error
+		if sessions[Backfill] == nil { // of a life that was live first
+			other = func() error {
+				if err := room(Backfill); err != nil {
+					return err
+				}
+				return cmp.Or(open(Backfill), identify())
+			}
 		}
-		return err
+		if err := l.awaitCursors(ctx, sessions[Live], other); err != nil {
+			return err
+		}
+		l.set(StateConnecting, "reading cursors, and waiting for transactions that are open there")
+		return l.readCursors(ctx, sessions[Live])
 	}
 	if err := read(); err != nil {
 		return err
 	}
 	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
 		l.set(StateConnecting, reasonMemory)
-		release, err := l.cfg.room(ctx, l.env.Budget, 1)
-		if err != nil {
+		if err := room(Backfill); err != nil {
 			return err
 		}
-		defer release()
 		if err := open(Backfill); err != nil {
 			return err
 		}
@@ -108,7 +125,8 @@ func (l *Link) connect(ctx context.Context) error {
 	}
 	if sessions[Backfill] != nil && l.cfg.Order != LiveFirst && !l.leftOver() { // it has nothing under way any more, and nothing to do
 		sessions[Backfill].Close()
-		sessions[Backfill], l.backfilled = nil, false
+		rooms[Backfill]()
+		sessions[Backfill], rooms[Backfill], l.backfilled = nil, nil, false
 	}
 	l.begin()
 	l.set(StateConnecting, "looking at topics")

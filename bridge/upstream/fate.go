@@ -97,23 +97,26 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing, ende
 		return unsure, err.Error(), nil
 	case err != nil:
 		return unsure, "", fmt.Errorf("read what hangs in the cursor topic: %w", err)
-	case merged || !whole:
+	case merged:
 		return unsure, whyMerged, nil
+	case !whole:
+		return unsure, "the cursor topic is too large", nil
 	case told.before(ended) > last:
 		return commit, "the other lane's cursors follow from it", nil
 	case told.undecided(ended) > last:
 		return unsure, "the other lane's cursors follow from it, and are open", nil
 	}
-	list, asked, err := l.written(ctx, s, keys, cursors)
+	single := l.identity(t.producer).Single
+	list, asked, err := l.written(ctx, s, keys, cursors, single)
 	if err != nil || len(list) == 0 {
 		return takeBack, "it has written nothing", err
 	}
 	if err := s.Standing(ctx, list, []int64{t.producer}); err != nil {
 		return unsure, "", fmt.Errorf("look for what hangs: %w", err)
 	}
-	single := l.identity(t.producer).Single
 	var yes, no, maybe string
-	for i := range list {
+	room := scanMost
+	for i := 0; i < len(list) && yes == ""; i++ { // one COMMIT is enough
 		at := &list[i]
 		name := fmt.Sprintf("%s-%d", at.Topic, at.Partition)
 		if at.Err != nil {
@@ -141,7 +144,7 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing, ende
 			maybe = name + " does not tell"
 			continue
 		}
-		found, commits, whole, err := l.marked(ctx, s, at, t, stamp)
+		found, commits, whole, err := l.marked(ctx, s, at, t, stamp, &room)
 		switch {
 		case err != nil:
 			return unsure, "", err
@@ -154,8 +157,6 @@ func (l *Link) byData(ctx context.Context, s Session, c *Spot, st Standing, ende
 		}
 	}
 	switch {
-	case yes != "" && no != "":
-		return unsure, fmt.Sprintf("it is committed in %s and taken back in %s", yes, no), nil
 	case yes != "":
 		return commit, "it is committed in " + yes, nil
 	case no != "":
@@ -190,7 +191,9 @@ func (f *telling) batch(b record.Batch) error {
 			if err != nil {
 				return fmt.Errorf("cursor at %d: %w", r.Offset, err)
 			}
-			f.open[id] = max(f.open[id], c.Told)
+			if c.Told <= r.Offset { // else the partition was cut since, and offsets are others'
+				f.open[id] = max(f.open[id], c.Told)
+			}
 		}
 		return nil
 	default:
@@ -228,7 +231,7 @@ func (f *telling) undecided(ended map[int64]remedy) (most int64) {
 
 // written are the partitions that a transaction may have written to, by its cursors, and of those that it probably has the stamp from which
 // its marker is to be looked for, where the partition knows nothing of the producer any more: -1 where the time is not known.
-func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors []Cursor) (list []Spot, asked map[where]int64, err error) {
+func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors []Cursor, single bool) (list []Spot, asked map[where]int64, err error) {
 	var topics []string
 	seen := map[string]bool{}
 	for i := range cursors {
@@ -240,6 +243,7 @@ func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors
 	if len(topics) == 0 {
 		return nil, nil, nil
 	}
+	topics = append(topics, l.cfg.GapTopic) // a transaction may have told of a gap, and nothing else
 	counts, err := s.Counts(ctx, topics)
 	if err != nil {
 		return nil, nil, fmt.Errorf("look for what hangs: %w", err)
@@ -256,17 +260,22 @@ func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors
 		if now := l.env.Clock.Now(); !l.env.Clock.Known() || cursors[i].At > now.Add(scanBefore).UnixMilli() {
 			from = -1
 		}
-		note := func(p int32) {
+		note := func(name string, p int32) {
 			at := where{name, p}
 			if was, is := asked[at]; !is || from < was {
 				asked[at] = from
 			}
 		}
+		if single && from >= 0 { // whether it has told of a gap is not known: where it cannot be found out, that is no reason to wait for a person
+			for p := range counts[l.cfg.GapTopic] {
+				note(l.cfg.GapTopic, p)
+			}
+		}
 		if have := counts[name]; l.env.Log.Count(keys[i].Topic) == have {
-			note(keys[i].Partition)
+			note(name, keys[i].Partition)
 		} else {
 			for p := range have {
-				note(p)
+				note(name, p)
 			}
 		}
 	}
@@ -274,9 +283,10 @@ func (l *Link) written(ctx context.Context, s Session, keys []CursorKey, cursors
 }
 
 // marked looks for the marker of a transaction that has an epoch of its own in a partition where it is not open. whole is false where that
-// would be too much to read.
-func (l *Link) marked(ctx context.Context, s Session, at *Spot, t transaction, stamp int64) (found, commits, whole bool, err error) {
-	whole, err = s.Scan(ctx, at.Topic, at.Partition, -1, stamp, scanMost, func(b record.Batch) (bool, error) {
+// would be more to read than there is room for.
+func (l *Link) marked(ctx context.Context, s Session, at *Spot, t transaction, stamp int64, room *int) (found, commits, whole bool, err error) {
+	whole, err = s.Scan(ctx, at.Topic, at.Partition, -1, stamp, *room, func(b record.Batch) (bool, error) {
+		*room -= len(b)
 		if b.ProducerID() != t.producer || !b.Control() || b.ProducerEpoch() <= t.epoch {
 			return false, nil
 		}

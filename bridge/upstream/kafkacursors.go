@@ -24,6 +24,10 @@ const (
 	cursorBatchMax = 64 << 20
 )
 
+// errStuck is why reading cursors was given up.
+var errStuck = fmt.Errorf("nothing more could be read of the cursor topic in %v: the link is dead, or a transaction is open there, which "+
+	"kafka-transactions.sh find-hanging names and abort ends", cursorsTimeout)
+
 // Cursors implements Session. It fetches by hand: a consumer is not told of offsets that have no record, so it could not
 // know when it is at the end.
 func (s *kafkaSession) Cursors(
@@ -31,7 +35,7 @@ func (s *kafkaSession) Cursors(
 ) (next int64, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stuck := time.AfterFunc(cursorsTimeout, func() { cancel(ErrStuck) })
+	stuck := time.AfterFunc(cursorsTimeout, func() { cancel(errStuck) })
 	defer stuck.Stop()
 	end := int64(-1)
 	for tries := 0; ; tries++ {

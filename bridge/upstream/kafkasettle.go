@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -170,6 +171,20 @@ func (s *kafkaSession) ends(ctx context.Context, list []Spot, isolation int8, se
 func (s *kafkaSession) Standing(ctx context.Context, list []Spot, producers []int64) error {
 	ctx, cancel := context.WithTimeout(ctx, max(adminTimeout, s.patience))
 	defer cancel()
+	for try := 0; ; try++ {
+		err := s.standing(ctx, list, producers)
+		if err != nil || try == seenTries || !slices.ContainsFunc(list, func(at Spot) bool { return kerr.IsRetriable(at.Err) }) {
+			return err
+		}
+		select { // it has a new leader
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(seenWait):
+		}
+	}
+}
+
+func (s *kafkaSession) standing(ctx context.Context, list []Spot, producers []int64) error {
 	req := kmsg.NewPtrDescribeProducersRequest()
 	byTopic(list, func(name string) {
 		t := kmsg.NewDescribeProducersRequestTopic()
@@ -237,6 +252,7 @@ func (s *kafkaSession) Scan(
 	if err != nil {
 		return false, err
 	}
+	s.portion = min(s.portion, max(most, fetchLeast)) // it grows again where there is more to read
 	anywhere, whole := from == 0, true
 	if from < 0 {
 		first, err := s.offset(ctx, leader, topic, partition, -2)

@@ -35,8 +35,8 @@ type Session interface {
 	// error is about the session; what the peer refuses is in the list.
 	Follow(ctx context.Context, list []Setting) error
 	// Cursors calls fn with every record of a partition from an offset on, in order, that is committed, up to the end the
-	// partition has at the call. It waits for transactions that are open there, and returns ErrStuck when that gets nowhere for
-	// minutes. next is where to go on: the end, or with an error how far it came; records from there on may have been told, too.
+	// partition has at the call. It waits for transactions that are open there, and gives up when that gets nowhere for minutes.
+	// next is where to go on: the end, or with an error how far it came; records from there on may have been told, too.
 	// Key and value are good until fn returns.
 	Cursors(ctx context.Context, topic string, partition int32, from int64, fn func(key, value []byte) error) (next int64, err error)
 	// Send writes records in one transaction, if the session has them, and commits it: in order within each partition.
@@ -84,9 +84,6 @@ var (
 	ErrFenced = errors.New("another process has taken over the transactional id")
 	// ErrNoTransactions is returned by Open for a peer that cannot do them.
 	ErrNoTransactions = errors.New("the peer has no transactions")
-	// ErrStuck is why reading cursors was given up.
-	ErrStuck = errors.New("nothing more could be read of the cursor topic for minutes: the link is dead, or a transaction is open there, which " +
-		"kafka-transactions.sh find-hanging names and abort ends")
 	// ErrImpatient is returned by Open for a peer that allows no transactions as long as Patience says.
 	ErrImpatient = errors.New("the peer allows no transactions that take so long")
 	// ErrTooLarge is in a RefusedError about a batch that is larger than the peer takes.

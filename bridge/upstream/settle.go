@@ -119,10 +119,11 @@ func (ln *lane) touch(records []Record) {
 	if ln.cfg.Delivery != ExactlyOnce {
 		return
 	}
+	beats := ln.cfg.heartbeats() // what hangs there does no harm: there is another soon
 	last := where{partition: -1}
 	for i := range records {
 		at := where{records[i].Topic, records[i].Partition}
-		if at == last {
+		if at == last || at.topic == beats {
 			continue
 		}
 		last = at
@@ -159,6 +160,7 @@ func (ln *lane) certain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("producer id: %w", err)
 	}
+	ids := append(ln.producers(), id.Producer) // the peer gives another one when the epochs of one are used up
 	list := spots(ln.touched[ln.lane])
 	ends := map[where]int64{} // as of the first look: nothing of ours is beyond
 	for wait, begin := certainFirst, time.Now(); len(list) > 0; wait *= 2 {
@@ -180,12 +182,11 @@ func (ln *lane) certain(ctx context.Context) error {
 				return fmt.Errorf("look for open transactions: %s-%d: %w", list[i].Topic, list[i].Partition, list[i].Err)
 			}
 		}
-		if err := ln.session.Standing(ctx, list, []int64{id.Producer}); err != nil {
+		if err := ln.session.Standing(ctx, list, ids); err != nil {
 			return fmt.Errorf("look for open transactions: %w", err)
 		}
 		list = slices.DeleteFunc(list, func(s Spot) bool {
-			st, _ := s.of(id.Producer)
-			return s.Err == nil && st.Open < 0
+			return s.Err == nil && !slices.ContainsFunc(s.Standings, func(st Standing) bool { return st.Open >= 0 })
 		})
 		if len(list) > 0 && time.Since(begin) > certainMost {
 			return fmt.Errorf("%w: %s-%d", errHangs, list[0].Topic, list[0].Partition)
@@ -211,58 +212,6 @@ func spots(places map[where]struct{}) []Spot {
 		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 	})
 	return list
-}
-
-// settleCursors ends what hangs of the link in the cursor partition. What is left is waited for by who reads cursors; left says why.
-func (l *Link) settleCursors(ctx context.Context, s Session) (left string, err error) {
-	if l.cfg.Delivery != ExactlyOnce {
-		return "", nil
-	}
-	at := []Spot{{Topic: l.cfg.CursorTopic, Partition: cursorPartition(l.cfg.Board)}}
-	c := &at[0]
-	if err := s.Ends(ctx, at); err != nil {
-		return "", fmt.Errorf("look for open transactions: %w", err)
-	}
-	if c.Err != nil {
-		return "", fmt.Errorf("look for open transactions: %s-%d: %w", c.Topic, c.Partition, c.Err)
-	}
-	if c.Stable >= c.End {
-		return "", nil
-	}
-	if err := s.Standing(ctx, at, l.producers()); err != nil {
-		return "", fmt.Errorf("look for open transactions: %w", err)
-	}
-	if c.Err != nil { // it does not tell whose it is
-		return "", nil
-	}
-	// The later first: one lane's cursors may follow from what the other was told, and only from what came before.
-	slices.SortFunc(c.Standings, func(a, b Standing) int { return cmp.Compare(b.Open, a.Open) })
-	ended := map[int64]remedy{}
-	for _, st := range c.Standings {
-		if st.Open < 0 {
-			continue
-		}
-		t := transaction{st.Producer, st.Epoch}
-		o, why, err := l.byData(ctx, s, c, st, ended)
-		if err != nil {
-			return "", err
-		}
-		if o != commit && why != whyLater { // whatever was acknowledged: a coordinator that has lost every end of it has said that it is committed
-			if err := l.distrust(); err != nil {
-				return "", err
-			}
-		}
-		why, err = l.settle(ctx, s, t, o, why, at)
-		if err != nil {
-			return "", err
-		}
-		if why != "" {
-			left = why
-			continue
-		}
-		ended[t.producer] = o
-	}
-	return left, nil
 }
 
 // settle ends a transaction in partitions that it hangs in, and tells of it. With left it could not.
@@ -331,6 +280,9 @@ func (l *Link) settleData(ctx context.Context, s Session, list []Spot) error {
 			o, why, err := l.byCursors(ctx, s, t, at)
 			if err != nil {
 				return err
+			}
+			if o == unsure && at[0].Topic == l.cfg.heartbeats() && len(at) == 1 && !l.later(t) {
+				o, why = takeBack, "it is a heartbeat"
 			}
 			why, err = l.settle(ctx, s, t, o, why, at)
 			if err != nil {

@@ -64,19 +64,22 @@ func TestLostMarkers(t *testing.T) {
 		cfg    upstream.Config
 		single bool
 		orders bool // each life may have another
+		loses  bool // records get lost, and gaps are told of
 	}{
-		{"oldest first", upstream.Config{}, true, false},
-		{"small transactions", upstream.Config{TransactionBytes: 2000}, true, false},
-		{"live first", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, false},
-		{"either order", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, true},
-		{"shared epochs", upstream.Config{TransactionBytes: 4000}, false, false},
+		{"oldest first", upstream.Config{}, true, false, false},
+		{"small transactions", upstream.Config{TransactionBytes: 2000}, true, false, false},
+		{"live first", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, false, false},
+		{"either order", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, true, false},
+		{"the log loses", upstream.Config{TransactionBytes: 2000}, true, false, true},
+		{"live first, the log loses", upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 4000, LiveBehind: time.Millisecond}, true, false, true},
+		{"shared epochs", upstream.Config{TransactionBytes: 4000}, false, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			lost, settled := 0, int64(0)
 			for _, seed := range seeds(10) {
 				var w *world
 				list := besieged(t, seed, tt.cfg, tt.single, func(made *world) {
-					w = made
+					w, made.loses = made, tt.loses
 					if each := w.each; tt.orders {
 						w.each = func() {
 							each()

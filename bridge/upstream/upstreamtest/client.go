@@ -18,8 +18,9 @@ import (
 var ErrTopic = errors.New("not this topic")
 
 var (
-	errLost = errors.New("connection lost")
-	errGone = errors.New("no answer in time")
+	errStuck = errors.New("cursors get nowhere")
+	errLost  = errors.New("connection lost")
+	errGone  = errors.New("no answer in time")
 )
 
 // Client is one board's way to the cluster, for one life.
@@ -272,7 +273,7 @@ func (s *session) Cursors(
 	stuck := time.Now().Add(stuckAfter)
 	for end := int64(-1); ; {
 		if time.Now().After(stuck) {
-			return from, upstream.ErrStuck
+			return from, errStuck
 		}
 		var list []entry
 		open := false

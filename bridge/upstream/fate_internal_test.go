@@ -9,7 +9,7 @@ import (
 
 // A cursor that says it was told of what is behind it is of a partition that was cut since (an unclean election between two transactions of
 // one connection, a cursor topic made anew): it proves nothing.
-func TestReviewNobodyIsToldOfWhatIsLater(t *testing.T) {
+func TestNobodyWasToldOfWhatIsLater(t *testing.T) {
 	f := telling{own: func(*CursorKey) bool { return true }, open: map[int64]int64{}}
 	k := CursorKey{Board: "b", Link: "hq", Lane: "backfill", Topic: "s.a"}
 	key, _ := k.Append(nil)
