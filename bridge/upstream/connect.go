@@ -45,6 +45,8 @@ func (l *Link) connect(ctx context.Context) error {
 	l.set(StateConnecting, "taking over")
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	l.interruptBy(cancel)
+	defer l.interruptBy(nil)
 	var sessions [lanes]Session
 	defer func() {
 		for _, s := range sessions {
@@ -137,6 +139,7 @@ func (l *Link) connect(ctx context.Context) error {
 		return err
 	}
 	l.readBefore = l.readTo()
+	l.interruptBy(nil)
 	return l.lanes(ctx, cancel, &sessions)
 }
 

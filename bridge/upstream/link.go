@@ -42,6 +42,8 @@ type Link struct {
 	allowed time.Duration
 
 	paused, fenced bool
+	// interrupt ends a connection that is being made, see interruptBy.
+	interrupt func()
 	// fences counts in a row how often another process took over without a commit of ours in between.
 	fences int
 	// cursorTopic is the id of the cursor topic, read how far it was read: -1 before the first time in this life. known says
@@ -162,12 +164,25 @@ func (l *Link) Kick() {
 	}
 }
 
-// Pause stops sending after the transaction that is under way. A link may be paused before Run.
+// Pause stops sending after the transaction that is under way, and taking over at once. A link may be paused before Run.
 func (l *Link) Pause() {
 	l.mu.Lock()
 	l.paused = true
+	if l.interrupt != nil {
+		l.interrupt()
+	}
 	l.mu.Unlock()
 	l.Kick()
+}
+
+// interruptBy says what ends a connection that is being made, which may wait for minutes; nil where lanes hear of Pause themselves.
+func (l *Link) interruptBy(cancel func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.interrupt = cancel
+	if cancel != nil && l.paused {
+		cancel()
+	}
 }
 
 // Resume goes on after Pause, and after the link was fenced: then it takes over again, from where the cursors are.
@@ -263,7 +278,7 @@ func (l *Link) Run(ctx context.Context) {
 		}
 		l.keep(memoryWhenDown)
 		l.keepHint(memoryWhenDown)
-		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) {
+		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) || errors.Is(err, context.Canceled) && l.halted() {
 			continue
 		}
 		l.sleep(ctx, l.failed(err))

@@ -300,3 +300,42 @@ func TestAMomentWithoutALeader(t *testing.T) {
 		w.exact()
 	})
 }
+
+// Who pauses a link is heard while it waits for what somebody else has open upstream, and for what the link cannot end.
+func TestPauseIsHeardWhileALinkTakesOver(t *testing.T) {
+	for _, deny := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, upstream.Config{})
+			w.kafka.Single, w.kafka.DenyMarks, w.kafka.Timeout = true, deny, time.Hour
+			plainly(w.all, w.parts[0], 10, "x")
+			if deny {
+				r := &loser{kafka: w.kafka, one: make(chan struct{}, 1), lose: func(string, []upstream.Record) bool { return true }}
+				w.wrap = func(to upstream.Remote) upstream.Remote { r.Remote = to; return r }
+				w.board = w.start()
+				w.board.drained(t)
+				w.board.kill()
+			} else {
+				w.kafka.Create(upstream.DefaultCursorTopic, 8, true)
+				for i := range int32(8) {
+					w.kafka.Hang(upstream.DefaultCursorTopic, i)
+				}
+			}
+			w.board = w.start()
+			defer w.board.kill()
+			time.Sleep(time.Minute)
+			if s := w.board.link.Status(); s.State != upstream.StateConnecting {
+				t.Fatalf("it is %s: %s", s.State, s.Reason)
+			}
+			w.board.link.Pause()
+			time.Sleep(time.Second)
+			if s := w.board.link.Status(); s.State != upstream.StatePaused {
+				t.Errorf("a second after it was paused it is %s: %s", s.State, s.Reason)
+			}
+			w.kafka.Expire()
+			w.kafka.Mend()
+			w.board.link.Resume()
+			w.board.drained(t)
+			w.exact()
+		})
+	}
+}
