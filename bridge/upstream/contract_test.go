@@ -139,8 +139,10 @@ func TestTheSchedulerIsObeyed(t *testing.T) {
 		if w.board.until(t, upstream.StateWaiting); opens.n.Load() != 0 {
 			t.Errorf("it connected %d times although nothing may be sent", opens.n.Load())
 		}
+		w.board.link.Pause() // it sees them at once
 		plainly(w.all, w.parts[0], 5, "x")
 		plainly(w.all, w.parts[3], 5, "x")
+		w.board.link.Resume()
 		time.Sleep(9 * time.Hour)
 		if s := w.board.until(t, upstream.StateWaiting); opens.n.Load() != 1 || s.Records != 10 {
 			t.Errorf("it connected %d times for what may be sent, %d are behind", opens.n.Load(), s.Records)
