@@ -85,7 +85,8 @@ type Link struct {
 	nextRetry time.Time
 	// What follows is of who connects, and touched, where a lane has written since nothing of it was open, of the lane while it runs: no
 	// lock is needed. ids are who this life was, current who it is; settled says that what all lives write to was looked at; readBefore is
-	// how far the cursors were read when the connection before began; left is what hangs in the cursor partition.
+	// how far the cursors were read when the connection before began; left is what hangs in the cursor partition, strangers where
+	// nothing is open there but what others have.
 	// backfilled says that the backfill lane was taken over in this life, and may have a transaction under way.
 	backfilled bool
 	ids        []Identity
@@ -94,6 +95,7 @@ type Link struct {
 	settled    bool
 	readBefore int64
 	left       leftover
+	strangers  span
 	lookedAt   time.Time // when jumps were last considered
 }
 

@@ -25,6 +25,9 @@ type leftover struct {
 	tries int
 }
 
+// span is a part of the cursor partition.
+type span struct{ from, end int64 }
+
 // unsureFirst and unsureMost are how long what could not be told is not looked at again: it may be much to read.
 const unsureFirst, unsureMost = time.Minute, time.Hour
 
@@ -138,6 +141,10 @@ func (l *Link) suspectCursors(ctx context.Context, s Session, c *Spot) error {
 		upTo = max(upTo, l.read)
 	}
 	l.mu.Unlock()
+	if looked := (span{c.Stable, upTo}); l.strangers == looked && c.Err == nil {
+		return nil // the same as the last time: a neighbour's may be open for days
+	}
+	l.strangers = span{}
 	known := map[int64]bool{}
 	for _, id := range l.ids {
 		known[id.Producer] = c.Err == nil
@@ -145,12 +152,12 @@ func (l *Link) suspectCursors(ctx context.Context, s Session, c *Spot) error {
 	open := map[int64]string{} // the lanes of producers
 	_, err := s.Scan(ctx, c.Topic, c.Partition, c.Stable, 0, scanCursors, func(b record.Batch) (bool, error) {
 		switch id := b.ProducerID(); {
-		case b.BaseOffset() >= upTo:
+		case b.BaseOffset() >= upTo && len(open) == 0: // what is open may have its end behind
 			return true, nil
 		case !b.Transactional() || known[id]:
 		case b.Control():
 			delete(open, id)
-		default:
+		case b.BaseOffset() < upTo:
 			for r, err := range b.Records(cursorBatchMax) {
 				if err != nil {
 					return false, err
@@ -164,6 +171,9 @@ func (l *Link) suspectCursors(ctx context.Context, s Session, c *Spot) error {
 	})
 	if err != nil && !errors.Is(err, ErrOutOfRange) {
 		return fmt.Errorf("read what hangs in the cursor topic: %w", err)
+	}
+	if len(open) == 0 {
+		l.strangers = span{c.Stable, upTo}
 	}
 	for id, lane := range open {
 		if err := l.distrust(); err != nil {

@@ -339,3 +339,42 @@ func TestPauseIsHeardWhileALinkTakesOver(t *testing.T) {
 		})
 	}
 }
+
+// Beside a neighbour's open transaction what a life before has committed is no open one, though its end comes behind all that is known.
+func TestWhatIsCommittedIsNotSuspected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, upstream.Config{Order: upstream.LiveFirst, TransactionBytes: 2000, LiveBehind: time.Millisecond})
+		w.kafka.Single, w.kafka.Timeout, w.hint = true, time.Hour, new(memory)
+		plainly(w.all, w.parts[0], 10, "x")
+		w.board = w.start()
+		w.board.drained(t)
+		for i := range int32(8) {
+			w.kafka.Hang(upstream.DefaultCursorTopic, i)
+		}
+		w.kafka.Fail(upstreamtest.Faults{Latency: time.Second})
+		plainly(w.all, w.parts[0], 2000, "x")
+		w.board.drained(t)
+		w.kafka.Fail(upstreamtest.Faults{})
+		lanes := map[string]int{}
+		for _, r := range w.kafka.Committed("s.a", 0) {
+			lanes[string(r.Headers[len(r.Headers)-1].Value)]++
+		}
+		if lanes["backfill"] == 0 {
+			t.Fatalf("the other lane has sent nothing: %v", lanes)
+		}
+		w.end()
+		w.cfg.Order = upstream.OldestFirst
+		w.board = w.start()
+		defer w.board.kill()
+		time.Sleep(time.Minute)
+		if s := w.board.link.Status(); s.State != upstream.StateConnecting {
+			t.Errorf("%s: %s", s.State, s.Reason)
+		}
+		w.kafka.Expire()
+		w.board.drained(t)
+		if n := w.board.client.CursorsRead(); n > 0 {
+			t.Errorf("%d cursors are read although they are known", n)
+		}
+		w.exact()
+	})
+}
