@@ -123,8 +123,9 @@ func TestHeartbeatsAreNotLookedAt(t *testing.T) {
 	})
 }
 
-// A transaction of a gap and a cursor loses its end in the cursor partition alone: the gap record is committed, and proof.
-func TestAGapIsToldOnce(t *testing.T) {
+// cursorsHang has the end of a transaction lost in the cursor partition alone while story runs, and another life comes.
+func cursorsHang(t *testing.T, story func(w *world)) {
+	t.Helper()
 	hung := 0
 	for seed := range uint64(12) {
 		synctest.Test(t, func(t *testing.T) {
@@ -132,24 +133,12 @@ func TestAGapIsToldOnce(t *testing.T) {
 			w.kafka.Single, w.hint = true, new(memory)
 			w.kafka.Keep = func(topic string) bool { return topic != upstream.DefaultCursorTopic }
 			plainly(w.all, w.parts[0], 10, "x")
-			w.board = w.start()
-			defer func() { w.board.kill() }()
-			w.board.drained(t)
-			w.board.client.Cut(true)
-			plainly(w.all, w.parts[0], 10, "y")
-			w.board.until(t, upstream.StateConnecting)
-			w.parts[0].Retain(0)
-			w.kafka.Fail(upstreamtest.Faults{Restart: 1})
-			w.board.client.Cut(false)
-			for range 600 {
-				if time.Sleep(100 * time.Millisecond); w.kafka.Lost() > 0 {
-					break
-				}
-			}
+			story(w)
 			w.kafka.Fail(upstreamtest.Faults{})
 			hung += len(w.kafka.Hanging())
 			w.board.kill()
 			w.board = w.start()
+			defer w.board.kill()
 			w.board.drained(t)
 			w.exact()
 		})
@@ -157,6 +146,25 @@ func TestAGapIsToldOnce(t *testing.T) {
 	if hung == 0 {
 		t.Error("nothing hung")
 	}
+}
+
+// A transaction of a gap and a cursor loses its end in the cursor partition alone: the gap record is committed, and proof.
+func TestAGapIsToldOnce(t *testing.T) {
+	cursorsHang(t, func(w *world) {
+		w.board = w.start()
+		w.board.drained(w.t)
+		w.board.client.Cut(true)
+		plainly(w.all, w.parts[0], 10, "y")
+		w.board.until(w.t, upstream.StateConnecting)
+		w.parts[0].Retain(0)
+		w.kafka.Fail(upstreamtest.Faults{Restart: 1})
+		w.board.client.Cut(false)
+		for range 600 {
+			if time.Sleep(100 * time.Millisecond); w.kafka.Lost() > 0 {
+				break
+			}
+		}
+	})
 }
 
 // A person ends by hand what hangs, while the link waits for it: with one lane it does not know whose it is, and believes its hint.
@@ -239,41 +247,24 @@ func TestTakenBackByHandWhileItWaits(t *testing.T) {
 
 // A decision is a transaction of a cursor and a gap record, too.
 func TestADecisionIsNotTakenBackInPart(t *testing.T) {
-	hung := 0
-	for seed := range uint64(12) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, seed+1, upstream.Config{})
-			w.kafka.Single, w.hint = true, new(memory)
-			w.kafka.Keep = func(topic string) bool { return topic != upstream.DefaultCursorTopic }
-			w.kafka.Create("s.a", 3, false)
-			w.kafka.Refuse("s.a", func(r upstream.Record) error {
-				if strings.HasSuffix(string(r.Value), "bad") {
-					return errors.New("bad")
-				}
-				return nil
-			})
-			plainly(w.all, w.parts[0], 10, "x")
-			plainly(w.all, w.parts[0], 1, "bad")
-			w.board = w.start()
-			defer func() { w.board.kill() }()
-			stopped(t, w.board, "s.a", 0, upstream.Refused)
-			time.Sleep(time.Minute)
-			w.kafka.Fail(upstreamtest.Faults{Restart: 1})
-			if err := w.board.link.Resolve(t.Context(), "s.a", 0, upstream.Decision{How: upstream.At, Offset: 11}); err != nil {
-				t.Log(err)
+	cursorsHang(t, func(w *world) {
+		w.kafka.Create("s.a", 3, false)
+		w.kafka.Refuse("s.a", func(r upstream.Record) error {
+			if strings.HasSuffix(string(r.Value), "bad") {
+				return errors.New("bad")
 			}
-			w.kafka.Fail(upstreamtest.Faults{})
-			hung += len(w.kafka.Hanging())
-			w.kafka.Refuse("s.a", nil)
-			w.board.kill()
-			w.board = w.start()
-			w.board.drained(t)
-			w.exact()
+			return nil
 		})
-	}
-	if hung == 0 {
-		t.Error("nothing hung")
-	}
+		plainly(w.all, w.parts[0], 1, "bad")
+		w.board = w.start()
+		stopped(w.t, w.board, "s.a", 0, upstream.Refused)
+		time.Sleep(time.Minute)
+		w.kafka.Fail(upstreamtest.Faults{Restart: 1})
+		if err := w.board.link.Resolve(w.t.Context(), "s.a", 0, upstream.Decision{How: upstream.At, Offset: 11}); err != nil {
+			w.t.Log(err)
+		}
+		w.kafka.Refuse("s.a", nil)
+	})
 }
 
 // The peer does not tell whose transaction is open for a second, as while a partition gets a leader: that does not cost five minutes.
