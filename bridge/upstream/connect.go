@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,17 +90,28 @@ func (l *Link) connect(ctx context.Context) error {
 		}
 		return l.identify(ctx, &sessions)
 	}
+	takeOther := func() error { // of a life that was live first
+		if err := room(Backfill); err != nil {
+			return err
+		}
+		err := open(Backfill)
+		if err != nil {
+			rooms[Backfill]()
+			rooms[Backfill] = nil
+		}
+		return err
+	}
 	read := func() error { // what hangs is ended first: it would have to be waited for, and what is sent next would decide it
 		if err := identify(); err != nil {
 			return err
 		}
 		var other func() error
-		if sessions[Backfill] == nil { // of a life that was live first
+		if sessions[Backfill] == nil {
 			other = func() error {
-				if err := room(Backfill); err != nil {
+				if err := takeOther(); err != nil {
 					return err
 				}
-				return cmp.Or(open(Backfill), identify())
+				return identify()
 			}
 		}
 		if err := l.awaitCursors(ctx, sessions[Live], other); err != nil {
@@ -113,12 +123,9 @@ func (l *Link) connect(ctx context.Context) error {
 	if err := read(); err != nil {
 		return err
 	}
-	if sessions[Backfill] == nil && l.leftOver() { // of a time when it was live first
+	if sessions[Backfill] == nil && l.leftOver() {
 		l.set(StateConnecting, reasonMemory)
-		if err := room(Backfill); err != nil {
-			return err
-		}
-		if err := open(Backfill); err != nil {
+		if err := takeOther(); err != nil {
 			return err
 		}
 		if err := read(); err != nil { // its former life may have committed until just now

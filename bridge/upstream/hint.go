@@ -147,13 +147,8 @@ func (l *Link) forgetLocked() {
 	}
 }
 
-// distrust forgets the cursors that this life or the hint knows: they are read anew. What is read of the log itself is true.
-func (l *Link) distrust() error {
-	l.mu.Lock()
-	if !l.known && !l.guessed {
-		l.mu.Unlock()
-		return nil
-	}
+// newHintLocked is a hint of the cursor topic, without its cursors.
+func (l *Link) newHintLocked() hint {
 	h := hint{
 		Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
 		TopicID: hex.EncodeToString(l.cursorTopic[:]),
@@ -162,6 +157,17 @@ func (l *Link) distrust() error {
 		m := l.follows.made[name]
 		h.Made = append(h.Made, hintedTopic{name, hex.EncodeToString(m.id[:]), m.settings})
 	}
+	return h
+}
+
+// distrust forgets the cursors that this life or the hint knows: they are read anew. What is read of the log itself is true.
+func (l *Link) distrust() error {
+	l.mu.Lock()
+	if !l.known && !l.guessed {
+		l.mu.Unlock()
+		return nil
+	}
+	h := l.newHintLocked()
 	stops := maps.Clone(l.stops)
 	l.mu.Unlock()
 	if l.env.Hint != nil { // first: a later life would believe it
@@ -191,14 +197,8 @@ func (l *Link) keepHint(least time.Duration) {
 		return
 	}
 	l.hinted.at, l.hinted.count, l.hinted.bytes, l.hintNews, l.madeNews = now, l.count.Transactions, 0, false, false
-	h := hint{
-		Version: hintVersion, Board: l.cfg.Board, Link: l.cfg.Name, Cluster: l.cluster, Topic: l.cfg.CursorTopic,
-		TopicID: hex.EncodeToString(l.cursorTopic[:]), Next: l.read,
-	}
-	for _, name := range slices.Sorted(maps.Keys(l.follows.made)) {
-		m := l.follows.made[name]
-		h.Made = append(h.Made, hintedTopic{name, hex.EncodeToString(m.id[:]), m.settings})
-	}
+	h := l.newHintLocked()
+	h.Next = l.read
 	list := make(map[cursorID]Cursor, len(l.table.cursors))
 	for id, p := range l.table.cursors {
 		if p.has {

@@ -209,9 +209,18 @@ func TestTakenBackByHandWhileItWaits(t *testing.T) {
 				var all atomic.Bool
 				all.Store(!tt.only)
 				w.wrap = func(to upstream.Remote) upstream.Remote { return oneID{to, &all} }
+				memory := &oneLane{have: 1 << 40}
+				w.env = func(e *upstream.Env) { e.Budget = memory }
 				w.board = w.start()
-				defer w.board.kill()
+				defer func() {
+					if w.board.kill(); memory.taken.Load() != 0 {
+						t.Errorf("it has kept %d bytes", memory.taken.Load())
+					}
+				}()
 				time.Sleep(time.Minute)
+				if n := memory.taken.Load(); tt.only && n != 4*2000 {
+					t.Errorf("one lane has memory for %d bytes", n)
+				}
 				if s := w.board.link.Status(); s.State != upstream.StateConnecting || !strings.Contains(s.Reason, "find-hanging") {
 					t.Errorf("%s: %s", s.State, s.Reason)
 				}
