@@ -62,8 +62,12 @@ func (l *log) settle() error {
 	p, f := l.p, l.r.fact(l.key())
 	if l.hole || l.gaps() || l.walked {
 		// What the journal lost may still be in the segment, and may have been acknowledged.
+		lost := l.hole || l.gaps()
 		if err := l.accept(math.MaxInt64); err != nil {
 			return err
+		}
+		if lost || l.at.Size() > l.pos {
+			l.suspectProducers(l.next)
 		}
 	}
 	l.tellDamage()

@@ -43,6 +43,9 @@ type producers struct {
 	byID map[int64]*producer
 	// dirty is set when the state differs from the newest snapshot.
 	dirty bool
+	// doubt is the offset at which batches were lost last that may have been anybody's. A producer whose newest batch lies
+	// before it may have written more than is known.
+	doubt int64
 }
 
 // admit says whether batch b may follow what its producer wrote before. dup is true when it was written already, and
@@ -51,6 +54,8 @@ type producers struct {
 //   - an older epoch is fenced, a newer one starts at sequence 0;
 //   - one of the last five batches again is a duplicate;
 //   - a producer that is not known (new, expired, evicted or lost with its records) may start anywhere (KIP-360).
+//
+// Ours is that one in doubt may go on anywhere as well, for it would be refused for ever otherwise.
 func (s *producers) admit(b record.Batch, ageMS, expireMS int64) (first producedBatch, dup bool, err error) {
 	p := s.byID[b.ProducerID()]
 	if p == nil {
@@ -60,12 +65,12 @@ func (s *producers) admit(b record.Batch, ageMS, expireMS int64) (first produced
 	if expireMS > 0 && ageMS-p.seen > expireMS {
 		return producedBatch{}, false, nil
 	}
-	epoch, seq := b.ProducerEpoch(), b.BaseSequence()
+	epoch, seq, unsure := b.ProducerEpoch(), b.BaseSequence(), newest.base < s.doubt
 	switch {
 	case epoch < newest.epoch:
 		return producedBatch{}, false, fmt.Errorf("producer %d at epoch %d, now %d: %w", b.ProducerID(), epoch, newest.epoch, ErrFencedProducer)
 	case epoch > newest.epoch:
-		if seq != 0 {
+		if seq != 0 && !unsure {
 			return producedBatch{}, false, fmt.Errorf("producer %d starts epoch %d at sequence %d: %w", b.ProducerID(), epoch, seq, ErrOutOfOrderSequence)
 		}
 		return producedBatch{}, false, nil
@@ -75,7 +80,7 @@ func (s *producers) admit(b record.Batch, ageMS, expireMS int64) (first produced
 			return old, true, nil
 		}
 	}
-	if want := (newest.last() + 1) & math.MaxInt32; seq != want {
+	if want := (newest.last() + 1) & math.MaxInt32; seq != want && !unsure {
 		return producedBatch{}, false, fmt.Errorf("producer %d at sequence %d, want %d: %w", b.ProducerID(), seq, want, ErrOutOfOrderSequence)
 	}
 	return producedBatch{}, false, nil
@@ -121,6 +126,15 @@ func (s *producers) rollback(end int64) (gone int) {
 			gone++
 		}
 	}
+	s.doubt = min(s.doubt, end)
+	return gone
+}
+
+// suspect forgets every batch from offset at on and doubts that the others are all there were, for batches at that offset
+// are lost. It returns by how many producers the table shrank.
+func (s *producers) suspect(at int64) int {
+	gone := s.rollback(at)
+	s.doubt, s.dirty = at, s.dirty || len(s.byID) > 0
 	return gone
 }
 
@@ -139,7 +153,7 @@ func (s *producers) expire(ageMS, expireMS int64) (gone int) {
 // forget forgets them all, and returns how many.
 func (s *producers) forget() int {
 	n := len(s.byID)
-	s.byID, s.dirty = nil, s.dirty || n > 0
+	s.byID, s.dirty, s.doubt = nil, s.dirty || n > 0, 0
 	return n
 }
 
@@ -160,7 +174,8 @@ func (s *producers) evict(id int64) bool {
 	return true
 }
 
-// snapshot is the state as Kafka's .snapshot file has it: of each producer the last batch that ends by offset end.
+// snapshot is the state as Kafka's .snapshot file has it: of each producer the last batch that ends by offset end. The
+// format has no room for doubt, so one in doubt is left out.
 func (s *producers) snapshot(end int64) []segment.ProducerState {
 	states := make([]segment.ProducerState, 0, len(s.byID))
 	for id, p := range s.byID {
@@ -168,7 +183,7 @@ func (s *producers) snapshot(end int64) []segment.ProducerState {
 		for n > 0 && p.batches[n-1].next() > end {
 			n--
 		}
-		if n == 0 {
+		if n == 0 || p.batches[n-1].base < s.doubt {
 			continue
 		}
 		b := p.batches[n-1]
@@ -183,7 +198,7 @@ func (s *producers) snapshot(end int64) []segment.ProducerState {
 
 // restore takes over a snapshot, and returns how many producers it has.
 func (s *producers) restore(states []segment.ProducerState, ageMS int64) int {
-	s.byID = nil
+	s.byID, s.doubt = nil, 0
 	n := 0
 	for _, st := range states {
 		if st.LastSequence < 0 || st.OffsetDelta < 0 {

@@ -188,7 +188,7 @@ func (l *log) noteProducer(b record.Batch) {
 	}
 	l.producersFrom = b.NextOffset()
 	if fills(b) {
-		l.p.store.producers.Add(-int64(l.p.producers.forget()))
+		l.p.store.producers.Add(-int64(l.p.producers.suspect(b.BaseOffset())))
 	}
 	if b.ProducerID() >= 0 && !b.Control() && b.BaseSequence() >= 0 {
 		l.p.store.producers.Add(int64(l.p.producers.add(b, max(b.MaxTimestamp(), 0), l.p.store.nowMS(), math.MaxInt64)))
@@ -201,10 +201,10 @@ func (l *log) rollbackProducers(end int64) {
 	l.producersFrom = min(l.producersFrom, end)
 }
 
-// forgetProducers forgets all of them, because batches at offset from are lost that may be anybody's. A producer that is
-// not known may go on anywhere, as KIP-360 has it; one that is known by an older batch than its last is refused for ever.
-func (l *log) forgetProducers(from int64) {
-	l.p.store.producers.Add(-int64(l.p.producers.forget()))
+// suspectProducers lets all of them go on anywhere, because batches at offset from are lost that may be anybody's: one that
+// is known by an older batch than its last would be refused for ever.
+func (l *log) suspectProducers(from int64) {
+	l.p.store.producers.Add(-int64(l.p.producers.suspect(from)))
 	l.producersFrom = min(l.producersFrom, from)
 }
 
@@ -278,7 +278,7 @@ func (l *log) passBy(e *journal.Entry, length int64) error {
 				return err
 			}
 		} else {
-			l.forgetProducers(e.Base)
+			l.suspectProducers(e.Base)
 			return nil
 		}
 	}
@@ -427,7 +427,7 @@ func (l *log) moveTo(e *journal.Entry) error {
 		return fmt.Errorf("%s: entry for offset %d at byte %d, the log is at %d, %d: %w", l.p, e.Base, e.Position, l.next, l.pos, errOrder)
 	}
 	if e.Position > l.pos {
-		l.forgetProducers(l.next)
+		l.suspectProducers(l.next)
 	}
 	return l.fill(e.Position, e.Base)
 }

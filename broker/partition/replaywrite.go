@@ -87,7 +87,7 @@ func (l *log) stepOver(e *journal.Entry, length int64) error {
 			return err
 		}
 		if !holds {
-			l.forgetProducers(e.Base)
+			l.suspectProducers(e.Base)
 			if filled, err = l.filled(e); err != nil {
 				return err
 			}
