@@ -132,6 +132,7 @@ func (o *original) endOf(partition string, base, length int64) int64 {
 // touched are the records that lie where the damage is, which is all that may be lost: none where the file holds no
 // records. Recovery brings back most of them all the same, since a live journal and its segments hold them twice.
 func (o *original) touched(i injury) (list []place) {
+	i.from, i.to = i.alike(o.files[i.path])
 	for _, p := range o.places[i.path] {
 		// Base offsets are outside a batch's checksum: one that follows missing batches looks like one with a wrong number.
 		// And where bytes are missing everything behind them lies elsewhere than the journal says: what it holds itself is

@@ -173,6 +173,21 @@ func choose(rng *rand.Rand, files map[string][]byte, places map[string][]place) 
 	return i
 }
 
+// alike is from where to where bytes may be missing for all that the damaged file says: in a row of zeros nobody sees which.
+func (i injury) alike(raw []byte) (from, to int64) {
+	from, to = i.from, i.to
+	if i.how != "cut out" {
+		return from, to
+	}
+	for n := to - from; to < int64(len(raw)) && raw[to] == raw[to-n]; {
+		to++
+	}
+	for n := i.to - i.from; from > 0 && raw[from-1] == raw[from-1+n]; {
+		from--
+	}
+	return from, to
+}
+
 // inflict does it.
 func (i injury) inflict(dir string, raw []byte) error {
 	damaged := slices.Clone(raw)
