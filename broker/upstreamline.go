@@ -109,7 +109,7 @@ func terms(u *config.Upstream, zone *time.Location) contract.Config {
 	c := contract.Config{Windows: u.Windows, Zone: zone, Metered: u.Metered}
 	for _, k := range u.Classes {
 		c.Classes = append(c.Classes, contract.Class{
-			Topics: k.Topics, Priority: k.Priority, MinimumShare: k.MinimumShare, Windows: k.Windows, Metered: k.Metered,
+			Topics: k.Topics, Priority: k.Priority, MinimumShare: k.MinimumShare, Windows: k.Windows, Metered: k.Metered, Linger: k.Linger,
 		})
 	}
 	return c
@@ -193,6 +193,11 @@ func (k *line) Class(topic string) int { return k.contract.Class(topic) }
 
 // Priority implements upstream.Scheduler.
 func (k *line) Priority(class int) int { return k.contract.Priority(class) }
+
+// Linger is how long records of a class are gathered.
+func (k *line) Linger(class int, usual time.Duration) time.Duration {
+	return k.contract.Linger(class, usual)
+}
 
 // Sent implements upstream.Scheduler.
 func (k *line) Sent(at time.Time, lane upstream.Lane, class, bytes int) {

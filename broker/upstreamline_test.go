@@ -202,7 +202,10 @@ func TestALinkKeepsItsDay(t *testing.T) {
 // what goes before, or has its own.
 func TestALinkEstimatesItsClasses(t *testing.T) {
 	p := newPlant(t, aLink("hq", "'a', 'b', 'c'")+
-		"class = [{topics = ['a'], priority = 0}, {topics = ['b'], priority = 1, minimum.share = 0.2}]\n")
+		"class = [{topics = ['a'], priority = 0}, {topics = ['b'], priority = 1, minimum.share = 0.2, linger.ms = 50}]\n")
+	if k := p.links.find("hq"); k.Linger(0, time.Second) != time.Second || k.Linger(1, time.Second) != 50*time.Millisecond {
+		t.Errorf("records are gathered for %s and %s", k.Linger(0, time.Second), k.Linger(1, time.Second))
+	}
 	p.clients["hq"].Cut(true)
 	for topic, size := range map[string]int{"a": 8_000, "b": 100_000, "c": 40_000} {
 		appendOne(t, p.Broker, topic, strings.Repeat("x", size))

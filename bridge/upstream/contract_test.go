@@ -103,8 +103,9 @@ type closed struct {
 	until time.Time
 }
 
-func (*closed) Priority(class int) int                  { return 1 - class }
-func (*closed) Sent(time.Time, upstream.Lane, int, int) {}
+func (*closed) Priority(class int) int                          { return 1 - class }
+func (*closed) Linger(_ int, usual time.Duration) time.Duration { return usual }
+func (*closed) Sent(time.Time, upstream.Lane, int, int)         {}
 func (c *closed) Next(now time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	if ready[1] {
 		return 1, 1 << 20, 0

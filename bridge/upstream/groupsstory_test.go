@@ -17,6 +17,7 @@ func beginFollowing(t *testing.T, cfg upstream.Config) *followers {
 	t.Helper()
 	w := newFollowers(t, 5, cfg)
 	w.board = w.start()
+	w.board.until(t, upstream.StateIdle) // so that what is written at once goes in one transaction
 	return w
 }
 
@@ -259,10 +260,11 @@ func TestMoreGroupsThanALinkFollows(t *testing.T) {
 // gate is a Scheduler that can be shut.
 type gate struct{ shut atomic.Bool }
 
-func (*gate) Classes() int                            { return 1 }
-func (*gate) Class(string) int                        { return 0 }
-func (*gate) Priority(int) int                        { return 0 }
-func (*gate) Sent(time.Time, upstream.Lane, int, int) {}
+func (*gate) Classes() int                                    { return 1 }
+func (*gate) Class(string) int                                { return 0 }
+func (*gate) Priority(int) int                                { return 0 }
+func (*gate) Linger(_ int, usual time.Duration) time.Duration { return usual }
+func (*gate) Sent(time.Time, upstream.Lane, int, int)         {}
 func (g *gate) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
 	if g.shut.Load() {
 		return -1, 0, time.Minute

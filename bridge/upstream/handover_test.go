@@ -141,13 +141,93 @@ type shut struct {
 	later time.Duration
 }
 
-func (shut) Priority(int) int                        { return 0 }
-func (shut) Sent(time.Time, upstream.Lane, int, int) {}
+func (shut) Priority(int) int                                { return 0 }
+func (shut) Linger(_ int, usual time.Duration) time.Duration { return usual }
+func (shut) Sent(time.Time, upstream.Lane, int, int)         {}
 func (s shut) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	if ready[0] {
 		return 0, 1 << 20, 0
 	}
 	return -1, 0, s.later
+}
+
+// hurried is shut, and its other class gathers nothing.
+type hurried struct{ shut }
+
+func (hurried) Linger(class int, usual time.Duration) time.Duration {
+	if class == 0 {
+		return 0
+	}
+	return usual
+}
+
+func (h hurried) Next(now time.Time, lane upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
+	if h.later == 0 && ready[1] {
+		return 1, 1 << 20, 0
+	}
+	return h.shut.Next(now, lane, ready)
+}
+
+// A class that gathers nothing goes at once, also while another one gathers, which goes along; with a connection and without one.
+func TestAClassThatGathersNothingGoesAtOnce(t *testing.T) {
+	for _, later := range []time.Duration{0, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, upstream.Config{Linger: time.Minute})
+			w.scheduler = hurried{shut{later: later}}
+			w.board = w.start()
+			defer w.board.kill()
+			w.board.until(t, upstream.StateIdle)
+			records := func(d time.Duration) int64 {
+				time.Sleep(d)
+				synctest.Wait()
+				return w.board.link.Status().Sent.Records
+			}
+			plainly(nil, w.parts[3], 1, "x")
+			want := int64(0)
+			if n := records(30 * time.Second); n != want {
+				t.Fatalf("others wait %s: %d records went that are gathered", later, n)
+			}
+			if later == 0 {
+				want++ // it goes along
+			}
+			for range 3 {
+				want++
+				plainly(nil, w.parts[0], 1, "x")
+				if n := records(2 * time.Second); n != want {
+					t.Errorf("others wait %s: two seconds after it came %d records have gone, want %d", later, n, want)
+				}
+			}
+		})
+	}
+}
+
+// ajar is closed, and its open class gathers nothing.
+type ajar struct{ *closed }
+
+func (ajar) Linger(class int, usual time.Duration) time.Duration {
+	return time.Duration(1-class) * usual
+}
+
+// It goes at once as well where there is no connection yet, because what others gather needs none.
+func TestAClassThatGathersNothingHasALinkConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, upstream.Config{Linger: time.Minute})
+		w.scheduler = ajar{&closed{until: time.Now().Add(time.Hour)}}
+		w.board = w.start()
+		defer w.board.kill()
+		w.board.until(t, upstream.StateIdle)
+		plainly(nil, w.parts[0], 1, "x")
+		time.Sleep(time.Hour + 20*time.Second) // it is open, and gathers
+		if s := w.board.link.Status(); s.Sent.Records != 0 || s.State != upstream.StateWaiting || s.Sent.Connects != 1 {
+			t.Fatalf("after an hour: %d records, %s, %d connections", s.Sent.Records, s.State, s.Sent.Connects)
+		}
+		plainly(nil, w.parts[3], 1, "x")
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := w.board.link.Status(); s.Sent.Records != 2 {
+			t.Errorf("two seconds after it came %d records have gone, and the link is %s", s.Sent.Records, s.State)
+		}
+	})
 }
 
 // Records are gathered as well while others wait for the contract, with a connection and without one; heartbeats go meanwhile.

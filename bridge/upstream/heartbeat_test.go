@@ -170,10 +170,11 @@ func TestNoHeartbeats(t *testing.T) {
 // writing is a Scheduler that has to write to flash before it can say anything.
 type writing struct{ asked, let chan struct{} }
 
-func (writing) Classes() int                            { return 1 }
-func (writing) Class(string) int                        { return 0 }
-func (writing) Priority(int) int                        { return 0 }
-func (writing) Sent(time.Time, upstream.Lane, int, int) {}
+func (writing) Classes() int                                    { return 1 }
+func (writing) Class(string) int                                { return 0 }
+func (writing) Priority(int) int                                { return 0 }
+func (writing) Linger(_ int, usual time.Duration) time.Duration { return usual }
+func (writing) Sent(time.Time, upstream.Lane, int, int)         {}
 func (w writing) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
 	w.asked <- struct{}{}
 	<-w.let

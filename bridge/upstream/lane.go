@@ -46,7 +46,7 @@ type lane struct {
 	patience time.Duration
 	slow     int // transactions in a row that were not swift
 	rested   bool
-	until    time.Time // until when records are gathered
+	gathers  time.Time // since when records are gathered
 	seek     seek      // the live lane's
 	lookAt   time.Time // when lastLook is due
 }
@@ -108,11 +108,12 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 	}
 	ln.mu.Lock()
 	some := ln.table.ready(ln.lane, ln.ready)
-	if some && ln.rested && ln.cfg.Linger > 0 {
-		ln.rested, ln.until = false, time.Now().Add(ln.cfg.Linger)
+	if some && ln.rested {
+		ln.rested, ln.gathers = false, time.Now()
 	}
-	if left := time.Until(ln.until); some && left > 0 && !ln.enoughLocked() { // the other lane need not wait for what is only gathered
-		if ln.shares.lingers[ln.lane] = true; ln.cfg.Linger > lingerLook {
+	linger := ln.linger(ln.ready)
+	if left := time.Until(ln.gathers.Add(linger)); some && left > 0 && !ln.enoughLocked() { // the other lane need not wait for what is only gathered
+		if ln.shares.lingers[ln.lane] = true; linger > lingerLook {
 			ln.setLocked(StateWaiting, reasonGather)
 		}
 		ln.mu.Unlock()
@@ -121,7 +122,7 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		}
 		return min(left, lingerLook), true, nil
 	}
-	ln.until = time.Time{}
+	ln.gathers = time.Time{}
 	ln.shares.lingers[ln.lane] = false
 	ln.pendingLocked(some)
 	if !some {
@@ -160,6 +161,21 @@ func (ln *lane) step(ctx context.Context) (wait time.Duration, deaf bool, err er
 		return 0, false, nil
 	}
 	return 0, false, ln.commit(ctx)
+}
+
+// linger is how long records of the classes that are ready are gathered: as long as those that wait the least, for what the
+// others have costs little more in a transaction that is made anyway.
+func (l *Link) linger(ready []bool) time.Duration {
+	least := time.Duration(math.MaxInt64)
+	for class, some := range ready {
+		if some {
+			least = min(least, l.env.Scheduler.Linger(class, l.cfg.Linger))
+		}
+	}
+	if least == math.MaxInt64 {
+		return l.cfg.Linger
+	}
+	return least
 }
 
 // enoughLocked says that there is a whole transaction to send already.

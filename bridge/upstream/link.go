@@ -237,6 +237,8 @@ const (
 	// fencesMax is how often in a row a link takes over again after it was fenced by somebody who wrote nothing. A request
 	// of our own that a bad link held back looks like another process, and no person should have to come for it.
 	fencesMax = 5
+	// gatherLook is how often a link without a connection that gathers records looks whether there are some that wait less.
+	gatherLook = time.Second
 	// fencedWait is waited at least before, so that who took over has time to say so.
 	fencedWait = 5 * time.Second
 )
@@ -252,7 +254,7 @@ func (l *Link) Run(ctx context.Context) {
 	})
 	defer cancel()
 	defer l.end()
-	held := false
+	held, gathers := false, time.Time{} // since when
 	for ctx.Err() == nil {
 		if l.halted() {
 			l.idle()
@@ -262,16 +264,18 @@ func (l *Link) Run(ctx context.Context) {
 		if wait := l.unwanted(); wait > 0 {
 			l.set(StateWaiting, "")
 			l.quiet(ctx, wait)
-			held = true
+			held, gathers = true, time.Time{}
 			continue
 		}
-		if held && l.cfg.Linger > lingerLook { // a connection for each record that may go while others wait would cost more than it
-			held = false
+		if held && gathers.IsZero() {
+			gathers = time.Now()
+		}
+		if left := l.gatherFor(gathers); held && left > 0 { // a connection for each record that may go while others wait would cost more than it
 			l.set(StateWaiting, reasonGather)
-			l.sleep(ctx, l.cfg.Linger)
+			l.sleep(ctx, left)
 			continue
 		}
-		held = false
+		held, gathers = false, time.Time{}
 		err := l.connect(ctx)
 		if ctx.Err() != nil {
 			l.keep(0)
@@ -320,6 +324,20 @@ func (l *Link) unwanted() (wait time.Duration) {
 		}
 	}
 	return wait
+}
+
+// gatherFor is how long a link without a connection waits at most before it looks again whether it has gathered records for
+// long enough since then, 0 when it has.
+func (l *Link) gatherFor(since time.Time) time.Duration {
+	l.mu.Lock()
+	ready := make([]bool, l.env.Scheduler.Classes())
+	l.table.ready(Live, ready)
+	l.mu.Unlock()
+	linger := l.linger(ready)
+	if linger <= lingerLook {
+		return 0
+	}
+	return min(max(0, time.Until(since.Add(linger))), gatherLook)
 }
 
 // quiet waits for the contract to allow something, or for something to come that it may allow.

@@ -14,6 +14,8 @@ type Scheduler interface {
 	Class(topic string) int
 	// Priority is that of a class, 0 the highest: what is kept longest where something has to go.
 	Priority(class int) int
+	// Linger is how long records of a class are gathered where usual is the link's Config.Linger.
+	Linger(class int, usual time.Duration) time.Duration
 	// Next says of which class a lane may send now, of those that are ready, and how many bytes at most: at least one
 	// record goes, however large. With no class, -1, nothing may be sent before wait has passed. ready is not kept.
 	Next(now time.Time, lane Lane, ready []bool) (class, bytes int, wait time.Duration)
@@ -24,10 +26,11 @@ type Scheduler interface {
 // oneClass is the Scheduler of a link without a contract.
 type oneClass struct{}
 
-func (oneClass) Classes() int                   { return 1 }
-func (oneClass) Class(string) int               { return 0 }
-func (oneClass) Priority(int) int               { return 0 }
-func (oneClass) Sent(time.Time, Lane, int, int) {}
+func (oneClass) Classes() int                                    { return 1 }
+func (oneClass) Class(string) int                                { return 0 }
+func (oneClass) Priority(int) int                                { return 0 }
+func (oneClass) Linger(_ int, usual time.Duration) time.Duration { return usual }
+func (oneClass) Sent(time.Time, Lane, int, int)                  {}
 func (oneClass) Next(_ time.Time, _ Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	return 0, 1 << 30, 0
 }

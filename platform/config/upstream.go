@@ -90,12 +90,13 @@ type Upstream struct {
 
 // UpstreamClass is one [[upstream.class]]: topics of a link that go before or after others.
 type UpstreamClass struct {
-	Topics       []string // patterns; the first class that has a topic counts
-	Priority     int      // 0 goes first
-	MinimumShare float64  // of the link's bytes, also while a class with a lower number has something to send
-	Windows      []string // nil: those of the link; empty: always
-	Metered      bool     // goes over a link that is metered, as a class of priority 0 does in any case
-	Line         int      // in the file, for messages
+	Topics       []string       // patterns; the first class that has a topic counts
+	Priority     int            // 0 goes first
+	MinimumShare float64        // of the link's bytes, also while a class with a lower number has something to send
+	Windows      []string       // nil: those of the link; empty: always
+	Metered      bool           // goes over a link that is metered, as a class of priority 0 does in any case
+	Linger       *time.Duration // how long it gathers records; nil: as long as the link
+	Line         int            // in the file, for messages
 }
 
 // TLS says whether the link is encrypted, SASL whether the board logs in.
@@ -138,6 +139,9 @@ func newUpstream(line int) Upstream {
 		Linger: 200 * time.Millisecond, Backoff: second, BackoffMax: 5 * minute, TimeZone: "UTC", Windows: []string{}, Line: line,
 	}
 }
+
+// lingerMax is how long records may be gathered at most.
+const lingerMax = 10 * minute
 
 func newUpstreamClass(line int) UpstreamClass { return UpstreamClass{Topics: []string{}, Line: line} }
 
@@ -182,7 +186,7 @@ func upstreamSettings(u *Upstream) []setting {
 		{"sync.topic.configs", flag(&u.SyncConfigs), true},
 		{"config.properties.exclude", texts(&u.ConfigsExclude, patternOfSettings), true},
 		{"compression.type", choice(&u.Compression, "none", "gzip", "snappy", "lz4", "zstd"), true},
-		{"linger.ms", millis(&u.Linger, 0, 10*minute), true},
+		{"linger.ms", millis(&u.Linger, 0, lingerMax), true},
 		{"reconnect.backoff.ms", millis(&u.Backoff, 50*time.Millisecond, hour), true},
 		{"reconnect.backoff.max.ms", millis(&u.BackoffMax, 50*time.Millisecond, day), true},
 		{"rate.bytes.per.second", sizeOrNone(&u.RateSecond, 4*kib, 10*gib), true},
@@ -200,6 +204,7 @@ func upstreamClassSettings(k *UpstreamClass) []setting {
 		{"minimum.share", share(&k.MinimumShare), true},
 		{"window", ownOrNone(&k.Windows, filled), true},
 		{"metered", flag(&k.Metered), true},
+		{"linger.ms", ownMillis(&k.Linger, 0, lingerMax), true},
 	}
 }
 
@@ -248,6 +253,26 @@ func ownOrNone(p *[]string, checks ...func(string) error) binding {
 		}
 		return *p
 	}}
+}
+
+// ownMillis is a time that is nil where the file does not say it, and is then not shown.
+func ownMillis(p **time.Duration, low, high time.Duration) binding {
+	return binding{
+		set: func(v any) error {
+			var d time.Duration
+			if err := millis(&d, low, high).set(v); err != nil {
+				return err
+			}
+			*p = &d
+			return nil
+		},
+		get: func() any {
+			if *p == nil {
+				return nil
+			}
+			return millis(*p, low, high).get()
+		},
+	}
 }
 
 var upstreamNames = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`) // it names files too

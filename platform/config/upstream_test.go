@@ -41,6 +41,7 @@ window = []
 [[upstream.class]]
 topics = ["sensors.slow"]
 priority = 7
+linger.ms = 0
 [[upstream]]
 name = "down"
 bootstrap.servers = ["127.0.0.1:9092"]
@@ -57,7 +58,7 @@ topics = ["a"]
 topics = ["b"]
 minimum.share = 1
 `[1:])
-	want := []Upstream{newUpstream(1), newUpstream(27), newUpstream(35)}
+	want := []Upstream{newUpstream(1), newUpstream(28), newUpstream(36)}
 	u := &want[0]
 	u.Name, u.Servers, u.Protocol, u.CAFile = "hq-shed", []string{"kafka-1.example:9093", "[2001:db8::1]:9093"}, "SASL_SSL", "/etc/1000abcd.pem"
 	u.Mechanism, u.Username, u.PasswordFile = "SCRAM-SHA-512", "1000abcd", "/etc/hq.secret"
@@ -66,14 +67,14 @@ minimum.share = 1
 	u.TimeZone, u.Windows = "Europe/Berlin", []string{"00:00-06:00"}
 	u.Classes = []UpstreamClass{
 		{Topics: []string{"alarms"}, MinimumShare: 0.2, Windows: []string{}, Line: 20},
-		{Topics: []string{"sensors.slow"}, Priority: 7, Line: 24},
+		{Topics: []string{"sensors.slow"}, Priority: 7, Linger: new(time.Duration), Line: 24},
 	}
 	u = &want[1]
 	u.Name, u.Servers, u.Direction, u.Topics, u.Naming = "down", []string{"127.0.0.1:9092"}, Down, []string{"commands.shed"}, "shed.{topic}"
 	u.Backoff, u.BackoffMax = 2*time.Second, 3*time.Second
 	u = &want[2]
 	u.Name, u.Servers, u.Topics = "third", []string{"localhost:9092", "kafka.example:9092"}, []string{"a"}
-	u.Classes = []UpstreamClass{{Topics: []string{"b"}, MinimumShare: 1, Line: 39}}
+	u.Classes = []UpstreamClass{{Topics: []string{"b"}, MinimumShare: 1, Line: 40}}
 	if !reflect.DeepEqual(c.Upstreams, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c.Upstreams, want)
 	}
@@ -92,7 +93,7 @@ minimum.share = 1
 }
 
 func TestLinksAreShownAsTheyAre(t *testing.T) {
-	c := parsed(t, aLink+"[[upstream.class]]\ntopics = ['a']\n[[upstream.class]]\ntopics = ['b']\nwindow = []\nminimum.share = 0.125\n[[upstream]]\n"+
+	c := parsed(t, aLink+"[[upstream.class]]\ntopics = ['a']\n[[upstream.class]]\ntopics = ['b']\nwindow = []\nminimum.share = 0.125\nlinger.ms = '1m'\n[[upstream]]\n"+
 		"name = 'b'\nbootstrap.servers = ['a:1']\ntopics = ['*']\nprovenance = true\nrate.bytes.per.second = '4.5KiB'\nwindow = ['x']\n[[upstream.class]]\ntopics = ['c']\n")
 	var shown bytes.Buffer
 	if err := c.Show(&shown); err != nil {
@@ -102,10 +103,10 @@ func TestLinksAreShownAsTheyAre(t *testing.T) {
 	if live, restart := Diff(c, again); live != nil || restart != nil {
 		t.Errorf("differs in %v %v:\n%s", live, restart, &shown)
 	}
-	if k := again.Upstreams[0].Classes; k[0].Windows != nil || k[1].Windows == nil {
-		t.Errorf("whose windows hold is lost: %+v", k)
+	if k := again.Upstreams[0].Classes; k[0].Windows != nil || k[1].Windows == nil || k[0].Linger != nil || k[1].Linger == nil || *k[1].Linger != time.Minute {
+		t.Errorf("what is its own and what the link's is lost: %+v", k)
 	}
-	if values := fmt.Sprint(c.Values()["upstream"]); !strings.Contains(values, "class:[map[metered:false minimum.share:0 priority:0 topics:[a] window:<nil>]") || !strings.Contains(values, "topics:[c]") {
+	if values := fmt.Sprint(c.Values()["upstream"]); !strings.Contains(values, "class:[map[linger.ms:<nil> metered:false minimum.share:0 priority:0 topics:[a] window:<nil>]") || !strings.Contains(values, "topics:[c]") {
 		t.Errorf("values: %s", values)
 	}
 }
@@ -116,7 +117,7 @@ func TestALinkIsTakenByAReload(t *testing.T) {
 	if live, restart := Diff(old, parsed(t, "\n\n"+aLink+"\n[[upstream.class]]\ntopics = ['a']\n")); live != nil || restart != nil {
 		t.Errorf("moved: %v %v", live, restart)
 	}
-	for _, next := range []string{"", aLink, aLink + "[[upstream.class]]\ntopics = ['a']\nwindow = []\n", aLink + "metered = true\n[[upstream.class]]\ntopics = ['a']\n"} {
+	for _, next := range []string{"", aLink, aLink + "[[upstream.class]]\ntopics = ['a']\nwindow = []\n", aLink + "[[upstream.class]]\ntopics = ['a']\nlinger.ms = 1\n", aLink + "metered = true\n[[upstream.class]]\ntopics = ['a']\n"} {
 		n := parsed(t, next)
 		live, restart := Diff(old, n)
 		if !slices.Equal(live, []string{"upstream"}) || restart != nil {

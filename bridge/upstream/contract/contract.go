@@ -25,6 +25,7 @@ type Class struct {
 	Windows      []string // nil: the link's; empty: always
 	// Metered classes go over a link that is metered, too. Those of priority 0 do in any case.
 	Metered bool
+	Linger  *time.Duration // how long its records are gathered; nil: as long as the link's
 }
 
 // Config is the part of an [[upstream]] that says what is sent when.
@@ -107,6 +108,14 @@ func (c *Contract) Class(topic string) int {
 
 // Priority is the class's; 0 is the highest.
 func (c *Contract) Priority(class int) int { return c.classes[class].Priority }
+
+// Linger is how long records of the class are gathered, where usual is what the link says.
+func (c *Contract) Linger(class int, usual time.Duration) time.Duration {
+	if own := c.classes[class].Linger; own != nil {
+		return *own
+	}
+	return usual
+}
 
 // Schedule is the class's windows.
 func (c *Contract) Schedule(class int) Schedule { return c.classes[class].schedule }

@@ -9,9 +9,10 @@ import (
 )
 
 func TestClassesOfTopics(t *testing.T) {
+	quick := time.Second
 	c, err := New(Config{Classes: []Class{
 		{Topics: []string{"sensors.alarm", "*.alarm"}, Priority: 0},
-		{Topics: []string{"sensors.*"}, Priority: 5},
+		{Topics: []string{"sensors.*"}, Priority: 5, Linger: &quick},
 		{Topics: []string{"sensors.never"}, Priority: 7},
 	}})
 	if err != nil {
@@ -28,6 +29,9 @@ func TestClassesOfTopics(t *testing.T) {
 	none, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if c.Linger(0, time.Minute) != time.Minute || c.Linger(1, time.Minute) != quick || c.Linger(3, time.Minute) != time.Minute {
+		t.Errorf("gathered for %s, %s, %s", c.Linger(0, time.Minute), c.Linger(1, time.Minute), c.Linger(3, time.Minute))
 	}
 	if none.Classes() != 1 || none.Class("x") != 0 || none.Priority(0) != 0 {
 		t.Error("without classes all is one, of the highest priority")
