@@ -284,7 +284,7 @@ func (l *Link) Run(ctx context.Context) {
 		}
 		l.keep(memoryWhenDown)
 		l.keepHint(memoryWhenDown)
-		if errors.Is(err, errHalted) || errors.Is(err, errQuiet) || errors.Is(err, context.Canceled) && l.halted() {
+		if held = errors.Is(err, errQuiet); held || errors.Is(err, errHalted) || errors.Is(err, context.Canceled) && l.halted() {
 			continue
 		}
 		l.sleep(ctx, l.failed(err))
