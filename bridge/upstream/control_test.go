@@ -26,7 +26,7 @@ func TestDefectsAreCaught(t *testing.T) {
 		{"fencing switched off", "twice", func(w *world) { w.kafka.NoFencing = true }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for tries := range 40 {
+			for tries := range 400 {
 				for _, seed := range seeds(1) {
 					if list := simulate(t, seed, upstream.Config{}, tt.change); strings.Contains(strings.Join(list, "\n"), tt.fault) {
 						t.Logf("try %d, -seed=%d finds it", tries+1, seed)
@@ -34,7 +34,7 @@ func TestDefectsAreCaught(t *testing.T) {
 					}
 				}
 			}
-			t.Error("no seed of 40 has found it")
+			t.Error("no seed of 400 has found it")
 		})
 	}
 }
