@@ -194,9 +194,13 @@ func (k *line) Class(topic string) int { return k.contract.Class(topic) }
 // Priority implements upstream.Scheduler.
 func (k *line) Priority(class int) int { return k.contract.Priority(class) }
 
-// Linger is how long records of a class are gathered.
+// Linger implements upstream.Scheduler.
 func (k *line) Linger(class int, usual time.Duration) time.Duration {
-	return k.contract.Linger(class, usual)
+	own := k.contract.Linger(class, usual)
+	if own < usual && !k.contract.Allowed(k.moment()).Has(class) {
+		return usual
+	}
+	return own
 }
 
 // Sent implements upstream.Scheduler.

@@ -14,7 +14,8 @@ type Scheduler interface {
 	Class(topic string) int
 	// Priority is that of a class, 0 the highest: what is kept longest where something has to go.
 	Priority(class int) int
-	// Linger is how long records of a class are gathered where usual is the link's Config.Linger.
+	// Linger is how long records of a class are gathered where usual is the link's Config.Linger. One that may not go now
+	// hurries nobody: it has usual, or more.
 	Linger(class int, usual time.Duration) time.Duration
 	// Next says of which class a lane may send now, of those that are ready, and how many bytes at most: at least one
 	// record goes, however large. With no class, -1, nothing may be sent before wait has passed. ready is not kept.
