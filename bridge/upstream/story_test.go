@@ -380,9 +380,9 @@ func TestWhatIsNeeded(t *testing.T) {
 		w := newWorld(t, 1, upstream.Config{})
 		p := w.parts[0]
 		plainly(w.all, p, 10, "x")
+		w.env = func(e *upstream.Env) { e.Remote.(*upstreamtest.Client).Cut(true) } // from the first moment on
 		w.board = w.start()
 		defer w.board.kill()
-		w.board.client.Cut(true)
 		time.Sleep(time.Minute)
 		if from, _, needed := w.board.link.Needed("s.a", p.ID(), 0); from != 0 || !needed {
 			t.Errorf("before there are cursors %d, %v", from, needed)
