@@ -86,8 +86,21 @@ func (unreachable) Open(context.Context, string) (upstream.Session, error) {
 	return nil, errors.New("no route to host")
 }
 
+// plain is what Schedulers of tests have in common.
+type plain struct{}
+
+func (plain) Linger(_ int, usual time.Duration) time.Duration { return usual }
+func (plain) Sent(time.Time, upstream.Lane, int, int)         {}
+
+// single is the one class of a Scheduler.
+type single struct{ plain }
+
+func (single) Classes() int     { return 1 }
+func (single) Class(string) int { return 0 }
+func (single) Priority(int) int { return 0 }
+
 // halves are the two classes of a Scheduler: s.b, and the rest.
-type halves struct{}
+type halves struct{ plain }
 
 func (halves) Classes() int { return 2 }
 func (halves) Class(topic string) int {
@@ -103,9 +116,7 @@ type closed struct {
 	until time.Time
 }
 
-func (*closed) Priority(class int) int                          { return 1 - class }
-func (*closed) Linger(_ int, usual time.Duration) time.Duration { return usual }
-func (*closed) Sent(time.Time, upstream.Lane, int, int)         {}
+func (*closed) Priority(class int) int { return 1 - class }
 func (c *closed) Next(now time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	if ready[1] {
 		return 1, 1 << 20, 0

@@ -201,13 +201,11 @@ func TestAReplacedRecordUpstream(t *testing.T) {
 }
 
 // switchable is a contract that lets everything through, or nothing for so long.
-type switchable struct{ shut atomic.Int64 }
+type switchable struct {
+	single
+	shut atomic.Int64
+}
 
-func (*switchable) Classes() int                                    { return 1 }
-func (*switchable) Class(string) int                                { return 0 }
-func (*switchable) Priority(int) int                                { return 0 }
-func (*switchable) Linger(_ int, usual time.Duration) time.Duration { return usual }
-func (*switchable) Sent(time.Time, upstream.Lane, int, int)         {}
 func (s *switchable) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
 	if wait := time.Duration(s.shut.Load()); wait > 0 {
 		return -1, 0, wait

@@ -258,13 +258,11 @@ func TestMoreGroupsThanALinkFollows(t *testing.T) {
 }
 
 // gate is a Scheduler that can be shut.
-type gate struct{ shut atomic.Bool }
+type gate struct {
+	single
+	shut atomic.Bool
+}
 
-func (*gate) Classes() int                                    { return 1 }
-func (*gate) Class(string) int                                { return 0 }
-func (*gate) Priority(int) int                                { return 0 }
-func (*gate) Linger(_ int, usual time.Duration) time.Duration { return usual }
-func (*gate) Sent(time.Time, upstream.Lane, int, int)         {}
 func (g *gate) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
 	if g.shut.Load() {
 		return -1, 0, time.Minute

@@ -141,9 +141,7 @@ type shut struct {
 	later time.Duration
 }
 
-func (shut) Priority(int) int                                { return 0 }
-func (shut) Linger(_ int, usual time.Duration) time.Duration { return usual }
-func (shut) Sent(time.Time, upstream.Lane, int, int)         {}
+func (shut) Priority(int) int { return 0 }
 func (s shut) Next(_ time.Time, _ upstream.Lane, ready []bool) (class, bytes int, wait time.Duration) {
 	if ready[0] {
 		return 0, 1 << 20, 0

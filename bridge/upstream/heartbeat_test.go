@@ -168,13 +168,11 @@ func TestNoHeartbeats(t *testing.T) {
 }
 
 // writing is a Scheduler that has to write to flash before it can say anything.
-type writing struct{ asked, let chan struct{} }
+type writing struct {
+	single
+	asked, let chan struct{}
+}
 
-func (writing) Classes() int                                    { return 1 }
-func (writing) Class(string) int                                { return 0 }
-func (writing) Priority(int) int                                { return 0 }
-func (writing) Linger(_ int, usual time.Duration) time.Duration { return usual }
-func (writing) Sent(time.Time, upstream.Lane, int, int)         {}
 func (w writing) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
 	w.asked <- struct{}{}
 	<-w.let
@@ -184,7 +182,7 @@ func (w writing) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait 
 // Status does not wait for a contract that is asked about a heartbeat, and waits for flash.
 func TestStatusWaitsForNoContract(t *testing.T) {
 	k := upstreamtest.NewKafka(rand.New(rand.NewPCG(1, 1)))
-	w := writing{make(chan struct{}), make(chan struct{})}
+	w := writing{asked: make(chan struct{}), let: make(chan struct{})}
 	b := start(t, k, upstreamtest.NewLog(), beating(), nil, w, nil, nil)
 	<-w.asked
 	told := make(chan upstream.Status, 1)

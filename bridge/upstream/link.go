@@ -267,13 +267,15 @@ func (l *Link) Run(ctx context.Context) {
 			held, gathers = true, time.Time{}
 			continue
 		}
-		if held && gathers.IsZero() {
-			gathers = time.Now()
-		}
-		if left := l.gatherFor(gathers); held && left > 0 { // a connection for each record that may go while others wait would cost more than it
-			l.set(StateWaiting, reasonGather)
-			l.sleep(ctx, left)
-			continue
+		if held { // a connection for each record that may go while others wait would cost more than it
+			if gathers.IsZero() {
+				gathers = time.Now()
+			}
+			if left := l.gatherFor(gathers); left > 0 {
+				l.set(StateWaiting, reasonGather)
+				l.sleep(ctx, left)
+				continue
+			}
 		}
 		held, gathers = false, time.Time{}
 		err := l.connect(ctx)

@@ -273,15 +273,10 @@ func TestVerifyIsHeldUp(t *testing.T) {
 
 // shutting is a contract that lets one in three requests wait for a while.
 type shutting struct {
-	upstream.Scheduler
+	single
 	asked atomic.Int64
 }
 
-func (s *shutting) Classes() int                                  { return 1 }
-func (s *shutting) Class(string) int                              { return 0 }
-func (s *shutting) Priority(int) int                              { return 0 }
-func (*shutting) Linger(_ int, usual time.Duration) time.Duration { return usual }
-func (s *shutting) Sent(time.Time, upstream.Lane, int, int)       {}
 func (s *shutting) Next(time.Time, upstream.Lane, []bool) (class, bytes int, wait time.Duration) {
 	return 0, 1 << 20, 0
 }
